@@ -1,0 +1,48 @@
+# The one door to every developer action. Needs Python 3.11 or newer and a package index; sets up the rest.
+
+VENV   := .venv
+PY     := $(VENV)/bin/python
+USABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+	$$p -c '$(USABLE)' 2>/dev/null && { echo $$p; break; }; done)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench docs clean
+.DELETE_ON_ERROR:
+# Kept although only pattern rules name them.
+.PRECIOUS: $(VENV)/.has-%
+
+help: ## Show what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.has-demo ## Run a recorded workflow of 103 tasks, live
+	$(PY) -m examples.montage
+
+test: $(VENV)/.has-test ## Run all tests
+	$(PY) -m pytest tests
+
+check: $(VENV)/.has-dev ## Check format, style, types and layers
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+	$(VENV)/bin/lint-imports
+
+bench: $(VENV)/.has-test ## Measure what the engine itself costs
+	$(PY) benchmarks/core.py
+
+docs: $(VENV)/.has-dev ## Build the documentation into site/
+	$(PY) -m mkdocs build --strict --clean
+
+clean: ## Remove everything that was made, the environment too
+	rm -rf $(VENV) site dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# One stamp per extra: `make demo` does not wait for the linters, and nothing is installed twice.
+$(VENV)/.has-%: pyproject.toml $(VENV)/.created
+	$(PY) -m pip install -qq --disable-pip-version-check --editable '.[$*]'
+	@touch $@
+
+$(VENV)/.created:
+	@test -n "$(PYTHON)" || { echo 'No usable Python 3.11+ found (with venv); name one: make PYTHON=…' >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	@touch $@

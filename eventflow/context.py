@@ -1,0 +1,92 @@
+"""What a body sees of the run it is part of, and what it may raise to steer it.
+
+A body is plain code: it takes values and returns one.  The few things it can ask or say beyond that
+stand here.
+
+    from eventflow import context
+
+    @task
+    async def charge(order: Order) -> Receipt:
+        context.logger.info("attempt %d", context.attempt)
+        return await bank.charge(order, key=context.idempotency_key)
+"""
+
+from __future__ import annotations
+
+import logging
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any, Final
+
+__all__ = ["NoContext", "Skip", "TaskContext", "context", "current"]
+
+
+class Skip(Exception):
+    """Raise in a body to end its task as skipped: it had nothing to do, which is a success.
+
+    Consumers are skipped with it, unless they say otherwise.
+    """
+
+    def __init__(self, reason: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class NoContext(LookupError, AttributeError):
+    """The context was asked for something outside a task's body."""
+
+
+class TaskContext:
+    """The facts about one attempt of one task."""
+
+    def __init__(self, run: str, task: str, attempt: int, started_us: int) -> None:
+        self.run = run
+        """The run's id."""
+        self.task = task
+        """The task's name, e.g. `enrich[3]`."""
+        self.attempt = attempt
+        """1 for the first attempt; every start counts, also after a crash."""
+        self._started_us = started_us
+
+    @property
+    def idempotency_key(self) -> str:
+        """Stable over attempts, resumes and processes: run and task, with its index.
+
+        Hand it to the outside system that must not act twice.
+        """
+        return f"{self.run}/{self.task}"
+
+    @property
+    def date(self) -> datetime:
+        """When the run started, UTC: the same in every attempt and after a crash."""
+        return datetime.fromtimestamp(self._started_us / 1e6, UTC)
+
+    @cached_property
+    def logger(self) -> logging.LoggerAdapter[logging.Logger]:
+        """A logger named after the task; each record bears `run`, `task` and `attempt`."""
+        extra = {"run": self.run, "task": self.task, "attempt": self.attempt}
+        return logging.LoggerAdapter(logging.getLogger(f"eventflow.task.{self.task}"), extra)
+
+
+current: Final[ContextVar[TaskContext]] = ContextVar("eventflow-task")
+"""Set by the runner around each body."""
+
+
+class _Context:
+    """Stands for the `TaskContext` of the body that asks."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            here = current.get()
+        except LookupError:
+            raise NoContext(f"context.{name}: there is no context outside a task's body") from None
+        return getattr(here, name)
+
+    def __repr__(self) -> str:
+        here = current.get(None)
+        return f"<context of {here.idempotency_key}>" if here else "<context outside a task>"
+
+
+context: Final[TaskContext] = _Context()  # type: ignore[assignment]  # it stands for one
+"""The running task's context; outside a body each attribute raises `NoContext`."""

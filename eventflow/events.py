@@ -1,0 +1,331 @@
+"""What happened: the closed union of facts, and the envelope that carries one.
+
+Every kind is frozen, keyword-only and array-like on the wire: fields are only ever appended, with a
+default, and the tag names the kind with its schema.  A kind enters with the feature that needs it.
+
+Two coordinates, never confused:
+
+    position   dense over the whole log, given by the log; a cursor, never content
+    version    dense within one stream, known before the append; the only address of a value
+
+A *source* addresses a value inside its own run: the version of the record that holds it, alone or
+with a path into it (a parameter's name, an element's index, a key).  An `Origin` does so across runs.
+
+The runner makes a `Draft`; the log adds stream, version and position and makes it a `Record`.  Stored
+bytes are the array `[version, at, key, event]` (`encode`); the checksum covers all of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, Literal, TypeAlias, get_args
+from zlib import crc32
+
+import msgspec
+
+from eventflow.graph import Graph, Key
+from eventflow.result import Payload
+
+__all__ = [
+    "Address",
+    "Draft",
+    "Event",
+    "Failure",
+    "FlowDefined",
+    "Known",
+    "LogDamaged",
+    "Origin",
+    "Record",
+    "RunClaimed",
+    "RunFinished",
+    "RunReleased",
+    "RunStarted",
+    "Source",
+    "TaskAbandoned",
+    "TaskBlocked",
+    "TaskFailed",
+    "TaskMapped",
+    "TaskReused",
+    "TaskSkipped",
+    "TaskStarted",
+    "TaskSucceeded",
+    "Unknown",
+    "checksum",
+    "decode",
+    "encode",
+    "encode_event",
+    "kind_of",
+]
+
+Address: TypeAlias = tuple[int, ...]
+"""A task's place in its run: `(node, *path)`; the path is made of map indices, as deep as the nesting."""
+
+Source: TypeAlias = int | tuple[Key, ...]
+"""A value's place in its run: the version of its record, or `(version, *path)`."""
+
+
+class LogDamaged(Exception):
+    """Stored bytes are not what was written; the message names the record."""
+
+
+class Origin(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A record of any stream: where a reused value came from, or what a run was made from."""
+
+    stream: str
+    version: int
+
+
+class Failure(msgspec.Struct, frozen=True, array_like=True):
+    """An exception as data: never pickled, always readable."""
+
+    type: str
+    """`module.QualName` of the exception, without `builtins.`."""
+    message: str
+    traceback: str = ""
+    """Formatted, the engine's own frames left out."""
+    cause: Failure | None = None
+
+
+class _Fact(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """Base of all kinds."""
+
+
+class FlowDefined(_Fact, frozen=True, kw_only=True, array_like=True, tag="flow_defined"):
+    """A graph, in its own stream `flow/<digest>`, once."""
+
+    graph: Graph
+
+
+class RunStarted(_Fact, frozen=True, kw_only=True, array_like=True, tag="run_started"):
+    """A run was born. Version 1 of its stream."""
+
+    flow: str
+    """Digest of the graph."""
+    parameters: Mapping[str, Payload]
+    """The converted values, in the order of declaration."""
+    durability: str
+    origin: Origin | None = None
+    """The run this one was made from, and up to where."""
+    labels: Mapping[str, str] = {}
+
+
+class RunClaimed(_Fact, frozen=True, kw_only=True, array_like=True, tag="run_claimed"):
+    """A runner owns the run from here on; this record's version is its claim."""
+
+    owner: str
+    """Unique to one runner: two claims never have equal bytes."""
+    environment: Mapping[str, str]
+    """Host, process id, Python and engine version, and where the flow's code is found again."""
+    flow: str
+    """Digest of the graph in force from here on."""
+
+
+class _Owned(_Fact, frozen=True, kw_only=True, array_like=True):
+    """A fact written by the run's owner."""
+
+    claim: int
+    """Version of the owner's `RunClaimed`: the fence."""
+
+
+class RunReleased(_Owned, frozen=True, kw_only=True, array_like=True, tag="run_released"):
+    """The owner let go of an unfinished run; anyone may claim it."""
+
+    reason: str
+
+
+class RunFinished(_Owned, frozen=True, kw_only=True, array_like=True, tag="run_finished"):
+    """The run is over; nothing follows."""
+
+    outcome: Literal["success", "failed", "cancelled"]
+    message: str = ""
+
+
+class TaskStarted(_Owned, frozen=True, kw_only=True, array_like=True, tag="task_started", gc=False):
+    """An attempt is about to run its body; durable before it does."""
+
+    task: Address
+    attempt: int
+    """1 for the first; every start counts, also after a crash."""
+    inputs: tuple[Source, ...] = ()
+    """A source for each leaf of the task's inputs, in order; a mapped upstream taken whole gives one
+    for each of its children."""
+
+
+class TaskSucceeded(_Owned, frozen=True, kw_only=True, array_like=True, tag="task_succeeded", gc=False):
+    """The body returned and its result is kept."""
+
+    task: Address
+    attempt: int
+    result: Payload
+    queue_us: int = 0
+    """From being started to the body's first instruction."""
+    body_us: int = 0
+    encode_us: int = 0
+
+
+class TaskReused(_Owned, frozen=True, kw_only=True, array_like=True, tag="task_reused"):
+    """A result made elsewhere is taken; the body does not run."""
+
+    task: Address
+    result: Payload
+    source: Origin
+    why: Literal["cache", "fork", "shared"]
+
+
+class TaskFailed(_Owned, frozen=True, kw_only=True, array_like=True, tag="task_failed"):
+    """An attempt failed; with `retry_at` another one will follow."""
+
+    task: Address
+    attempt: int
+    failure: Failure
+    reason: Literal["raised", "timed_out", "crashed", "unserializable", "input"]
+    retry_at: int | None = None
+    """Microseconds UTC, jitter included, decided once."""
+    body_us: int = 0
+
+
+class TaskAbandoned(_Owned, frozen=True, kw_only=True, array_like=True, tag="task_abandoned"):
+    """An attempt ended without an outcome: its process died, or it was interrupted."""
+
+    task: Address
+    attempt: int
+    reason: Literal["lost", "interrupted"]
+
+
+class TaskSkipped(_Owned, frozen=True, kw_only=True, array_like=True, tag="task_skipped"):
+    """The task has nothing to do."""
+
+    task: Address
+    reason: str
+
+
+class TaskBlocked(_Owned, frozen=True, kw_only=True, array_like=True, tag="task_blocked"):
+    """The task's trigger refused; its body will never run."""
+
+    task: Address
+    trigger: str
+    message: str
+
+
+class TaskMapped(_Owned, frozen=True, kw_only=True, array_like=True, tag="task_mapped"):
+    """A mapped task now has its children `(*task, 0)` … `(*task, width - 1)`."""
+
+    task: Address
+    width: int
+
+
+Known: TypeAlias = (
+    TaskSucceeded
+    | TaskStarted
+    | TaskFailed
+    | TaskReused
+    | TaskAbandoned
+    | TaskSkipped
+    | TaskBlocked
+    | TaskMapped
+    | RunStarted
+    | RunClaimed
+    | RunReleased
+    | RunFinished
+    | FlowDefined
+)
+"""Every kind that this version can write."""
+
+
+class Unknown(msgspec.Struct, frozen=True):
+    """An event of a kind that this version does not know, with its bytes intact."""
+
+    kind: str
+    data: bytes
+
+
+Event: TypeAlias = Known | Unknown
+
+_KINDS: Final[dict[type, str]] = {kind: kind.__struct_config__.tag for kind in get_args(Known)}
+
+
+def kind_of(event: Event) -> str:
+    """The stable tag of an event, e.g. `task_succeeded`."""
+    return event.kind if isinstance(event, Unknown) else _KINDS[type(event)]
+
+
+class Draft(msgspec.Struct, frozen=True, gc=False):
+    """What a writer hands to the log: a moment, an optional key to be found by, an event."""
+
+    at: int
+    """Microseconds UTC."""
+    event: Event
+    key: str | None = None
+
+
+class Record(msgspec.Struct, frozen=True, gc=False):
+    """One event in its place: the envelope that the log hands out."""
+
+    position: int
+    stream: str
+    version: int
+    at: int
+    """Microseconds UTC; never decreases within its stream."""
+    key: str | None
+    event: Event
+
+
+class _Envelope(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    version: int
+    at: int
+    key: str | None
+    event: Known
+
+
+class _RawEnvelope(msgspec.Struct, frozen=True, array_like=True):
+    version: int
+    at: int
+    key: str | None
+    event: msgspec.Raw
+
+
+_encode: Final = msgspec.msgpack.Encoder().encode
+_decode: Final = msgspec.msgpack.Decoder(_Envelope).decode
+_decode_raw: Final = msgspec.msgpack.Decoder(_RawEnvelope).decode
+_BROKEN: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What decoding raises on bytes that are no MessagePack, or no sane one."""
+checksum: Final = crc32
+
+
+def encode_event(event: Event) -> bytes:
+    """The bytes of an event alone: what makes two appends the same."""
+    return event.data if isinstance(event, Unknown) else _encode(event)
+
+
+def encode(version: int, draft: Draft) -> bytes:
+    """The bytes that a log stores for one record."""
+    event = draft.event
+    if isinstance(event, Unknown):
+        return _encode(_RawEnvelope(version, draft.at, draft.key, msgspec.Raw(event.data)))
+    return _encode(_Envelope(version, draft.at, draft.key, event))
+
+
+def decode(position: int, stream: str, body: bytes) -> Record:
+    """Turn stored bytes into a record.
+
+    A kind that this version does not know comes back as `Unknown`; bytes that are no record raise
+    `LogDamaged`. The caller has compared the checksum.
+    """
+    try:
+        found = _decode(body)
+    except msgspec.ValidationError:
+        return _decode_unknown(position, stream, body)
+    except _BROKEN as error:
+        raise LogDamaged(f"record {position} of {stream!r} is no record: {error}") from error
+    return Record(position, stream, found.version, found.at, found.key, found.event)
+
+
+def _decode_unknown(position: int, stream: str, body: bytes) -> Record:
+    try:
+        raw = _decode_raw(body)
+        kind = msgspec.msgpack.decode(raw.event, type=list)[0]
+    except (*_BROKEN, IndexError) as error:
+        raise LogDamaged(f"record {position} of {stream!r} is no record: {error}") from error
+    if not isinstance(kind, str) or kind in _KINDS.values():
+        raise LogDamaged(f"record {position} of {stream!r} is a damaged {kind!r}")
+    return Record(position, stream, raw.version, raw.at, raw.key, Unknown(kind, bytes(raw.event)))

@@ -1,0 +1,1 @@
+"""Where task bodies run, apart from the event loop itself."""

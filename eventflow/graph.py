@@ -1,0 +1,245 @@
+"""What was asked, as data: the graph of one flow.
+
+A `Graph` is what `FlowDefined` records, so any run can be folded, drawn and explained without the
+user's code.  Nodes stand in the order in which they were built, which is topological: a node refers
+only to nodes before it.  A node's *index* is its number on disk; its name is text for people.
+
+There are two kinds of nodes, `ParameterNode` and `TaskNode`.  `node[key]`, unpacked tuples, and lists,
+tuples and dicts of nodes are no nodes here but *expressions* inside a task's inputs (`Arg`): they cost
+no event, and a value is stored once, under the task that produced it.
+
+    Arg   = Const | Ref | ListOf | TupleOf | DictOf
+    Ref   = a node, and a path of keys into its value
+    each  = this input is mapped over: one element per child
+
+The leaves of an input (`Ref`s, left to right) are what `TaskStarted.inputs` lists sources for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from hashlib import blake2b
+from typing import Literal, TypeAlias
+
+import msgspec
+
+__all__ = [
+    "Arg",
+    "Const",
+    "DictOf",
+    "Digests",
+    "Graph",
+    "Input",
+    "Key",
+    "ListOf",
+    "Node",
+    "ParameterNode",
+    "Policy",
+    "Ref",
+    "TaskDef",
+    "TaskNode",
+    "TupleOf",
+    "refs",
+]
+
+Key: TypeAlias = int | str
+"""What `node[key]` may be indexed by."""
+
+
+class Const(msgspec.Struct, frozen=True, array_like=True, tag="const", gc=False):
+    """A value that was known when the flow was built, serialized."""
+
+    codec: str
+    data: bytes
+
+
+class Ref(msgspec.Struct, frozen=True, array_like=True, tag="ref", gc=False):
+    """The value of a node, or of what lies in it under `path`."""
+
+    node: int
+    path: tuple[Key, ...] = ()
+
+
+class ListOf(msgspec.Struct, frozen=True, array_like=True, tag="list"):
+    """A list with nodes in it."""
+
+    items: tuple[Arg, ...]
+
+
+class TupleOf(msgspec.Struct, frozen=True, array_like=True, tag="tuple"):
+    """A tuple with nodes in it."""
+
+    items: tuple[Arg, ...]
+
+
+class DictOf(msgspec.Struct, frozen=True, array_like=True, tag="dict"):
+    """A dict with nodes among its values; order is kept."""
+
+    keys: tuple[Key, ...]
+    items: tuple[Arg, ...]
+
+
+Arg: TypeAlias = Const | Ref | ListOf | TupleOf | DictOf
+
+
+class Input(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One argument of a task: its name, where it comes from, and whether it is mapped over."""
+
+    name: str
+    arg: Arg
+    each: bool = False
+
+
+class Policy(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """How a task is run; may change between two processes of one run. Durations in microseconds."""
+
+    retries: int = 0
+    """Attempts after the first that failed."""
+    retry_delay_us: int = 0
+    backoff: Literal["fixed", "exponential", "callable"] = "fixed"
+    backoff_max_us: int = 0
+    """Upper bound of an exponential delay."""
+    timeout_us: int = 0
+    """Limit of one attempt; 0 is none."""
+    share: bool = False
+    """Hand values on without copying."""
+
+
+class TaskDef(msgspec.Struct, frozen=True, array_like=True):
+    """One task function as the graph knows it; many nodes may share one."""
+
+    name: str
+    entry: str
+    """`module:qualname`, for people and for finding the code again."""
+    code: bytes
+    """Digest of the code, or of `version=`; empty when there is no source."""
+    policy: Policy
+
+
+class ParameterNode(msgspec.Struct, frozen=True, array_like=True, tag="parameter", gc=False):
+    """A parameter of the flow."""
+
+    name: str
+    required: bool = True
+    default: Const | None = None
+    annotation: str = ""
+    """The declared type as text, for people."""
+
+
+class TaskNode(msgspec.Struct, frozen=True, array_like=True, tag="task", gc=False):
+    """One task in one place of the flow."""
+
+    name: str
+    task: int
+    """Index into `Graph.tasks`."""
+    inputs: tuple[Input, ...] = ()
+    after: tuple[int, ...] = ()
+    """Nodes that must have finished first, without handing over data."""
+    mapped: bool = False
+    """One child per element of the `each` inputs."""
+
+
+Node: TypeAlias = ParameterNode | TaskNode
+
+
+class Digests(msgspec.Struct, frozen=True, array_like=True):
+    """What must agree when a run is resumed: `shape` always, `code` of finished tasks; `policy` may change."""
+
+    shape: bytes
+    code: bytes
+    policy: bytes
+
+
+def refs(arg: Arg) -> Iterator[Ref]:
+    """The leaves of an argument, left to right."""
+    if isinstance(arg, Ref):
+        yield arg
+    elif not isinstance(arg, Const):
+        for item in arg.items:
+            yield from refs(item)
+
+
+def _digest(value: object) -> bytes:
+    return blake2b(msgspec.msgpack.encode(value), digest_size=16).digest()
+
+
+class Graph(msgspec.Struct, frozen=True, array_like=True, dict=True):
+    """A flow as data. Immutable; what is derived from it is computed once and kept beside."""
+
+    name: str
+    tasks: tuple[TaskDef, ...] = ()
+    nodes: tuple[Node, ...] = ()
+    value: Arg | None = None
+    """What the flow returns, if it returns a node."""
+    reference: tuple[int, ...] = ()
+    """Nodes on which success is judged; empty means the terminal ones."""
+
+    @cached_property
+    def index(self) -> Mapping[str, int]:
+        """Node name → index."""
+        return {node.name: i for i, node in enumerate(self.nodes)}
+
+    @cached_property
+    def parameters(self) -> Mapping[str, ParameterNode]:
+        """The flow's parameters by name, in order."""
+        return {node.name: node for node in self.nodes if isinstance(node, ParameterNode)}
+
+    def task_of(self, node: int) -> TaskDef:
+        """The definition behind a task node."""
+        found = self.nodes[node]
+        assert isinstance(found, TaskNode), f"node {node} is a parameter"
+        return self.tasks[found.task]
+
+    @cached_property
+    def digests(self) -> Digests:
+        """Shape (names, edges, mapping, parameters), code, and policy, each digested apart."""
+        return Digests(
+            shape=_digest((self.name, [t.name for t in self.tasks], self.nodes, self.value, self.reference)),
+            code=_digest([t.code for t in self.tasks]),
+            policy=_digest([t.policy for t in self.tasks]),
+        )
+
+    @cached_property
+    def digest(self) -> str:
+        """Name of the stream `flow/<digest>` that holds this graph; equal graphs, equal bytes."""
+        return _digest(self).hex()
+
+    def mermaid(self) -> str:
+        """The flow as the text of a Mermaid flowchart: equal graphs, equal text.
+
+        Round boxes are parameters, square ones tasks, double-sided ones mapped tasks. An arrow bears the
+        name of its argument, is thick where it is mapped over, and dotted where it only orders.
+        """
+        lines = ["flowchart TD"]
+        for i, node in enumerate(self.nodes):
+            if isinstance(node, ParameterNode):
+                left, right = "([", "])"
+            else:
+                left, right = ("[[", "]]") if node.mapped else ("[", "]")
+            lines.append(f"    n{i}{left}{_quoted(node.name)}{right}")
+        for i, node in enumerate(self.nodes):
+            if isinstance(node, TaskNode):
+                lines += [f"    {arrow} n{i}" for arrow in _arrows(node)]
+        return "\n".join(lines) + "\n"
+
+
+def _arrows(node: TaskNode) -> Iterator[str]:
+    """One arrow for each node that an argument needs, and one for each that is only waited for."""
+    needed: set[int] = set()
+    for item in node.inputs:
+        line = "==>" if item.each else "-->"
+        for ref in dict.fromkeys(refs(item.arg)):
+            needed.add(ref.node)
+            part = "".join(f"[{key!r}]" for key in ref.path)
+            yield f"n{ref.node} {line}|{_quoted(f'{item.name} = {part}' if part else item.name)}|"
+    for up in node.after:
+        if up not in needed:
+            yield f"n{up} -.->"
+
+
+def _quoted(text: str) -> str:
+    """A Mermaid label; whatever could mean something to Mermaid or HTML is written as its number."""
+    plain = " _-.,:()=*+/"
+    safe = (c if (c.isalnum() or c in plain) and c.isprintable() else f"#{ord(c)};" for c in text)
+    return '"' + "".join(safe) + '"'

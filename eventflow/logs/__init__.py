@@ -1,0 +1,7 @@
+"""Where events are kept: one adapter of `EventLog` each."""
+
+from __future__ import annotations
+
+from eventflow.logs.memory import MemoryLog
+
+__all__ = ["MemoryLog"]

@@ -1,0 +1,321 @@
+"""The log in this process's memory: the reference implementation of `EventLog`.
+
+It keeps what every log keeps, encoded bytes with a checksum, so that all that is read has gone through
+`decode`, and what a test proves here holds for the others.
+
+    _Store       the records, indexes, values and holds; plain data, no waiting in it
+    MemoryLog    a handle on a store; several handles are what several processes are to a file
+
+Appending has one moment at which it may still be cancelled, before anything is looked at.  After it there
+is no `await`: the store checks all writes, encodes all drafts, and only then changes anything, in steps
+that cannot fail.  So an append is whole or absent, and nobody ever sees it half done.
+
+**What a write may find.**  Its stream stands at `expect`: it is new.  Or its drafts, `at` aside, already
+stand right after `expect`: it is satisfied, whatever came after them.  Anything else is a `Conflict` and
+ends the whole append.  This is judged write by write: an append may hold satisfied and new ones, because
+what it promises is where its drafts stand afterwards (so a graph that another run has already defined
+does not hinder the run that is born in the same append).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from hashlib import blake2b
+from operator import attrgetter
+from secrets import token_bytes, token_hex
+from typing import Final
+
+import anyio
+import msgspec
+from anyio.lowlevel import checkpoint
+
+from eventflow.events import Draft, LogDamaged, Record, checksum, decode, encode
+from eventflow.ports import Conflict, Durability, Keyring, LogClosed, Value, Write
+
+__all__ = ["MemoryLog"]
+
+PAGE: Final = 512
+"""Records read between two moments at which other tasks may run."""
+
+_position: Final[Callable[[_Row], int]] = attrgetter("position")
+
+
+class _Row(msgspec.Struct, gc=False):
+    """One record as it is stored."""
+
+    position: int
+    stream: str
+    version: int
+    check: int
+    body: bytes
+
+
+class _Stream(msgspec.Struct):
+    """The rows of one stream, oldest first, and the last one's moment."""
+
+    rows: list[_Row]
+    at: int
+
+
+class _Store:
+    """What the handles of one log share."""
+
+    def __init__(self) -> None:
+        self.rows: list[_Row] = []
+        self.streams: dict[str, _Stream] = {}
+        self.keys: dict[str, list[_Row]] = {}
+        self.values: dict[bytes, Value] = {}
+        self.holds: set[str] = set()
+        self.waiting: set[anyio.Event] = set()
+        self.keyring = Keyring({token_hex(4): token_bytes(32)})
+
+    def append(self, writes: Sequence[Write], values: Iterable[Value]) -> list[Record]:
+        """Store all or raise with nothing changed; gives a record for each draft, new or standing."""
+        batch = _Batch(self)
+        for write in writes:
+            batch.add(write)
+        arrived = [(value.digest, value) for value in values]
+        batch.commit()
+        for digest, value in arrived:
+            self.values.setdefault(digest, value)
+        if batch.rows:
+            self.nudge()
+        return batch.records
+
+    def standing(self, write: Write, version: int) -> list[Record]:
+        """The records that already are what `write` would store; `Conflict` when there are none."""
+        found = self.streams.get(write.stream)
+        first = write.expect
+        if found is None or not 0 <= first <= len(found.rows) - len(write.drafts):
+            raise Conflict(write.stream, first, version)
+        records = []
+        for draft, row in zip(write.drafts, found.rows[first:], strict=False):
+            record = _open(row)
+            if encode(row.version, Draft(record.at, draft.event, draft.key)) != row.body:
+                raise Conflict(write.stream, first, version)
+            records.append(record)
+        return records
+
+    def value(self, digest: bytes) -> Value | None:
+        """The value under a digest, which is compared with its bytes."""
+        found = self.values.get(digest)
+        if found is not None and blake2b(found.data, digest_size=len(digest)).digest() != digest:
+            raise LogDamaged(f"the value {digest.hex()} does not have its bytes any more; run its task again")
+        return found
+
+    def nudge(self) -> None:
+        """Wake whoever waits for something new."""
+        for event in self.waiting:
+            event.set()
+
+
+class _Batch:
+    """One append while it is checked: its rows and records, not yet in the store."""
+
+    def __init__(self, store: _Store) -> None:
+        self.store = store
+        self.records: list[Record] = []
+        self.rows: list[_Row] = []
+        self.keyed: list[tuple[str, _Row]] = []
+        self.ends: dict[str, tuple[int, int]] = {}
+        """Stream → its version and last moment after the writes so far."""
+        self.parts: list[tuple[str, int, int]] = []
+        """Stream, and which of `rows` are its."""
+
+    def add(self, write: Write) -> None:
+        """Take one write in; raises `Conflict`, or what encoding raises, with the store unchanged."""
+        end = self.ends.get(write.stream)
+        if end is None:
+            found = self.store.streams.get(write.stream)
+            end = (0, 0) if found is None else (len(found.rows), found.at)
+        if write.expect != end[0]:
+            self.records += self.store.standing(write, end[0])
+            return
+        start = len(self.rows)
+        self.ends[write.stream] = self._stage(write, *end)
+        self.parts.append((write.stream, start, len(self.rows)))
+
+    def _stage(self, write: Write, version: int, at: int) -> tuple[int, int]:
+        stream, rows, records = write.stream, self.rows, self.records
+        position = len(self.store.rows) + len(rows)
+        for draft in write.drafts:
+            if draft.at >= at:
+                at = draft.at
+            else:
+                draft = Draft(at, draft.event, draft.key)  # noqa: PLW2901 - the same fact, not before its past
+            position += 1
+            version += 1
+            body = encode(version, draft)
+            row = _Row(position, stream, version, checksum(body), body)
+            rows.append(row)
+            records.append(Record(position, stream, version, at, draft.key, draft.event))
+            if draft.key is not None:
+                self.keyed.append((draft.key, row))
+        return version, at
+
+    def commit(self) -> None:
+        """Put everything in its place; nothing here can fail."""
+        store = self.store
+        store.rows += self.rows
+        for stream, start, stop in self.parts:
+            if start < stop:
+                place = store.streams.setdefault(stream, _Stream([], 0))
+                place.rows += self.rows[start:stop]
+                place.at = self.ends[stream][1]
+        for key, row in self.keyed:
+            store.keys.setdefault(key, []).append(row)
+
+
+def _open(row: _Row) -> Record:
+    """The record of a row, whose bytes must be those that were written."""
+    if checksum(row.body) != row.check:
+        raise LogDamaged(
+            f"record {row.position} (version {row.version} of {row.stream!r}) fails its checksum"
+        )
+    record = decode(row.position, row.stream, row.body)
+    if record.version != row.version:
+        raise LogDamaged(
+            f"record {row.position} of {row.stream!r} stands as version {row.version} and says {record.version}"
+        )
+    return record
+
+
+class MemoryLog:
+    """An `EventLog` in memory; what it knows ends with the process.
+
+    All durabilities are the same here. One event loop at a time.
+    """
+
+    def __init__(self) -> None:
+        self._store = _Store()
+        self._closed = False
+
+    def reopen(self) -> MemoryLog:
+        """Give a second handle on the same records, values and holds, as another process would have.
+
+        It is closed apart from this one; works after this one was closed, too.
+        """
+        other = MemoryLog()
+        other._store = self._store
+        return other
+
+    @property
+    def keyring(self) -> Keyring:
+        """One random key per log, as short-lived as the log."""
+        return self._store.keyring
+
+    async def append(
+        self,
+        *writes: Write,
+        values: Iterable[Value] = (),
+        durability: Durability = "full",  # noqa: ARG002 - see the class
+    ) -> Sequence[Record]:
+        """Store all drafts of all writes, and all values, or nothing; see `EventLog.append`."""
+        await checkpoint()  # the one moment at which it may be cancelled
+        self._check_open()
+        return self._store.append(writes, values)
+
+    async def read(
+        self,
+        *,
+        stream: str | None = None,
+        after: int = 0,
+        until: int | None = None,
+        backwards: bool = False,
+    ) -> AsyncIterator[Record]:
+        """Give records in order; see `EventLog.read`. Ends with what stood when it began."""
+        self._check_open()
+        rows = self._rows(stream)
+        whole = stream is None
+        low = bisect_right(rows, after, key=_position)
+        high = len(rows) if until is None else bisect_right(rows, until, key=_position)
+        indices = range(high - 1, low - 1, -1) if backwards else range(low, high)
+        for start in range(0, len(indices), PAGE):
+            await checkpoint()
+            self._check_open()
+            for index in indices[start : start + PAGE]:
+                row = rows[index]
+                if (row.position if whole else row.version) != index + 1:
+                    raise LogDamaged(_gap(row, index + 1, whole=whole))
+                yield _open(row)
+
+    async def latest(self, keys: Sequence[str], *, until: int | None = None) -> Mapping[str, Record]:
+        """For each key, its last record up to `until`."""
+        await checkpoint()
+        self._check_open()
+        found = {}
+        for key in keys:
+            rows = self._store.keys.get(key, ())
+            count = len(rows) if until is None else bisect_right(rows, until, key=_position)
+            if count:
+                found[key] = _open(rows[count - 1])
+        return found
+
+    async def head(self, stream: str | None = None) -> int:
+        """The last position of the log, or the last version of a stream."""
+        await checkpoint()
+        self._check_open()
+        return len(self._rows(stream))
+
+    async def values(self, digests: Iterable[bytes]) -> Mapping[bytes, Value]:
+        """The values that are there; one whose bytes have changed raises `LogDamaged`."""
+        await checkpoint()
+        self._check_open()
+        return {digest: value for digest in digests if (value := self._store.value(digest)) is not None}
+
+    def peek(self, digest: bytes) -> Value | None:
+        """One value, at once; works after `aclose` too."""
+        return self._store.value(digest)
+
+    async def follow(self, *, after: int = 0) -> AsyncIterator[Record]:
+        """Give every record after a position, then whatever comes; woken, never polling."""
+        while True:
+            async for record in self.read(after=after):
+                yield record
+                after = record.position
+            if after < len(self._store.rows):
+                continue
+            news = anyio.Event()
+            self._store.waiting.add(news)
+            try:
+                await news.wait()
+            finally:
+                self._store.waiting.discard(news)
+
+    @asynccontextmanager
+    async def hold(self, run: str) -> AsyncIterator[bool]:
+        """Try to be the one live runner of a run, among all handles on this log."""
+        self._check_open()
+        holds = self._store.holds
+        if run in holds:
+            yield False
+            return
+        holds.add(run)
+        try:
+            yield True
+        finally:
+            holds.discard(run)
+            self._store.nudge()
+
+    async def aclose(self) -> None:
+        """Close this handle: whatever is asked of it from now on, but `peek`, raises `LogClosed`."""
+        self._closed = True
+        self._store.nudge()
+
+    def _rows(self, stream: str | None) -> list[_Row]:
+        if stream is None:
+            return self._store.rows
+        found = self._store.streams.get(stream)
+        return [] if found is None else found.rows
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise LogClosed("this memory log was closed; `reopen()` gives another handle on it")
+
+
+def _gap(row: _Row, expected: int, *, whole: bool) -> str:
+    if whole:
+        return f"position {expected} is missing: position {row.position} ({row.stream!r}) stands in its place"
+    return f"version {expected} of {row.stream!r} is missing: version {row.version} stands in its place"

@@ -1,0 +1,62 @@
+"""The rules of a run, pure and synchronous: no clock, no I/O, no chance, no user code.
+
+    decide(plan, run, command, now)     what a command makes true: events
+    evolve(plan, run, version, draft)   what an event changes: the run's state
+    ready(plan, run, now, limit)        what is owed next
+
+`rules` holds the one table of legal transitions, `plan` what is derived from a graph once, `run` the
+compact state of a run, `inputs` where a task's inputs come from.
+"""
+
+from __future__ import annotations
+
+from eventflow.machine.commands import (
+    Abandon,
+    Block,
+    Claim,
+    Command,
+    Fail,
+    Finish,
+    Map,
+    Release,
+    Reuse,
+    Skip,
+    Start,
+    StartRun,
+    Succeed,
+)
+from eventflow.machine.decide import decide
+from eventflow.machine.evolve import evolve
+from eventflow.machine.inputs import bind, sources
+from eventflow.machine.plan import Plan
+from eventflow.machine.ready import Due, ready
+from eventflow.machine.rules import FINISHED, IllegalEvent, Phase, Status
+from eventflow.machine.run import RunState
+
+__all__ = [
+    "FINISHED",
+    "Abandon",
+    "Block",
+    "Claim",
+    "Command",
+    "Due",
+    "Fail",
+    "Finish",
+    "IllegalEvent",
+    "Map",
+    "Phase",
+    "Plan",
+    "Release",
+    "Reuse",
+    "RunState",
+    "Skip",
+    "Start",
+    "StartRun",
+    "Status",
+    "Succeed",
+    "bind",
+    "decide",
+    "evolve",
+    "ready",
+    "sources",
+]

@@ -1,0 +1,146 @@
+"""Where a task's inputs come from, and how they are put together again.
+
+`sources` gives the addresses, leaf by leaf; `bind` rebuilds the arguments from whatever stands for each
+leaf (values for a body, Results for `cached_inputs`).  Both walk the inputs in the same order, so the
+list of sources in a `TaskStarted` and the leaves of the graph always pair up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from eventflow.events import Source
+from eventflow.graph import Arg, Const, DictOf, Key, ListOf, ParameterNode, Ref, TaskNode, TupleOf
+from eventflow.machine.plan import Plan
+from eventflow.machine.run import RunState
+
+__all__ = ["Leaf", "bind", "leaves", "sources"]
+
+
+class Leaf:
+    """One place a task takes a value from: a slot of the run, and a path into its value."""
+
+    __slots__ = ("label", "path", "slots", "whole_map")
+
+    def __init__(self, label: str, slots: tuple[int, ...], path: tuple[Key, ...], *, whole_map: bool) -> None:
+        self.label = label
+        """The argument's name, and where in it this leaf stands: `orders`, `orders[2]`."""
+        self.slots = slots
+        """One slot; for a mapped upstream taken whole, all its children."""
+        self.path = path
+        self.whole_map = whole_map
+
+
+def sources(plan: Plan, run: RunState, slot: int) -> tuple[Source, ...]:
+    """The address of every value that the task in `slot` is given, in the order of its leaves."""
+    if slot < len(plan.plain):
+        simple = plan.plain[slot]
+        if simple is not None:
+            where = run.source
+            return tuple([where[up] for up in simple])
+    found: list[Source] = []
+    for leaf in leaves(plan, run, slot):
+        found += [_source(plan, run, up, leaf.path) for up in leaf.slots]
+    return tuple(found)
+
+
+def _source(plan: Plan, run: RunState, slot: int, path: tuple[Key, ...]) -> Source:
+    version = run.source[slot]
+    if slot < len(plan.nodes) and isinstance(plan.nodes[slot], ParameterNode):
+        return (version, plan.nodes[slot].name, *path)
+    return (version, *path) if path else version
+
+
+def leaves(plan: Plan, run: RunState, slot: int) -> Iterator[Leaf]:
+    """The leaves of a task's inputs; of a mapped child's, only those of its own elements."""
+    parent = run.parent[slot]
+    node = plan.nodes[run.node(slot)]
+    assert isinstance(node, TaskNode)
+    nth = -1 if parent < 0 else slot - run.maps[parent].base
+    for item in node.inputs:
+        if item.each and nth >= 0:
+            yield from _element(run, item.name, item.arg, nth)
+        else:
+            yield from _leaves(run, item.name, item.arg)
+
+
+def _leaves(run: RunState, label: str, arg: Arg) -> Iterator[Leaf]:
+    match arg:
+        case Ref():
+            yield _leaf(run, label, arg)
+        case Const():
+            return
+        case DictOf(keys=keys, items=items):
+            for key, part in zip(keys, items, strict=True):
+                yield from _leaves(run, f"{label}[{key!r}]", part)
+        case ListOf(items=items) | TupleOf(items=items):
+            for nth, part in enumerate(items):
+                yield from _leaves(run, f"{label}[{nth}]", part)
+
+
+def _leaf(run: RunState, label: str, ref: Ref) -> Leaf:
+    up, path = ref.node, ref.path
+    children = run.maps.get(up)
+    if children is None:
+        return Leaf(label, (up,), path, whole_map=False)
+    if path and isinstance(path[0], int) and -children.width <= path[0] < children.width:
+        return Leaf(label, (children.base + path[0] % children.width,), path[1:], whole_map=False)
+    return Leaf(label, tuple(range(children.base, children.base + children.width)), path, whole_map=True)
+
+
+def _element(run: RunState, label: str, arg: Arg, nth: int) -> Iterator[Leaf]:
+    """The leaves of element `nth` of an input that is mapped over."""
+    match arg:
+        case Ref(node=up, path=path):
+            yield _leaf(run, label, Ref(up, (*path, nth)))
+        case ListOf(items=items) | TupleOf(items=items):
+            yield from _leaves(run, label, items[nth])
+        case _:
+            return
+
+
+def bind(
+    plan: Plan,
+    run: RunState,
+    slot: int,
+    take: Callable[[Leaf], Any],
+    constant: Callable[[str, tuple[Key, ...], Const], Any],
+) -> dict[str, Any]:
+    """Rebuild a task's arguments by name.
+
+    `take` gives what stands for a leaf; `constant` what stands for a constant: it is told the argument's
+    name and the path to the constant inside it.
+    """
+    parent = run.parent[slot]
+    node = plan.nodes[run.node(slot)]
+    assert isinstance(node, TaskNode)
+    nth = -1 if parent < 0 else slot - run.maps[parent].base
+
+    def build(name: str, path: tuple[Key, ...], arg: Arg) -> Any:
+        match arg:
+            case Ref():
+                return take(_leaf(run, name, arg))
+            case Const():
+                return constant(name, path, arg)
+            case ListOf(items=items):
+                return [build(name, (*path, i), part) for i, part in enumerate(items)]
+            case TupleOf(items=items):
+                return tuple([build(name, (*path, i), part) for i, part in enumerate(items)])
+            case DictOf(keys=keys, items=items):
+                pairs = zip(keys, items, strict=True)
+                return {key: build(name, (*path, key), part) for key, part in pairs}
+
+    def element(name: str, arg: Arg) -> Any:
+        match arg:
+            case Ref(node=up, path=path):
+                return take(_leaf(run, name, Ref(up, (*path, nth))))
+            case ListOf(items=items) | TupleOf(items=items):
+                return build(name, (), items[nth])
+            case _:
+                raise AssertionError(f"{arg!r} is never mapped over; refused when the flow is built")
+
+    return {
+        item.name: element(item.name, item.arg) if item.each and nth >= 0 else build(item.name, (), item.arg)
+        for item in node.inputs
+    }

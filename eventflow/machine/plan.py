@@ -1,0 +1,133 @@
+"""What the machine needs of a graph, worked out once: who waits for whom, and for what of it.
+
+A task can wait for an upstream in three ways, and each has its own list here:
+
+    whole     until it has finished; a mapped upstream until all its children have
+    each      child by child: both are mapped, child i waits for child i (the parents only for the width)
+    element   child i of a task mapped over a written list waits for the nodes in item i
+
+A mapped task's *parent* waits for everything that all children share; its children wait only for what
+is their own.  So a child starts as soon as its own element is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from eventflow.graph import Graph, Input, ListOf, ParameterNode, Ref, TaskNode, TupleOf, refs
+
+__all__ = ["Plan"]
+
+
+class Plan:
+    """Adjacency of one graph, by node index. Immutable by contract; shared by all runs of a flow."""
+
+    __slots__ = (
+        "degree",
+        "each",
+        "element",
+        "graph",
+        "judged",
+        "mapped",
+        "nodes",
+        "plain",
+        "task_nodes",
+        "upstreams",
+        "whole",
+    )
+
+    graph: Graph
+    nodes: Sequence[TaskNode | ParameterNode]
+    degree: list[int]
+    """How many upstreams each node waits for."""
+    whole: list[list[int]]
+    """Consumers that wait for a node's end."""
+    each: dict[int, list[int]]
+    """Mapped consumers that follow a mapped node child by child."""
+    element: dict[int, list[tuple[int, int]]]
+    """Children `(consumer, i)` that wait for a node's end because it stands in item i of their list."""
+    plain: list[tuple[int, ...] | None]
+    """Upstream nodes leaf by leaf, for nodes whose every leaf is a plain task's whole value: the
+    common case, in which sources are looked up without walking the inputs."""
+    upstreams: list[tuple[int, ...]]
+    """Distinct task nodes whose values a node may read."""
+    judged: tuple[int, ...]
+    """Tasks on which the run's success is judged: the reference ones, or those nothing waits for."""
+    mapped: frozenset[int]
+    task_nodes: int
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.nodes = nodes = graph.nodes
+        self.mapped = frozenset(i for i, n in enumerate(nodes) if isinstance(n, TaskNode) and n.mapped)
+        self.degree = [0] * len(nodes)
+        self.whole = [[] for _ in nodes]
+        self.each = {}
+        self.element = {}
+        self.plain = [None] * len(nodes)
+        self.upstreams = [()] * len(nodes)
+        self.task_nodes = 0
+        for i, node in enumerate(nodes):
+            if isinstance(node, TaskNode):
+                self.task_nodes += 1
+                if node.mapped:
+                    self._add_mapped(i, node)
+                else:
+                    self._add_plain(i, node)
+        self.judged = graph.reference or tuple(
+            [i for i, node in enumerate(nodes) if isinstance(node, TaskNode) and not self._is_awaited(i)]
+        )
+
+    def _is_awaited(self, i: int) -> bool:
+        return bool(self.whole[i]) or i in self.each or i in self.element
+
+    def _add_plain(self, i: int, node: TaskNode) -> None:
+        nodes, mapped = self.nodes, self.mapped
+        leaves: list[int] = []
+        simple = True
+        for item in node.inputs:
+            for ref in refs(item.arg):
+                up = ref.node
+                leaves.append(up)
+                if ref.path or up in mapped or isinstance(nodes[up], ParameterNode):
+                    simple = False
+        self._wait(i, leaves + list(node.after) if node.after else leaves)
+        if simple:
+            self.plain[i] = tuple(leaves)
+
+    def _add_mapped(self, i: int, node: TaskNode) -> None:
+        shared = list(node.after)
+        followed: dict[int, None] = {}
+        listed: dict[tuple[int, int], None] = {}
+        for item in node.inputs:
+            if self.follows(item):
+                assert isinstance(item.arg, Ref)
+                followed[item.arg.node] = None
+            elif item.each and isinstance(item.arg, ListOf | TupleOf):
+                for nth, part in enumerate(item.arg.items):
+                    for ref in refs(part):
+                        if isinstance(self.nodes[ref.node], TaskNode):
+                            listed[ref.node, nth] = None
+            else:
+                shared += [ref.node for ref in refs(item.arg)]
+        self._wait(i, shared)
+        for up in followed:
+            self.each.setdefault(up, []).append(i)
+        for up, nth in listed:
+            self.element.setdefault(up, []).append((i, nth))
+        self.degree[i] += len(followed)
+        self.upstreams[i] = tuple(dict.fromkeys([*self.upstreams[i], *followed, *(up for up, _ in listed)]))
+
+    def _wait(self, i: int, upstreams: list[int]) -> None:
+        nodes = self.nodes
+        wanted = upstreams if len(upstreams) < 2 else dict.fromkeys(upstreams)
+        found = tuple([up for up in wanted if not isinstance(nodes[up], ParameterNode)])
+        for up in found:
+            self.whole[up].append(i)
+        self.degree[i] = len(found)
+        self.upstreams[i] = found
+
+    def follows(self, item: Input) -> bool:
+        """Whether this input of a mapped task takes a mapped upstream child by child."""
+        arg = item.arg
+        return item.each and isinstance(arg, Ref) and not arg.path and arg.node in self.mapped

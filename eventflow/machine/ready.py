@@ -1,0 +1,111 @@
+"""What a run owes next.
+
+Reads only the queue of due tasks and the heap of timers, never the task list: O(what is owed).
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Final
+
+import msgspec
+
+from eventflow.graph import Ref, TaskNode
+from eventflow.machine.plan import Plan
+from eventflow.machine.rules import FAILED, Phase, Status, Verdict, judge
+from eventflow.machine.run import RunState
+
+__all__ = ["Due", "ready"]
+
+_PENDING: Final = int(Status.PENDING)
+_RETRYING: Final = int(Status.RETRYING)
+
+
+class Due(msgspec.Struct):
+    """What is owed now, as slots, and when to look again."""
+
+    start: list[int]
+    map: list[int]
+    skip: list[int]
+    block: list[int]
+    wake_at: int | None = None
+    """The earliest retry, microseconds UTC; None when there is none."""
+    finished: bool = False
+    """Nothing is open any more: the run may end."""
+
+    def __bool__(self) -> bool:
+        return bool(self.start or self.map or self.skip or self.block)
+
+
+def ready(plan: Plan, run: RunState, now: int, limit: int) -> Due:
+    """Tell what is owed at `now`, at most `limit` starts; changes nothing.
+
+    What is skipped or blocked here makes its consumers due in turn: ask again after folding it.
+    """
+    due = Due([], [], [], [])
+    if run.phase != Phase.CLAIMED:
+        return due
+    if run.open == 0:
+        due.finished = True
+        return due
+    status, failed, skipped = run.status, run.failed, run.skipped
+    start, room = due.start, limit
+    for slot in islice(run.due, run.due_head, None):
+        if status[slot] != _PENDING:
+            continue
+        if not room:
+            break
+        if failed[slot] or skipped[slot] or plan.mapped:
+            if _sort(plan, run, slot, due):
+                start.append(slot)
+                room -= 1
+        else:
+            start.append(slot)
+            room -= 1
+    if run.timers:
+        _timers(run, now, room, due)
+    return due
+
+
+def _sort(plan: Plan, run: RunState, slot: int, due: Due) -> bool:
+    """Put a task where its upstreams send it; true when it is to be started."""
+    parent_of_map = slot in plan.mapped
+    match judge(run.failed[slot], run.skipped[slot]):
+        case Verdict.SKIP:
+            due.skip.append(slot)
+        case Verdict.BLOCK if not parent_of_map or _barren(plan, run, slot):
+            due.block.append(slot)
+        case _ if parent_of_map:
+            due.map.append(slot)
+        case _:
+            return True
+    return False
+
+
+def _barren(plan: Plan, run: RunState, slot: int) -> bool:
+    """Whether what a task is mapped over failed, so that it can have no children to answer for it."""
+    node = plan.nodes[slot]
+    assert isinstance(node, TaskNode)
+    over = (item.arg for item in node.inputs if item.each)
+    return any(isinstance(arg, Ref) and run.status[arg.node] in FAILED for arg in over)
+
+
+def _timers(run: RunState, now: int, room: int, due: Due) -> None:
+    """Add the retries whose moment has come, visiting only those (and one beyond) in the heap."""
+    heap = run.timers
+    passed: list[tuple[int, int]] = []
+    wake_at: int | None = None
+    below = [0]
+    while below:
+        i = below.pop()
+        if i >= len(heap):
+            continue
+        at, slot = heap[i]
+        if at > now:
+            wake_at = at if wake_at is None else min(wake_at, at)
+        else:
+            if run.retry_at.get(slot) == at and run.status[slot] == _RETRYING:
+                passed.append((at, slot))
+            below += (2 * i + 1, 2 * i + 2)
+    due.start += [slot for _, slot in sorted(passed)[:room]]
+    due.wake_at = now if len(passed) > room else wake_at

@@ -1,0 +1,224 @@
+"""Every protocol between the pure core and the world: log, clock, executor, code.
+
+What stands here says what; `logs/`, `executors/` and `runner/` do it.  An adapter is right when the
+conformance suite in `eventflow.testing` passes on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from typing import Any, Literal, Protocol, TypeAlias
+
+import msgspec
+
+from eventflow.events import Draft, Record
+from eventflow.graph import Const, Key
+from eventflow.result import ResultSerializer
+from eventflow.serializers import Keyring
+
+__all__ = [
+    "Bindings",
+    "Body",
+    "Conflict",
+    "Durability",
+    "EventLog",
+    "Keyring",
+    "LogClosed",
+    "Outcome",
+    "OutcomeUnknown",
+    "Raised",
+    "Returned",
+    "ThreadExecutor",
+    "Value",
+    "World",
+    "Write",
+]
+
+Durability: TypeAlias = Literal["full", "normal", "pipelined"]
+"""When a value may be handed on: synced to disk, committed, or at once (the run's end waits)."""
+
+
+class Conflict(Exception):
+    """A write expected another version than the stream has; nothing of the append was stored."""
+
+    def __init__(self, stream: str, expected: int, actual: int) -> None:
+        super().__init__(f"stream {stream!r} is at version {actual}, not {expected}")
+        self.stream = stream
+        self.expected = expected
+        self.actual = actual
+
+
+class OutcomeUnknown(Exception):
+    """An append was sent and its end could not be learnt; read the stream again to know."""
+
+
+class LogClosed(Exception):
+    """The log was closed; open it again."""
+
+
+class Write(msgspec.Struct, frozen=True):
+    """New records for one stream, to stand right after version `expect`."""
+
+    stream: str
+    expect: int
+    """The stream's version before the write; 0 for a stream that does not exist."""
+    drafts: Sequence[Draft]
+
+
+class Value(msgspec.Struct, frozen=True, gc=False):
+    """The bytes of one result, kept by the log under their digest."""
+
+    digest: bytes
+    codec: str
+    data: bytes
+
+
+class EventLog(Protocol):
+    """The only place where anything becomes true: streams of records, appended, never changed.
+
+    Positions are dense from 1 over the log, versions dense from 1 in a stream; readers assert both,
+    and each record's CRC-32 (`LogDamaged` names the record).
+    """
+
+    @property
+    def keyring(self) -> Keyring:
+        """Keys with which pickled results of this log are signed."""
+        ...
+
+    async def append(
+        self, *writes: Write, values: Iterable[Value] = (), durability: Durability = "full"
+    ) -> Sequence[Record]:
+        """Store all drafts of all writes, and all values, or nothing.
+
+        Returns the records after the commit, at `durability`. A write whose events and keys (not `at`)
+        already stand at those versions is satisfied, alone or beside new ones, so sending again succeeds
+        again; any other difference from `expect` raises `Conflict`. Writes to one stream may follow each
+        other. `at` is raised to its stream's last `at` where it would be less. A cancelled caller learns the outcome first: cancelled before the append was
+        taken up nothing is stored, after that it is stored, and only then the cancellation goes on.
+        """
+        ...
+
+    def read(
+        self,
+        *,
+        stream: str | None = None,
+        after: int = 0,
+        until: int | None = None,
+        backwards: bool = False,
+    ) -> AsyncIterator[Record]:
+        """Give records in order, `after` < position ≤ `until` (both are positions, also with `stream`).
+
+        Reads in pages; records appended while it is read may or may not come. Nothing is held while
+        the caller's code runs, so it may be left at any point.
+        """
+        ...
+
+    async def latest(self, keys: Sequence[str], *, until: int | None = None) -> Mapping[str, Record]:
+        """For each key that any record bears, the last such record up to position `until`."""
+        ...
+
+    async def head(self, stream: str | None = None) -> int:
+        """The last position of the log, or the last version of a stream; 0 when there is none."""
+        ...
+
+    async def values(self, digests: Iterable[bytes]) -> Mapping[bytes, Value]:
+        """The values of those digests that are there; what is missing is left out."""
+        ...
+
+    def peek(self, digest: bytes) -> Value | None:
+        """Like `values` for one digest, synchronously, from local bytes; works after `aclose` too."""
+        ...
+
+    def follow(self, *, after: int = 0) -> AsyncIterator[Record]:
+        """Give every record after a position, then whatever comes, in order, once; never ends by itself.
+
+        Ends with `LogClosed` when the log is closed.
+        """
+        ...
+
+    def hold(self, run: str) -> AbstractAsyncContextManager[bool]:
+        """Try to be the one live runner of a run; gives whether it worked, without waiting.
+
+        A hold ends with its block or with its process. Ending one nudges those who `follow`.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Finish what was taken up, then refuse more. May be called twice."""
+        ...
+
+
+class World(Protocol):
+    """Clock, timers, ids and chance of one runner.
+
+    Timers are anyio's: `anyio.current_time()` runs at the pace of this world.
+    """
+
+    def now(self) -> int:
+        """Microseconds UTC."""
+        ...
+
+    def monotonic(self) -> int:
+        """Microseconds of a clock that never jumps, for durations."""
+        ...
+
+    def new_id(self) -> str:
+        """A fresh id, ordered by time of making as text."""
+        ...
+
+    def random(self) -> float:
+        """A number in [0, 1)."""
+        ...
+
+    def outside(self) -> AbstractContextManager[None]:
+        """Mark work that goes on outside the event loop: a virtual clock stands still meanwhile."""
+        ...
+
+
+class Returned(msgspec.Struct, frozen=True):
+    """A body returned."""
+
+    value: Any
+
+
+class Raised(msgspec.Struct, frozen=True):
+    """A body raised."""
+
+    error: BaseException
+
+
+Outcome: TypeAlias = Returned | Raised
+
+
+class ThreadExecutor(Protocol):
+    """Runs plain functions off the event loop."""
+
+    @property
+    def unfinished(self) -> int:
+        """Calls submitted and not yet handed back."""
+        ...
+
+    def submit(self, call: Callable[[], Any], done: Callable[[Outcome], None]) -> None:
+        """Run `call` in a thread, then `done(outcome)` on the event loop; many may be handed back at once.
+
+        `call` runs in a copy of the submitter's context variables.
+        """
+        ...
+
+
+class Body(msgspec.Struct, frozen=True):
+    """The live side of one `TaskDef`: what the graph, being data, cannot hold."""
+
+    call: Callable[..., Any]
+    is_async: bool
+    serializer: ResultSerializer
+    """Bound to the declared type of what the body returns."""
+    constant: Callable[[str, tuple[Key, ...], Const], Any]
+    """Opens a constant of the graph: argument name, path to it in nested lists and dicts, the constant."""
+    delay: Callable[[int], float] | None = None
+    """`retry_delay` given as a callable: number of failures so far → seconds."""
+
+
+Bindings: TypeAlias = Mapping[str, Body]
+"""Task name → its live side."""

@@ -1,0 +1,288 @@
+"""What a task produced: a value, and what is needed to keep it and to get it back.
+
+PIN-4 asked for one object that knows three things: the value, whether it is serialized, and how to
+(de)serialize it.  `Result` is that object, immutable, with two pure moves between its two forms:
+
+    Result(value, serialized=False) ── serialize() ──►  Result(Payload, serialized=True)
+                                    ◄─ deserialize() ─
+
+On the wire there is no `Result`, only its `Payload`, a closed union of what can be known of the bytes:
+
+    Inline     the bytes are here           Withheld   never kept, by choice; says why
+    Stored     they lie in a named store    Forgotten  removed later; the digest still proves them
+
+Encoding is automatic (`enc_hook` below is the only place), decoding never is: a reader of a thousand
+states calls no serializer.  `NoResult` is "nothing was produced", which is not `Result(None)`.
+
+This module knows no serializer.  `eventflow.serializers` installs the default one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, Never, Protocol, Self, TypeAlias, runtime_checkable
+
+import msgspec
+
+from eventflow.identity import identical
+
+__all__ = [
+    "DeserializationError",
+    "Forgotten",
+    "Inline",
+    "NoResult",
+    "NoResultType",
+    "Payload",
+    "Result",
+    "ResultError",
+    "ResultNotLoaded",
+    "ResultSerializer",
+    "SerializationError",
+    "SignatureError",
+    "Stored",
+    "UnknownSerializer",
+    "Withheld",
+    "default_serializer",
+    "enc_hook",
+    "identical",
+    "install_default_serializer",
+]
+
+
+class ResultError(Exception):
+    """Base of everything that can go wrong between a value and its bytes."""
+
+
+class SerializationError(ResultError, TypeError):
+    """No serializer can keep this value so that the identical value comes back."""
+
+
+class DeserializationError(ResultError, ValueError):
+    """The bytes are there but do not open as the value that was kept."""
+
+
+class UnknownSerializer(DeserializationError):
+    """The bytes name a codec that is not registered in this process."""
+
+
+class SignatureError(DeserializationError):
+    """A pickle is unsigned, signed with an unknown key, or was altered; it was not opened."""
+
+
+class ResultNotLoaded(ResultError):
+    """The bytes are not at hand: stored elsewhere, withheld, or forgotten."""
+
+
+class Inline(msgspec.Struct, frozen=True, array_like=True, tag="inline", gc=False):
+    """A payload whose bytes travel with it."""
+
+    codec: str
+    """Chain of codec names, innermost first, e.g. `msgpack`."""
+    data: bytes
+    digest: bytes
+    """BLAKE2b-128 of the serialized plaintext."""
+
+
+class Stored(msgspec.Struct, frozen=True, array_like=True, tag="stored", gc=False):
+    """A claim check: the bytes lie in a store under their digest."""
+
+    codec: str
+    digest: bytes
+    size: int
+    """Bytes of serialized plaintext."""
+    store: str
+    """`log` for the value table of the log itself, else the name of a blob store."""
+
+
+class Withheld(msgspec.Struct, frozen=True, array_like=True, tag="withheld", gc=False):
+    """The value was not kept, by choice."""
+
+    reason: str
+
+
+class Forgotten(msgspec.Struct, frozen=True, array_like=True, tag="forgotten", gc=False):
+    """The bytes are gone on purpose; the digest still proves what they were."""
+
+    digest: bytes
+    reason: str
+
+
+Payload: TypeAlias = Inline | Stored | Withheld | Forgotten
+
+
+@runtime_checkable
+class ResultSerializer(Protocol):
+    """Turns one value into an `Inline` payload and back; bound to the declared type of that value."""
+
+    def serialize(self, value: Any) -> Inline:
+        """Give the payload of `value`, or raise `SerializationError` with the path and the fix."""
+        ...
+
+    def deserialize(self, payload: Inline) -> Any:
+        """Give the value back, or raise `DeserializationError` (or one of its children)."""
+        ...
+
+
+_default: ResultSerializer | None = None
+
+
+def install_default_serializer(serializer: ResultSerializer) -> None:
+    """Set what `Result(value)` uses when no serializer is given; called by `eventflow.serializers`."""
+    global _default  # noqa: PLW0603 - the one seam between this layer and the next
+    _default = serializer
+
+
+def default_serializer() -> ResultSerializer:
+    """The serializer for values of no declared type."""
+    if _default is None:
+        raise UnknownSerializer("no default serializer: import eventflow.serializers first")
+    return _default
+
+
+class NoResultType:
+    """The type of `NoResult`; it has one instance, which survives copy and pickle."""
+
+    __slots__ = ()
+    _instance: Self | None = None
+
+    def __new__(cls) -> Self:
+        """Give the one instance."""
+        if cls._instance is None:
+            cls._instance = super().__new__(cls)
+        return cls._instance
+
+    @property
+    def value(self) -> NoResultType:
+        """Itself: there is no value."""
+        return self
+
+    serialized: Final = False
+
+    def serialize(self) -> NoResultType:
+        """Itself."""
+        return self
+
+    def deserialize(self) -> NoResultType:
+        """Itself."""
+        return self
+
+    def __bool__(self) -> bool:
+        return False
+
+    def __repr__(self) -> str:
+        return "NoResult"
+
+    def __reduce__(self) -> str:
+        return "NoResult"
+
+
+NoResult: Final = NoResultType()
+"""Nothing was produced. Never equal to `Result(None)`."""
+
+
+class Result:
+    """A value, whether it is serialized, and how to (de)serialize it (PIN-4). Immutable.
+
+    `value` is the Python value while `serialized` is false, and a `Payload` when it is true.
+    """
+
+    __slots__ = ("_fetch", "serialized", "serializer", "value")
+
+    value: Any
+    serialized: bool
+    serializer: ResultSerializer
+    _fetch: Callable[[Stored], Inline] | None
+
+    def __init__(
+        self,
+        value: Any,
+        serialized: bool = False,
+        serializer: ResultSerializer | None = None,
+        *,
+        fetch: Callable[[Stored], Inline] | None = None,
+    ) -> None:
+        """Make a result; `fetch` reads locally stored bytes, synchronously, when they are asked for."""
+        put = object.__setattr__
+        put(self, "value", value)
+        put(self, "serialized", serialized)
+        put(self, "serializer", default_serializer() if serializer is None else serializer)
+        put(self, "_fetch", fetch)
+
+    def serialize(self) -> Result:
+        """Give the serialized twin; self when already serialized.
+
+        Raises `SerializationError` when nothing can keep the value.
+        """
+        if self.serialized:
+            return self
+        return Result(self.serializer.serialize(self.value), True, self.serializer)
+
+    def deserialize(self) -> Result:
+        """Give the twin that holds the Python value; self when not serialized.
+
+        Raises `ResultNotLoaded` when the bytes are not at hand, and `DeserializationError` when they
+        do not open.
+        """
+        if not self.serialized:
+            return self
+        payload = self.value
+        if isinstance(payload, Stored) and self._fetch is not None:
+            payload = _fetched(payload, self._fetch)
+        if not isinstance(payload, Inline):
+            raise ResultNotLoaded(_why_not_loaded(payload))
+        return Result(self.serializer.deserialize(payload), False, self.serializer)
+
+    def __setattr__(self, name: str, value: Any) -> Never:
+        raise AttributeError(f"Result is immutable: cannot set {name!r}")
+
+    def __delattr__(self, name: str) -> Never:
+        raise AttributeError(f"Result is immutable: cannot delete {name!r}")
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Result):
+            return NotImplemented
+        return (
+            self.serialized == other.serialized
+            and self.serializer == other.serializer
+            and identical(self.value, other.value)
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # values may be unhashable
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Result, (self.value, self.serialized, self.serializer))
+
+    def __repr__(self) -> str:
+        return f"Result({self.value!r}, serialized={self.serialized})"
+
+
+def _fetched(address: Stored, fetch: Callable[[Stored], Inline]) -> Inline:
+    payload = fetch(address)
+    if payload.digest != address.digest:
+        raise DeserializationError(
+            f"store {address.store!r} gave the bytes of {payload.digest.hex()} for {address.digest.hex()}: "
+            "the store is damaged"
+        )
+    return payload
+
+
+def _why_not_loaded(payload: Stored | Withheld | Forgotten) -> str:
+    match payload:
+        case Stored():
+            return (
+                f"the {payload.size} bytes of this result lie in store {payload.store!r} under "
+                f"{payload.digest.hex()}: use `await state.load(node)`"
+            )
+        case Withheld():
+            return f"this result was not kept: {payload.reason}"
+        case Forgotten():
+            return f"the bytes of this result were removed: {payload.reason}"
+
+
+def enc_hook(value: Any) -> Any:
+    """The hook for msgspec's encoders: the one place where a `Result` turns into its `Payload` by itself."""
+    if isinstance(value, Result):
+        return value.serialize().value
+    if value is NoResult:
+        return None
+    raise SerializationError(f"cannot encode a {type(value).__qualname__} here")

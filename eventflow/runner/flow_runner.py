@@ -1,0 +1,413 @@
+"""The loop: open, claim, recover, ask what is due, decide, commit, act, until the run has finished.
+
+Evolve first, append second, act third.  A round folds the reports that wait into the run's state, asks
+`ready` what follows, decides that too, and commits all of it in one append; only then do bodies start.
+So "A succeeded" and "B started" share one commit.  When an append fails, the state that ran ahead of it
+is thrown away and folded again from the log.
+
+Three shapes carry the speed, and each is here for its measured worth:
+
+* The worker that reports drives the round itself.  In a chain one coroutine goes body, commit, body,
+  without a task switch.  If somebody else is driving, it ends: the driver finds its report.
+* Workers grow by one, and only while there is more in the queue: a successor runs once all before it
+  are suspended.  Bodies that never suspend cost one spawn for all, others one each.
+* At most `IN_FLIGHT_MAX` tasks are started and not finished.
+
+The *keeper* is the task that called `run`: it waits for timers and for threads' outcomes, and starts
+workers when nobody else does.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from typing import Any, Final
+
+import anyio
+import anyio.abc
+import anyio.lowlevel
+import msgspec
+
+from eventflow.events import Draft, FlowDefined, Origin
+from eventflow.graph import Input, ListOf, Ref, TaskNode, TupleOf
+from eventflow.machine import (
+    FINISHED,
+    Abandon,
+    Block,
+    Claim,
+    Command,
+    Finish,
+    Map,
+    Phase,
+    Release,
+    Skip,
+    Start,
+    StartRun,
+    decide,
+    ready,
+)
+from eventflow.ports import Bindings, Conflict, Durability, EventLog, ThreadExecutor, Value, World, Write
+from eventflow.result import Payload, ResultError
+from eventflow.runner import ownership
+from eventflow.runner.failures import failure_of
+from eventflow.runner.ownership import Lost, fold
+from eventflow.runner.task_runner import TaskRunner
+from eventflow.runner.values import Values
+from eventflow.runview import RunFacts, RunView, graph_of
+
+__all__ = ["IN_FLIGHT_MAX", "FlowRunner", "Request"]
+
+IN_FLIGHT_MAX: Final = 1024
+YIELD_US: Final = 5_000
+"""How long a worker may go on before timers and other runs get their turn."""
+RELEASE_S: Final = 5.0
+"""How long an interrupted runner may take to leave its run in order."""
+
+
+class Request(msgspec.Struct, frozen=True):
+    """What was asked of a run when it was called for."""
+
+    parameters: Mapping[str, Payload]
+    given: frozenset[str]
+    """Names of the parameters that the caller gave; the others are defaults."""
+    durability: Durability
+    labels: Mapping[str, str]
+    entry: str
+    """Where the flow's code is found again: `module:qualname` or a file."""
+    beside: tuple[Value, ...] = ()
+    """Bytes of large parameters."""
+    origin: Origin | None = None
+    first: tuple[Command, ...] = ()
+    """What to decide right after the birth: the results that a rerun keeps."""
+
+
+class FlowRunner:
+    """Brings one run of one flow to its end. Made for one call of `run`."""
+
+    def __init__(
+        self,
+        view: RunView,
+        bindings: Bindings,
+        log: EventLog,
+        world: World,
+        threads: ThreadExecutor,
+        request: Request,
+    ) -> None:
+        self._view = view
+        self._plan = view.plan
+        self._log = log
+        self._world = world
+        self._threads = threads
+        self._request = request
+        self._values = Values(view, bindings, log)
+        self._runner = TaskRunner(view, self._values, world, threads, self._take_report)
+        self._facts = view.initial()
+        self._tasks: anyio.abc.TaskGroup
+        self._queue: deque[int] = deque()
+        self._queued_us = 0
+        self._reports: list[Command] = []
+        self._in_round: list[Command] = []
+        self._beside: list[Value] = []
+        self._driving = False
+        self._successor = False
+        self._wake_at: int | None = None
+        self._over = False
+        """The end is in the log; the state alone, which runs ahead of it, proves nothing."""
+        self._nudge = anyio.Event()
+
+    @property
+    def errors(self) -> Mapping[int, BaseException]:
+        """Live exceptions of tasks that failed in this process, by slot."""
+        return self._runner.errors
+
+    # -- from outside -----------------------------------------------------------------------------
+
+    async def run(self, *, wait: bool = True) -> RunFacts:
+        """See the run to its end and give its facts.
+
+        A new id starts the run, an unfinished one is resumed, a finished one is only read, one that is
+        live elsewhere is followed and taken over if its owner dies; with `wait=False` what is known of
+        it is given instead. Raises `FlowChanged` or `ParametersDiffer` before anything is appended.
+
+        Cancelled, it cancels the bodies, writes down that they were interrupted, lets go of the run
+        (both under a shield of 5 s) and passes the cancellation on; the run can be resumed.
+        """
+        while True:
+            async with self._log.hold(self._view.run_id) as held:
+                if held:
+                    try:
+                        await self._own()
+                    except Lost:
+                        pass
+                    else:
+                        return self._facts
+            head = await self._log.head()
+            self._facts = await fold(self._log, self._view)
+            if ownership.is_over(self._facts) or not wait:
+                return self._facts
+            await ownership.watch(self._log, self._view, head)
+
+    async def _own(self) -> None:
+        await self._open()
+        if ownership.is_over(self._facts):
+            return
+        try:
+            async with anyio.create_task_group() as self._tasks:
+                await self._keep()
+                self._tasks.cancel_scope.cancel()
+        except BaseExceptionGroup as group:
+            await self._let_go(group)
+            raise _the_one(group) from None
+        except BaseException as error:
+            await self._let_go(error)
+            raise
+
+    # -- open, claim, recover ---------------------------------------------------------------------
+
+    async def _open(self) -> None:
+        """Fold what is there, begin what is not, and claim the run."""
+        self._facts = await fold(self._log, self._view)
+        run, graph, request = self._facts.run, self._plan.graph, self._request
+        commands: list[Command] = []
+        born = run.phase == Phase.NEW
+        if born:
+            commands.append(
+                StartRun(graph.digest, request.parameters, request.durability, request.labels, request.origin)
+            )
+        else:
+            recorded = await graph_of(self._log, run.flow)
+            ownership.check_flow(recorded, graph, self._facts, self._view.run_id)
+            today = {name: request.parameters[name] for name in request.given}
+            ownership.check_parameters(self._facts.parameters, today, self._view.run_id)
+            if run.phase == Phase.FINISHED:
+                return
+        defined = () if run.flow == graph.digest else (self._define(),)
+        commands.append(Claim(self._world.new_id(), ownership.environment(request.entry), graph.digest))
+        commands += [Abandon(slot, run.attempt[slot], "lost") for slot in run.active()]
+        commands += request.first if born else ()
+        self._values.recount(run)
+        try:
+            await self._commit(commands, defined, list(request.beside) if born else None)
+        except Conflict as conflict:
+            raise Lost(f"run {self._view.run_id!r} was claimed by another runner") from conflict
+
+    def _define(self) -> Write:
+        graph = self._plan.graph
+        return Write(f"flow/{graph.digest}", 0, [Draft(0, FlowDefined(graph=graph))])
+
+    # -- the keeper and its workers ---------------------------------------------------------------
+
+    async def _keep(self) -> None:
+        while not self._over:
+            self._nudge = nudge = anyio.Event()
+            if self._queue and not self._successor:
+                self._spawn()
+            if self._reports and not self._driving:
+                await self._drive()
+            elif self._wake_at is None:
+                await nudge.wait()
+            else:
+                left = max(0.0, (self._wake_at - self._world.now()) / 1e6)
+                with anyio.move_on_after(left) as timer:
+                    await nudge.wait()
+                if timer.cancelled_caught and not self._driving:
+                    await self._drive()
+
+    def _spawn(self) -> None:
+        self._successor = True
+        self._tasks.start_soon(self._work)
+
+    async def _work(self) -> None:
+        """Run what is queued; drive the round when there is something to report and nobody drives."""
+        self._successor = False
+        turn = self._world.monotonic()
+        while True:
+            while self._queue:
+                slot = self._queue.popleft()
+                if self._queue and not self._successor:
+                    self._spawn()
+                await self._runner.attempt(self._facts, slot, self._queued_us)
+                now = self._world.monotonic()
+                if now - turn > YIELD_US:
+                    turn = now
+                    await anyio.lowlevel.cancel_shielded_checkpoint()
+            if self._driving or not self._reports:
+                return
+            await self._drive()
+
+    def _take_report(self, command: Command, beside: Value | None) -> None:
+        self._reports.append(command)
+        if beside is not None:
+            self._beside.append(beside)
+        if not self._driving:
+            self._nudge.set()
+
+    # -- the round --------------------------------------------------------------------------------
+
+    async def _drive(self) -> None:
+        """Do rounds until no report waits."""
+        self._driving = True
+        try:
+            while True:
+                await self._round()
+                if not self._reports:
+                    break
+        finally:
+            self._driving = False
+        if self._over or self._wake_at is not None:
+            self._nudge.set()
+
+    async def _round(self) -> None:
+        """Decide on the reports and on all that follows, commit it in one append, then act."""
+        self._in_round, self._reports = self._reports, []
+        beside, self._beside = self._beside, []
+        try:
+            await self._commit(self._in_round, beside=beside)
+        except Conflict:
+            await self._refold()
+            self._reports = self._in_round + self._reports
+            self._beside = beside + self._beside
+        self._in_round = []
+
+    async def _commit(
+        self, commands: list[Command], defined: tuple[Write, ...] = (), beside: list[Value] | None = None
+    ) -> None:
+        facts = self._facts
+        run = facts.run
+        base = run.version
+        now = max(self._world.now(), run.at)
+        drafts: list[Draft] = []
+        for command in commands:
+            self._fold(facts, command, now, drafts)
+        started = await self._due(facts, now, drafts) if run.phase == Phase.CLAIMED else []
+        if not drafts:
+            return
+        write = Write(self._view.stream, base, drafts)
+        with self._world.outside():
+            await self._log.append(*defined, write, values=beside or (), durability=self._request.durability)
+        self._over = run.phase == Phase.FINISHED
+        if started:
+            self._queued_us = self._world.monotonic()
+            self._queue.extend(started)
+
+    def _fold(self, facts: RunFacts, command: Command, now: int, drafts: list[Draft]) -> bool:
+        """Decide, and let the state run ahead of the append; true when the command applied."""
+        run = facts.run
+        events = decide(self._plan, run, command, now)
+        for event in events:
+            draft = Draft(now, event)
+            self._view.advance(facts, run.version + 1, draft)
+            drafts.append(draft)
+        slot = getattr(command, "slot", None)
+        if events and slot is not None and run.status[slot] in FINISHED:
+            self._values.finished(run, slot)
+        return bool(events)
+
+    async def _due(self, facts: RunFacts, now: int, drafts: list[Draft]) -> list[int]:
+        """Decide on everything that is due, and on what that makes due; give the slots to run."""
+        run = facts.run
+        started: list[int] = []
+        while True:
+            due = ready(self._plan, run, now, IN_FLIGHT_MAX - run.running)
+            started += [slot for slot in due.start if self._fold(facts, Start(slot), now, drafts)]
+            for slot in due.skip:
+                self._fold(facts, Skip(slot, "an upstream was skipped"), now, drafts)
+            for slot in due.block:
+                self._fold(facts, Block(slot, self._why_blocked(facts, slot)), now, drafts)
+            for slot in due.map:
+                self._fold(facts, await self._map(facts, slot), now, drafts)
+            if due.finished:
+                self._fold(facts, Finish(), now, drafts)
+            if not due:
+                self._wake_at = due.wake_at
+                return started
+
+    def _why_blocked(self, facts: RunFacts, slot: int) -> str:
+        run, plan = facts.run, self._plan
+        failed = [up for up in plan.upstreams[run.node(slot)] if run.ends(up)[0]]
+        names = ", ".join(run.name(plan, up) for up in failed[:3])
+        return f"{run.failed[slot]} of its upstreams failed ({names})"
+
+    async def _map(self, facts: RunFacts, slot: int) -> Map:
+        """How many children a mapped task gets: as many as its shortest input has elements."""
+        node = self._plan.nodes[slot]
+        assert isinstance(node, TaskNode)
+        widths: list[int] = []
+        for item in node.inputs:
+            if not item.each:
+                continue
+            try:
+                widths.append(await self._width(facts, item))
+            except (TypeError, LookupError, ResultError) as error:
+                failure = failure_of(TypeError(f"argument {item.name!r}: {error}"))
+                return Map(slot, 0, failure)
+        return Map(slot, min(widths))
+
+    async def _width(self, facts: RunFacts, item: Input) -> int:
+        arg = item.arg
+        if isinstance(arg, ListOf | TupleOf):
+            return len(arg.items)
+        assert isinstance(arg, Ref), "anything else is never mapped over; refused when the flow is built"
+        children = facts.run.maps.get(arg.node)
+        if children is not None and not arg.path:
+            return children.width
+        return await self._values.length(facts, arg)
+
+    # -- when it does not go on -------------------------------------------------------------------
+
+    async def _refold(self) -> None:
+        """Somebody else wrote to the run: fold it again; raise `Lost` when it is theirs now."""
+        claim = self._facts.run.claim
+        self._facts = await fold(self._log, self._view)
+        self._values.recount(self._facts.run)
+        if self._facts.run.claim != claim or self._facts.run.phase != Phase.CLAIMED:
+            raise Lost(f"run {self._view.run_id!r} was claimed by another runner")
+
+    async def _let_go(self, error: BaseException) -> None:
+        """Leave the run in order: record what is done, say what was interrupted, release it."""
+        if _is_lost(error):
+            return
+        with anyio.CancelScope(deadline=anyio.current_time() + RELEASE_S, shield=True):
+            try:
+                await self._finish_threads()
+                claim = self._facts.run.claim
+                self._facts = await fold(self._log, self._view)
+                if self._facts.run.phase != Phase.CLAIMED or self._facts.run.claim != claim:
+                    return
+                done = self._in_round + self._reports
+                await self._release(done, self._beside)
+            except Exception as second:  # noqa: BLE001 - the first error is the one to be told
+                error.add_note(f"and the run could not be released: {second!r}")
+
+    async def _finish_threads(self) -> None:
+        """Give bodies in threads, which nobody can stop, most of the time there is."""
+        with anyio.move_on_after(RELEASE_S * 0.8):
+            while self._threads.unfinished:
+                self._nudge = anyio.Event()
+                await self._nudge.wait()
+
+    async def _release(self, done: list[Command], beside: list[Value]) -> None:
+        facts = self._facts
+        now = max(self._world.now(), facts.run.at)
+        base = facts.run.version
+        drafts: list[Draft] = []
+        for command in done:
+            self._fold(facts, command, now, drafts)
+        for slot in list(facts.run.active()):
+            self._fold(facts, Abandon(slot, facts.run.attempt[slot], "interrupted"), now, drafts)
+        self._fold(facts, Release("interrupted"), now, drafts)
+        await self._log.append(Write(self._view.stream, base, drafts), values=beside)
+
+
+def _is_lost(error: BaseException) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return any(_is_lost(part) for part in error.exceptions)
+    return isinstance(error, Lost)
+
+
+def _the_one(group: BaseExceptionGroup[Any]) -> BaseException:
+    """The error to raise in place of a group: its only member, or the group itself."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error

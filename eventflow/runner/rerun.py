@@ -1,0 +1,104 @@
+"""A new run that keeps an old one's successes: fix the bug and go on.
+
+A success is kept when its task still has the same name, task and inputs, and everything upstream of it
+was kept.  So it is found by names, not by numbers, and a graph that grew or shrank is no hindrance.
+Each kept result enters the new run as `TaskReused(why="fork")`, so the new run is complete in itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from eventflow.events import Origin
+from eventflow.graph import Arg, Const, Graph, ParameterNode, Ref, TaskNode
+from eventflow.machine import Command, Map, Plan, Reuse, Status
+from eventflow.result import Inline, Stored
+from eventflow.runview import RunFacts, RunView
+
+__all__ = ["kept_results"]
+
+_SUCCEEDED = (Status.SUCCEEDED, Status.REUSED)
+
+
+def kept_results(old: RunView, facts: RunFacts, new: Plan) -> tuple[Command, ...]:
+    """Commands for the birth of the new run, in an order in which each is due when it comes."""
+    return tuple(_Keeper(old, facts, new).commands())
+
+
+class _Keeper:
+    def __init__(self, old: RunView, facts: RunFacts, new: Plan) -> None:
+        self.old = old
+        self.facts = facts
+        self.new = new
+        self.kept: set[int] = set()
+        """Nodes of the new graph whose work is all there."""
+        self.next_slot = len(new.nodes)
+
+    def commands(self) -> Iterator[Command]:
+        index = self.old.plan.graph.index
+        for slot, node in enumerate(self.new.nodes):
+            if isinstance(node, ParameterNode):
+                self.kept.add(slot)
+                continue
+            before = index.get(node.name)
+            if before is not None and self._is_same(slot, before):
+                yield from self._mapped(slot, before) if node.mapped else self._plain(slot, before)
+
+    def _is_same(self, slot: int, before: int) -> bool:
+        if any(up not in self.kept for up in self.new.upstreams[slot]):
+            return False
+        return _described(self.new.graph, slot) == _described(self.old.plan.graph, before)
+
+    def _plain(self, slot: int, before: int) -> Iterator[Command]:
+        command = self._reuse(slot, before)
+        if command is not None:
+            self.kept.add(slot)
+            yield command
+
+    def _mapped(self, slot: int, before: int) -> Iterator[Command]:
+        run = self.facts.run
+        if run.status[before] != Status.MAPPED:
+            return
+        children = run.maps[before]
+        base, self.next_slot = self.next_slot, self.next_slot + children.width
+        yield Map(slot, children.width)
+        all_kept = True
+        for nth in range(children.width):
+            command = self._reuse(base + nth, children.base + nth)
+            if command is None:
+                all_kept = False
+            else:
+                yield command
+        if all_kept:
+            self.kept.add(slot)
+
+    def _reuse(self, slot: int, before: int) -> Reuse | None:
+        run = self.facts.run
+        if run.status[before] not in _SUCCEEDED:
+            return None
+        version = run.source[before]
+        payload = self.facts.kept[version]
+        if not isinstance(payload, Inline | Stored):
+            return None
+        return Reuse(slot, payload, Origin(self.old.stream, version), "fork")
+
+
+def _described(graph: Graph, node: int) -> bytes:
+    """What a task node is, in names instead of numbers."""
+    found = graph.nodes[node]
+    assert isinstance(found, TaskNode)
+
+    def named(arg: Arg) -> object:
+        match arg:
+            case Const():
+                return arg
+            case Ref(node=up, path=path):
+                return (graph.nodes[up].name, path)
+            case _:
+                keys = getattr(arg, "keys", ())
+                return (type(arg).__name__, keys, [named(part) for part in arg.items])
+
+    inputs = [(item.name, named(item.arg), item.each) for item in found.inputs]
+    return msgspec.msgpack.encode((graph.tasks[found.task].name, inputs, found.mapped))

@@ -1,0 +1,261 @@
+"""Puts a task's arguments together, and keeps live what consumers still need.
+
+A consumer sees what it would see after a crash.  Up to 4 KiB it gets a fresh copy, opened from the very
+bytes that were recorded; larger values are shared, and by contract read-only.  A node's values are
+dropped with its last consumer, so memory does not grow with finished tasks' values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+from eventflow.graph import Const, Key, ParameterNode, Ref, TaskNode
+from eventflow.machine import FINISHED, RunState, Status, bind
+from eventflow.machine.inputs import Leaf, leaves
+from eventflow.ports import Bindings, Body, EventLog, Value
+from eventflow.result import Inline, NoResult, ResultNotLoaded, Stored
+from eventflow.runview import Ending, RunFacts, RunView
+from eventflow.serializers import is_immutable, reopen
+from eventflow.serializers.plain import unpack
+from eventflow.states import TaskError
+
+__all__ = ["COPY_MAX", "INLINE_MAX", "Values"]
+
+INLINE_MAX: Final = 512
+"""Bytes of a result that travel in its event; above, they lie in the log's value table."""
+COPY_MAX: Final = 4096
+"""Bytes up to which each consumer gets a copy of its own."""
+_ABSENT: Final = object()
+
+
+class _NotAtHand(Exception):
+    """Bytes must be read from the log first."""
+
+
+class Values:
+    """The values of one run, as its tasks are given them."""
+
+    def __init__(self, view: RunView, bindings: Bindings, log: EventLog) -> None:
+        self._view = view
+        self._plan = plan = view.plan
+        self._log = log
+        self._bodies: list[Body | None] = [
+            None if isinstance(node, ParameterNode) else bindings[plan.graph.tasks[node.task].name]
+            for node in plan.nodes
+        ]
+        self._live: dict[int, Any] = {}
+        self._near: dict[int, Inline] = {}
+        self._loaded: dict[bytes, Inline] = {}
+        self._children: dict[int, list[int]] = {}
+        self._readers = [0] * len(plan.nodes)
+        for upstreams in plan.upstreams:
+            for up in upstreams:
+                self._readers[up] += 1
+
+    def body(self, node: int) -> Body:
+        """The live side of a task node."""
+        found = self._bodies[node]
+        assert found is not None, f"node {node} is a parameter"
+        return found
+
+    def put(self, run: RunState, slot: int, value: Any, payload: Inline, *, share: bool) -> None:
+        """Keep a result for its consumers, if it has any."""
+        node = slot if run.parent[slot] < 0 else run.node(slot)
+        if not self._readers[node]:
+            return
+        if share or len(payload.data) > COPY_MAX or is_immutable(value):
+            self._live[slot] = value
+        elif len(payload.data) > INLINE_MAX:
+            self._near[slot] = payload
+        else:
+            return  # the event itself holds the bytes, and copies are opened from there
+        if node != slot:
+            self._children.setdefault(node, []).append(slot)
+
+    def finished(self, run: RunState, slot: int) -> None:
+        """Drop what the task that just finished was the last to read."""
+        node = slot
+        if run.parent[slot] >= 0:
+            node = run.node(slot)
+            if run.maps[node].open:
+                return
+        elif slot in run.maps and run.maps[slot].open:
+            return
+        for up in self._plan.upstreams[node]:
+            self._readers[up] -= 1
+            if not self._readers[up]:
+                self._drop(up)
+
+    def recount(self, run: RunState) -> None:
+        """Begin from a state that was folded from the log."""
+        self._live.clear()
+        self._near.clear()
+        self._children.clear()
+        self._readers = [0] * len(self._plan.nodes)
+        for node, upstreams in enumerate(self._plan.upstreams):
+            open_map = node in run.maps and run.maps[node].open
+            if run.status[node] not in FINISHED or open_map:
+                for up in upstreams:
+                    self._readers[up] += 1
+
+    def _drop(self, node: int) -> None:
+        for slot in (node, *self._children.pop(node, ())):
+            self._live.pop(slot, None)
+            self._near.pop(slot, None)
+
+    @property
+    def live(self) -> int:
+        """How many values are kept in memory."""
+        return len(self._live) + len(self._near)
+
+    async def arguments(self, facts: RunFacts, slot: int) -> dict[str, Any]:
+        """The arguments of the task in a slot, opened.
+
+        Raises `ResultError` when something does not open, `LookupError` or `TypeError` when `node[key]`
+        has no such part.
+        """
+        try:
+            return self._arguments(facts, slot)
+        except _NotAtHand:
+            await self._load(facts, slot)
+            try:
+                return self._arguments(facts, slot)
+            finally:
+                self._loaded.clear()
+
+    def _arguments(self, facts: RunFacts, slot: int) -> dict[str, Any]:
+        run = facts.run
+        if slot < len(self._plan.plain) and self._plan.plain[slot] is not None:
+            node = self._plan.nodes[slot]
+            assert isinstance(node, TaskNode)
+            found = {}
+            for item in node.inputs:
+                arg = item.arg
+                if type(arg) is Ref:
+                    found[item.name] = self._value(facts, arg.node)
+                elif type(arg) is Const:
+                    found[item.name] = self._constant(slot, item.name, (), arg)
+                else:
+                    break
+            else:
+                return found
+        return bind(
+            self._plan,
+            run,
+            slot,
+            lambda leaf: self._leaf(facts, leaf),
+            lambda name, path, const: self._constant(run.node(slot), name, path, const),
+        )
+
+    def _constant(self, node: int, name: str, path: tuple[Key, ...], const: Const) -> Any:
+        if const.codec == "msgpack":
+            return unpack(const.data)
+        return self.body(node).constant(name, path, const)
+
+    def _leaf(self, facts: RunFacts, leaf: Leaf) -> Any:
+        found = [self._value(facts, up) for up in leaf.slots]
+        value: Any = found if leaf.whole_map else found[0]
+        for key in leaf.path:
+            value = value[key]
+        return value
+
+    def _value(self, facts: RunFacts, slot: int) -> Any:
+        """The value in a slot, as a consumer is handed it."""
+        value = self._live.get(slot, _ABSENT)
+        if value is not _ABSENT:
+            return value
+        run = facts.run
+        serializer = self._view.serializer_of(slot, run)
+        near = self._near.get(slot)
+        if near is not None:
+            return reopen(near, serializer)
+        if run.status[slot] == Status.MAPPED:
+            children = run.maps[slot]
+            return [
+                self._value(facts, child) for child in range(children.base, children.base + children.width)
+            ]
+        return self._open(facts, slot)
+
+    def _open(self, facts: RunFacts, slot: int) -> Any:
+        run = facts.run
+        node = self._plan.nodes[slot] if slot < len(self._plan.nodes) else None
+        if isinstance(node, ParameterNode):
+            payload: Any = facts.parameters[node.name]
+        else:
+            payload = facts.kept.get(run.source[slot])
+        if isinstance(payload, Stored):
+            payload = self._loaded.get(payload.digest) or self._peek(payload)
+        if isinstance(payload, Inline):
+            return reopen(payload, self._view.serializer_of(slot, run))
+        name = run.name(self._plan, slot)
+        if isinstance(payload, Ending):
+            return NoResult if payload.failure is None else TaskError(name, payload.failure)
+        raise ResultNotLoaded(f"the result of {name!r} is not in the log: {payload!r}")
+
+    def _peek(self, stored: Stored) -> Inline:
+        value = self._log.peek(stored.digest)
+        if value is None:
+            raise _NotAtHand
+        return Inline(stored.codec, value.data, stored.digest)
+
+    async def _load(self, facts: RunFacts, slot: int) -> None:
+        """Read all stored inputs of a task in one go."""
+        wanted: dict[bytes, Stored] = {}
+        for stored in self._stored_inputs(facts, slot):
+            wanted[stored.digest] = stored
+        found = await self._log.values(wanted)
+        for digest, stored in wanted.items():
+            if digest not in found:
+                raise ResultNotLoaded(f"the {stored.size} bytes under {digest.hex()} are not in the log")
+            self._loaded[digest] = Inline(stored.codec, found[digest].data, digest)
+
+    def _stored_inputs(self, facts: RunFacts, slot: int) -> Iterable[Stored]:
+        for leaf in leaves(self._plan, facts.run, slot):
+            for up in leaf.slots:
+                node = self._plan.nodes[up] if up < len(self._plan.nodes) else None
+                if isinstance(node, ParameterNode):
+                    payload: Any = facts.parameters[node.name]
+                else:
+                    payload = facts.kept.get(facts.run.source[up])
+                if isinstance(payload, Stored):
+                    yield payload
+
+    async def length(self, facts: RunFacts, arg: Ref) -> int:
+        """How many elements lie at a node's value; raises `TypeError` when it is nothing to map over."""
+        leaf = Leaf("", (arg.node,), arg.path, whole_map=False)
+        try:
+            value = self._leaf(facts, leaf)
+        except _NotAtHand:
+            for up in leaf.slots:
+                payload = facts.kept[facts.run.source[up]]
+                assert isinstance(payload, Stored)
+                found = await self._log.values([payload.digest])
+                if payload.digest not in found:
+                    raise ResultNotLoaded(f"bytes {payload.digest.hex()} are not in the log") from None
+                self._loaded[payload.digest] = Inline(
+                    payload.codec, found[payload.digest].data, payload.digest
+                )
+            value = self._leaf(facts, leaf)
+            self._loaded.clear()
+        return length_of(value)
+
+
+def length_of(value: Any) -> int:
+    """The length of something that can be mapped over by index."""
+    if isinstance(value, str | bytes | bytearray | dict | set | frozenset) or not (
+        hasattr(value, "__len__") and hasattr(value, "__getitem__")
+    ):
+        raise TypeError(
+            f"cannot map over a {type(value).__qualname__}: return a list or a tuple "
+            "(of a dict, for example `list(d.items())`)"
+        )
+    return len(value)
+
+
+def to_store(payload: Inline) -> tuple[Inline | Stored, Value | None]:
+    """Where a result's bytes go: into its event, or beside it in the same append."""
+    if len(payload.data) <= INLINE_MAX:
+        return payload, None
+    stored = Stored(payload.codec, payload.digest, len(payload.data), "log")
+    return stored, Value(payload.digest, payload.codec, payload.data)

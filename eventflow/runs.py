@@ -1,0 +1,293 @@
+"""One call of a flow: its options, and what it gives back.
+
+`Launch` is what `flow.options(...)` returns, and what `flow.run` uses with no options at all.  It turns
+values into payloads, asks the runner for the run, and the run's facts into States and values.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final, Generic, ParamSpec, Protocol, TypeVar
+
+import msgspec
+
+from eventflow.events import Origin
+from eventflow.executors.local import Lanes
+from eventflow.graph import Arg, Const, DictOf, Graph, Key, ListOf, ParameterNode, Ref, TupleOf
+from eventflow.logs.memory import MemoryLog
+from eventflow.machine import Command, Phase, Plan
+from eventflow.ports import Bindings, Durability, EventLog, Value, World
+from eventflow.result import Inline, Payload, ResultSerializer, SerializationError
+from eventflow.runner.flow_runner import FlowRunner, Request
+from eventflow.runner.ownership import fold
+from eventflow.runner.rerun import kept_results
+from eventflow.runner.values import to_store
+from eventflow.runview import Picture, RunView, fetcher
+from eventflow.serializers import Serializer, digest_of
+from eventflow.states import Failed, Mapped, State
+from eventflow.world import RealWorld
+
+__all__ = ["Launch", "Options", "RunNotFinished", "Runnable", "default_log"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_RUN_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:+@-]{0,199}")
+_DURABILITIES: Final = ("full", "normal", "pipelined")
+_default: MemoryLog | None = None
+
+
+class RunNotFinished(RuntimeError):
+    """What was asked needs a run that has finished, and this one can still go on."""
+
+
+def default_log() -> MemoryLog:
+    """The log of runs that name none: this process's memory."""
+    global _default  # noqa: PLW0603 - made when first needed, then the same for all
+    if _default is None:
+        _default = MemoryLog()
+    return _default
+
+
+class Runnable(Protocol):
+    """What running needs of a flow."""
+
+    name: str
+    entry: str
+
+    @property
+    def graph(self) -> Graph:
+        """The flow as data."""
+        ...
+
+    @property
+    def plan(self) -> Plan:
+        """What the machine derives from the graph."""
+        ...
+
+    @property
+    def bindings(self) -> Bindings:
+        """The live side of its tasks."""
+        ...
+
+    @property
+    def openers(self) -> Mapping[str, ResultSerializer]:
+        """For each parameter, the serializer of its declared type."""
+        ...
+
+    def locate(self, node: object) -> Ref:
+        """Where the value of a node lies; raises `BuildError`."""
+        ...
+
+    def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Every parameter's converted value; raises `ParameterError`."""
+        ...
+
+    def given(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> frozenset[str]:
+        """Names of the parameters that are given, not left to their defaults."""
+        ...
+
+
+def _is_run_id(given: object) -> bool:
+    return isinstance(given, str) and _RUN_ID.fullmatch(given) is not None
+
+
+class Options(msgspec.Struct, frozen=True):
+    """How a flow is run, apart from its parameters."""
+
+    run_id: str | None = None
+    log: EventLog | None = None
+    labels: Mapping[str, str] = {}
+    durability: Durability = "full"
+    wait: bool = True
+    world: World | None = None
+
+    def checked(self, flow: str) -> Options:
+        """Itself; `TypeError` or `ValueError` for an option that cannot be."""
+        where = f"flow {flow!r}, options"
+        if self.run_id is not None and not _is_run_id(self.run_id):
+            raise ValueError(
+                f"{where}: run_id={self.run_id!r} is not 1 to 200 of letters, digits and any of _.:+@- "
+                "(the first a letter or digit)"
+            )
+        if self.log is not None and not callable(getattr(self.log, "append", None)):
+            raise TypeError(f"{where}: log={self.log!r:.80} is not a log; give for example MemoryLog()")
+        if self.durability not in _DURABILITIES:
+            raise ValueError(f"{where}: durability={self.durability!r} is none of {', '.join(_DURABILITIES)}")
+        for key, text in self.labels.items():
+            if type(key) is not str or type(text) is not str:
+                raise TypeError(f"{where}: labels are text by text, not {key!r}: {text!r:.80}")
+        return self
+
+
+class Launch(Generic[P, R]):
+    """A flow with its options, ready to be run."""
+
+    def __init__(self, flow: Runnable, options: Options) -> None:
+        self._flow = flow
+        self._options = options.checked(flow.name)
+        self._log = options.log if options.log is not None else default_log()
+        self._world = options.world if options.world is not None else RealWorld()
+
+    async def run(self, /, *args: P.args, **kwargs: P.kwargs) -> State:
+        """Run the flow to its end and give its final State; `state.result` maps tasks to their States.
+
+        A new `run_id` starts a run. That of an unfinished one resumes it: finished tasks are not run
+        again. That of a finished one gives what was recorded, and executes nothing. One that is live
+        elsewhere is followed, and taken over if its owner dies.
+
+        Raises `ParameterError` before anything is appended, `ParametersDiffer` or `FlowChanged` when an
+        existing run was started with others. A task's failure is no exception here but part of the State.
+        Cancelled, it cancels the bodies, lets go of the run in good order, and the run can be resumed.
+        """
+        _, picture = await self._run(args, kwargs)
+        return picture.state
+
+    async def value(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the flow as `run` does and give what it returns, as a Python value.
+
+        Raises `TaskError` when that value could not be made, with the live exception as its cause if it
+        was raised in this process.
+        """
+        view, picture = await self._run(args, kwargs)
+        arg = self._flow.graph.value
+        if picture.phase != Phase.FINISHED:
+            raise RunNotFinished(f"run {view.run_id!r} has no value yet: {picture.state.message}")
+        if arg is None:
+            failed = picture.state
+            if isinstance(failed, Failed):
+                raise picture.root_error()
+            return None  # type: ignore[return-value]  # a flow that returns nothing
+        value: R = _evaluate(arg, picture, view)
+        return value
+
+    async def rerun(self, run_id: str, /) -> State:
+        """Make a new run that keeps a finished run's successes and runs the rest with today's code.
+
+        The parameters are the old run's. Raises `RunNotFound`, and `RunNotFinished` for a run that can
+        simply be resumed.
+        """
+        old = await RunView.of(self._log, run_id)
+        facts = await fold(self._log, old)
+        if facts.run.phase != Phase.FINISHED:
+            raise RunNotFinished(
+                f"run {run_id!r} has not finished: resume it with options(run_id={run_id!r})"
+            )
+        if old.plan.graph.name != self._flow.name:
+            raise ValueError(
+                f"run {run_id!r} is a run of flow {old.plan.graph.name!r}, not of {self._flow.name!r}"
+            )
+        missing = [
+            name
+            for name, node in self._flow.graph.parameters.items()
+            if name not in facts.parameters and node.required
+        ]
+        if missing:
+            raise ValueError(
+                f"run {run_id!r} has no value for the parameters {', '.join(missing)} of today's flow"
+            )
+        parameters = {
+            name: facts.parameters[name] if name in facts.parameters else _default_payload(node)
+            for name, node in self._flow.graph.parameters.items()
+        }
+        origin = Origin(old.stream, facts.run.version)
+        request = self._request(
+            parameters, frozenset(), (), origin=origin, first=kept_results(old, facts, self._flow.plan)
+        )
+        _, picture = await self._execute(request)
+        return picture.state
+
+    async def _run(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[RunView, Picture]:
+        values = self._flow.bind(args, kwargs)
+        parameters: dict[str, Payload] = {}
+        beside: list[Value] = []
+        for name, value in values.items():
+            try:
+                payload, kept_beside = to_store(self._opener(name).serialize(value))
+            except SerializationError as error:
+                raise SerializationError(f"flow {self._flow.name!r}, parameter {name!r}: {error}") from error
+            parameters[name] = payload
+            if kept_beside is not None:
+                beside.append(kept_beside)
+        return await self._execute(self._request(parameters, self._flow.given(args, kwargs), tuple(beside)))
+
+    def _opener(self, name: str) -> ResultSerializer:
+        found = self._flow.openers[name]
+        return found.with_keyring(self._log.keyring) if isinstance(found, Serializer) else found
+
+    def _request(
+        self,
+        parameters: Mapping[str, Payload],
+        given: frozenset[str],
+        beside: tuple[Value, ...],
+        *,
+        origin: Origin | None = None,
+        first: tuple[Command, ...] = (),
+    ) -> Request:
+        options = self._options
+        return Request(
+            parameters=parameters,
+            given=given,
+            beside=beside,
+            durability=options.durability,
+            labels=options.labels,
+            entry=self._flow.entry,
+            origin=origin,
+            first=first,
+        )
+
+    async def _execute(self, request: Request) -> tuple[RunView, Picture]:
+        flow, log = self._flow, self._log
+
+        def locate(node: Any) -> tuple[int, tuple[Key, ...]]:
+            ref = flow.locate(node)
+            return ref.node, ref.path
+
+        view = RunView(
+            self._options.run_id or self._world.new_id(),
+            flow.plan,
+            bindings=flow.bindings,
+            openers=flow.openers,
+            keyring=log.keyring,
+            fetch=fetcher(log),
+            locate=locate,
+        )
+        threads = Lanes(self._world)
+        runner = FlowRunner(view, flow.bindings, log, self._world, threads, request)
+        try:
+            facts = await runner.run(wait=self._options.wait)
+        finally:
+            threads.close()
+        picture = view.picture(facts)
+        picture.live.update(runner.errors)
+        return view, picture
+
+
+def _default_payload(node: ParameterNode) -> Payload:
+    assert node.default is not None
+    data = node.default.data
+    return Inline(node.default.codec, data, digest_of(data))
+
+
+def _evaluate(arg: Arg, picture: Picture, view: RunView) -> Any:
+    """The Python value of what a flow returned."""
+    match arg:
+        case Ref():
+            return _value_of(picture.at_ref(arg), picture)
+        case Const():
+            raise AssertionError("a flow returns nodes; refused when it is built")
+        case ListOf(items=items):
+            return [_evaluate(part, picture, view) for part in items]
+        case TupleOf(items=items):
+            return tuple([_evaluate(part, picture, view) for part in items])
+        case DictOf(keys=keys, items=items):
+            return {key: _evaluate(part, picture, view) for key, part in zip(keys, items, strict=True)}
+
+
+def _value_of(state: State, picture: Picture) -> Any:
+    if isinstance(state, Mapped):
+        return [_value_of(child, picture) for child in state.map_states if child is not None]
+    if isinstance(state, Failed):
+        raise picture.root_error(state)
+    return state.result

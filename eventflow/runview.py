@@ -1,0 +1,481 @@
+"""One run as it stood at any of its events: every task's State, its inputs, its result.
+
+`RunView` is the projection, a fold of the run's stream into `RunFacts`; a `Picture` is what a person
+looks at, built on access from facts and plan.  The runner folds the very same projection, so what it
+acts on, what it returns and what a replay shows are one thing.
+
+    view = await RunView.of(log, run_id)
+    fold = await replay(log, view, stream=view.stream, until=position)
+    view.picture(fold.state)["total"].result
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import msgspec
+
+from eventflow import states
+from eventflow.events import (
+    Draft,
+    Event,
+    Failure,
+    FlowDefined,
+    Record,
+    RunStarted,
+    Source,
+    TaskBlocked,
+    TaskFailed,
+    TaskReused,
+    TaskSkipped,
+    TaskStarted,
+    TaskSucceeded,
+)
+from eventflow.graph import Graph, Key, ParameterNode, Ref
+from eventflow.machine import Phase, Plan, RunState, Status, evolve
+from eventflow.machine.inputs import leaves
+from eventflow.ports import Bindings, EventLog
+from eventflow.result import (
+    Inline,
+    NoResult,
+    NoResultType,
+    Payload,
+    Result,
+    ResultNotLoaded,
+    ResultSerializer,
+    Stored,
+)
+from eventflow.serializers import Keyring, Serializer
+from eventflow.states import Failed, State, TaskError
+
+__all__ = ["Ending", "Picture", "RunFacts", "RunNotFound", "RunView", "graph_of"]
+
+
+class RunNotFound(LookupError):
+    """The log has no run of that id."""
+
+
+class Ending(msgspec.Struct, frozen=True, array_like=True, tag="ending"):
+    """How a task ended without a result, or why it waits for another attempt."""
+
+    message: str
+    failure: Failure | None = None
+
+
+class RunFacts(msgspec.Struct):
+    """The fold of one run: the machine's state, and what its records hold that people ask for."""
+
+    run: RunState
+    parameters: dict[str, Payload]
+    kept: dict[int, Payload | Ending]
+    """Version of the record that ended a task → its payload, or how it ended without one."""
+    inputs: dict[int, tuple[Source, ...]]
+    """Slot → the sources of its last attempt."""
+    retrying: dict[int, Ending]
+    started_us: int = 0
+    message: str = ""
+
+
+async def graph_of(log: EventLog, digest: str) -> Graph:
+    """The graph that stands in the log under its digest."""
+    async for record in log.read(stream=f"flow/{digest}"):
+        if isinstance(record.event, FlowDefined):
+            return record.event.graph
+    raise RunNotFound(f"the log has no flow {digest}")
+
+
+class RunView:
+    """Projection: one run's stream → `RunFacts`."""
+
+    name: Final = "run"
+    version: Final = 1
+
+    def __init__(
+        self,
+        run_id: str,
+        plan: Plan,
+        *,
+        bindings: Bindings | None = None,
+        openers: Mapping[str, ResultSerializer] | None = None,
+        keyring: Keyring | None = None,
+        fetch: Callable[[Stored], Inline] | None = None,
+        locate: Callable[[Any], tuple[int, tuple[Key, ...]]] | None = None,
+    ) -> None:
+        """View a run of the flow behind `plan`.
+
+        With `bindings`, `openers` (of parameters) and `keyring` results open with their tasks' declared types, and pickles open at
+        all; without them what plain data can say is shown, and nothing is ever unpickled. `fetch` reads
+        stored bytes from local disk; `locate` finds the place of a node handle.
+        """
+        self.run_id = run_id
+        self.plan = plan
+        self.fetch = fetch
+        self.locate = locate
+        self._bindings = bindings or {}
+        self._openers = openers or {}
+        self._keyring = keyring
+        self._serializers: dict[int, ResultSerializer] = {}
+
+    @classmethod
+    async def of(cls, log: EventLog, run_id: str) -> RunView:
+        """The view of a run by its id, from the log alone; raises `RunNotFound`."""
+        async for record in log.read(stream=f"run/{run_id}"):
+            if isinstance(record.event, RunStarted):
+                plan = Plan(await graph_of(log, record.event.flow))
+                return cls(run_id, plan, fetch=fetcher(log))
+            break
+        raise RunNotFound(f"there is no run {run_id!r} in this log")
+
+    @property
+    def stream(self) -> str:
+        """The stream that is folded."""
+        return f"run/{self.run_id}"
+
+    def initial(self) -> RunFacts:
+        """The facts before the first record."""
+        return RunFacts(RunState.initial(self.plan), {}, {}, {}, {})
+
+    def apply(self, state: RunFacts, record: Record) -> RunFacts:
+        """Fold one record of the run's stream; raises `IllegalEvent`."""
+        return self.advance(state, record.version, record)
+
+    def advance(self, facts: RunFacts, version: int, draft: Draft | Record) -> RunFacts:
+        """Fold an event that will stand at `version`, before or after it is appended."""
+        evolve(self.plan, facts.run, version, draft)
+        keep = _KEEPERS.get(type(draft.event))
+        if keep is not None:
+            keep(facts, version, draft.event)
+        if version == 1:
+            facts.started_us = draft.at
+        return facts
+
+    def picture(self, facts: RunFacts) -> Picture:
+        """What a person looks at. It shows the facts as they are when a state is asked for."""
+        return Picture(self, facts)
+
+    def serializer_of(self, slot: int, run: RunState) -> ResultSerializer:
+        """What opens the result in a slot: bound to its task's declared type, if that is known."""
+        node = run.node(slot)
+        found = self._serializers.get(node)
+        if found is None:
+            found = self._serializers[node] = self._make_serializer(node)
+        return found
+
+    def _make_serializer(self, node: int) -> ResultSerializer:
+        what = self.plan.nodes[node]
+        bound: ResultSerializer | None
+        if isinstance(what, ParameterNode):
+            bound = self._openers.get(what.name)
+        else:
+            body = self._bindings.get(self.plan.graph.tasks[what.task].name)
+            bound = body.serializer if body else None
+        if bound is None or isinstance(bound, Serializer):
+            return (bound or Serializer()).with_keyring(self._keyring)
+        return bound
+
+    def result(self, facts: RunFacts, source: Source, slot: int) -> Result | NoResultType:
+        """The Result at a source that was taken from `slot`."""
+        version, path = (source, ()) if isinstance(source, int) else (source[0], source[1:])
+        serializer = self.serializer_of(slot, facts.run)
+        if version == 1:
+            payload: Payload | Ending | None = facts.parameters.get(str(path[0]))
+            path = path[1:]
+        else:
+            payload = facts.kept.get(int(version))
+        if payload is None or isinstance(payload, Ending):
+            return NoResult
+        return Result(payload, True, PartOf(serializer, path) if path else serializer, fetch=self.fetch)
+
+
+def fetcher(log: EventLog) -> Callable[[Stored], Inline]:
+    """Reads stored bytes back from a log's local files, synchronously."""
+
+    def fetch(stored: Stored) -> Inline:
+        value = log.peek(stored.digest)
+        if value is None:
+            raise ResultNotLoaded(f"the {stored.size} bytes under {stored.digest.hex()} are not in the log")
+        return Inline(stored.codec, value.data, stored.digest)
+
+    return fetch
+
+
+class PartOf:
+    """Opens a part of a value: what a serializer gives, followed along a path of keys."""
+
+    def __init__(self, whole: ResultSerializer, path: tuple[Key, ...]) -> None:
+        self.whole = whole
+        self.path = path
+
+    def serialize(self, value: Any) -> Inline:
+        """Serialize a part by itself."""
+        return self.whole.serialize(value)
+
+    def deserialize(self, payload: Inline) -> Any:
+        """Open the whole and follow the path; raises what the value raises for a missing key."""
+        value = self.whole.deserialize(payload)
+        for key in self.path:
+            value = value[key]
+        return value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, PartOf) and (self.whole, self.path) == (other.whole, other.path)
+
+    def __hash__(self) -> int:
+        return hash(self.path)
+
+
+def _keep_started(facts: RunFacts, _version: int, event: TaskStarted) -> None:
+    if event.inputs:
+        task = event.task
+        facts.inputs[task[0] if len(task) == 1 else facts.run.slot(task)] = event.inputs
+
+
+def _keep_result(facts: RunFacts, version: int, event: TaskSucceeded | TaskReused) -> None:
+    facts.kept[version] = event.result
+
+
+def _keep_failed(facts: RunFacts, version: int, event: TaskFailed) -> None:
+    ending = Ending(f"{event.failure.type}: {event.failure.message}", event.failure)
+    if event.retry_at is None:
+        facts.kept[version] = ending
+    else:
+        facts.retrying[facts.run.slot(event.task)] = ending
+
+
+def _keep_skipped(facts: RunFacts, version: int, event: TaskSkipped) -> None:
+    facts.kept[version] = Ending(event.reason)
+
+
+def _keep_blocked(facts: RunFacts, version: int, event: TaskBlocked) -> None:
+    failure = Failure(type="eventflow.TriggerFailed", message=event.message)
+    facts.kept[version] = Ending(f"trigger {event.trigger!r} refused: {event.message}", failure)
+
+
+def _keep_parameters(facts: RunFacts, _version: int, event: RunStarted) -> None:
+    facts.parameters.update(event.parameters)
+
+
+_KEEPERS: Final[dict[type[Event], Callable[[RunFacts, int, Any], None]]] = {
+    TaskStarted: _keep_started,
+    TaskSucceeded: _keep_result,
+    TaskReused: _keep_result,
+    TaskFailed: _keep_failed,
+    TaskSkipped: _keep_skipped,
+    TaskBlocked: _keep_blocked,
+    RunStarted: _keep_parameters,
+}
+
+
+class Picture(Mapping[Any, State]):
+    """The states of a run's tasks by name (`enrich`, `enrich[3]`), by address, or by node.
+
+    Iterating gives the names of the nodes; mapped children are found by name but not listed.
+    """
+
+    def __init__(self, view: RunView, facts: RunFacts) -> None:
+        self._view = view
+        self._facts = facts
+        self._built: dict[int, State] = {}
+        self.live: dict[int, BaseException] = {}
+        """Exceptions at hand in this process, by slot."""
+
+    def __iter__(self) -> Iterator[str]:
+        return (node.name for node in self._view.plan.nodes)
+
+    def __len__(self) -> int:
+        return len(self._view.plan.nodes)
+
+    def __repr__(self) -> str:
+        return f"<states of the {len(self)} nodes of run {self._view.run_id!r}>"
+
+    def __getitem__(self, key: Any) -> State:
+        return self._part(*self._find(key))
+
+    def at_ref(self, ref: Ref) -> State:
+        """The state of the task behind a node, or of the part of its value that the node stands for."""
+        return self._part(*self._find_ref(ref.node, ref.path))
+
+    def root_error(self, state: Failed | None = None) -> TaskError:
+        """The error behind a failed task, or behind the run: of the first task that failed by itself.
+
+        A task whose trigger refused has no error of its own worth telling.
+        """
+        run = self._facts.run
+        slot = next(iter(self._failed_slots())) if state is None else self._find_name(state.task)
+        while run.status[slot] in (Status.BLOCKED, Status.MAPPED):
+            slot = self._first_failed_below(slot)
+        found = self.at(slot)
+        assert isinstance(found, Failed)
+        error: TaskError = found.result
+        return error
+
+    def _first_failed_below(self, slot: int) -> int:
+        run = self._facts.run
+        children = run.maps.get(slot)
+        if children is not None:
+            below: Iterable[int] = range(children.base, children.base + children.width)
+        else:
+            below = (up for leaf in leaves(self._view.plan, run, slot) for up in leaf.slots)
+            below = (*below, *self._view.plan.upstreams[run.node(slot)])
+        return next(up for up in below if run.ends(up)[0])
+
+    def _failed_slots(self) -> list[int]:
+        run = self._facts.run
+        return [slot for slot in self._view.plan.judged if run.ends(slot)[0]]
+
+    def _part(self, slot: int, path: tuple[Key, ...]) -> State:
+        state = self.at(slot)
+        if not path or not isinstance(state, states.Success):
+            return state
+        try:
+            value = state.result
+            for step in path:
+                value = value[step]
+        except (LookupError, TypeError) as error:
+            name = f"{self._name(slot)}{''.join(f'[{step!r}]' for step in path)}"
+            failure = Failure(type=type(error).__name__, message=f"no such part: {error}")
+            return states.Failed(message=f"{name}: {error}", failure=failure, task=name)
+        return states.Success(message=state.message, _result=Result(value, False))
+
+    def _find(self, key: Any) -> tuple[int, tuple[Key, ...]]:
+        run = self._facts.run
+        if isinstance(key, str):
+            return self._find_name(key), ()
+        if isinstance(key, tuple):
+            return run.slot(key), ()
+        if self._view.locate is None:
+            raise KeyError(f"{key!r}: look a task up by its name or its address")
+        return self._find_ref(*self._view.locate(key))
+
+    def _find_ref(self, node: int, path: tuple[Key, ...]) -> tuple[int, tuple[Key, ...]]:
+        children = self._facts.run.maps.get(node)
+        if children and path and isinstance(path[0], int) and -children.width <= path[0] < children.width:
+            return children.base + path[0] % children.width, path[1:]
+        return node, path
+
+    def _find_name(self, name: str) -> int:
+        index = self._view.plan.graph.index
+        found = index.get(name)
+        if found is not None:
+            return found
+        base, *rest = name.replace("]", "").split("[")
+        try:
+            return self._facts.run.slot((index[base], *map(int, rest)))
+        except (LookupError, ValueError):
+            raise KeyError(f"the run has no task {name!r}") from None
+
+    def _name(self, slot: int) -> str:
+        return self._facts.run.name(self._view.plan, slot)
+
+    @property
+    def phase(self) -> Phase:
+        """Where the run as a whole stands."""
+        return self._facts.run.phase
+
+    @property
+    def version(self) -> int:
+        """The last event that is shown."""
+        return self._facts.run.version
+
+    @property
+    def state(self) -> State:
+        """The run's own State; its `result` is this mapping."""
+        facts = self._facts
+        result = Result(self, False, states.StatesSerializer())
+        match facts.run.phase:
+            case Phase.FINISHED if facts.run.outcome == "success":
+                return states.Success(message="all reference tasks succeeded", _result=result)
+            case Phase.FINISHED:
+                return states.Failed(message=self._failed_message(), _result=result)
+            case Phase.CLAIMED:
+                return states.Running(message=f"{facts.run.running} tasks running", _result=result)
+            case _:
+                return states.Pending(message="nobody runs it", _result=result)
+
+    def _failed_message(self) -> str:
+        return "failed: " + ", ".join(self._name(slot) for slot in self._failed_slots()[:3])
+
+    def at(self, slot: int) -> State:
+        """The state of the task in a slot."""
+        state = self._built.get(slot)
+        if state is None:
+            state = self._build(slot)
+            if isinstance(state, states.Finished) and not isinstance(state, states.Mapped):
+                self._built[slot] = state
+        return state
+
+    def _build(self, slot: int) -> State:  # noqa: PLR0911 - one return for each status
+        facts, run = self._facts, self._facts.run
+        status = Status(run.status[slot])
+        ended = facts.kept.get(run.source[slot])
+        match status:
+            case Status.PENDING:
+                return states.Pending(message=self._why_pending(slot), cached_inputs=self.inputs(slot))
+            case Status.RUNNING:
+                message = f"attempt {run.attempt[slot]}"
+                return states.Running(message=message, cached_inputs=self.inputs(slot))
+            case Status.RETRYING:
+                return states.Retrying(
+                    message=facts.retrying[slot].message,
+                    start_time=datetime.fromtimestamp(run.retry_at[slot] / 1e6, UTC),
+                    run_count=run.attempt[slot],
+                    cached_inputs=self.inputs(slot),
+                )
+            case Status.SUCCEEDED:
+                return states.Success(_result=self._own_result(slot), cached_inputs=self.inputs(slot))
+            case Status.REUSED:
+                return states.Cached(_result=self._own_result(slot))
+            case Status.MAPPED:
+                children = run.maps[slot]
+                found = [self.at(child) for child in range(children.base, children.base + children.width)]
+                return states.Mapped.of(found, message=f"{children.width} children")
+            case Status.SKIPPED:
+                assert isinstance(ended, Ending)
+                return states.Skipped(message=ended.message)
+            case _:
+                assert isinstance(ended, Ending)
+                return self._failed(slot, status, ended)
+
+    def _failed(self, slot: int, status: Status, ended: Ending) -> State:
+        kind = {
+            Status.TIMED_OUT: states.TimedOut,
+            Status.BLOCKED: states.TriggerFailed,
+            Status.CRASHED: states.Crashed,
+        }.get(status, states.Failed)
+        state = kind(
+            message=ended.message,
+            failure=ended.failure,
+            task=self._name(slot),
+            cached_inputs=self.inputs(slot),
+        )
+        if slot in self.live:
+            state.__dict__["live"] = self.live[slot]
+        return state
+
+    def _why_pending(self, slot: int) -> str:
+        waiting = self._facts.run.waiting[slot]
+        return f"waits for {waiting} upstreams" if waiting else "due"
+
+    def _own_result(self, slot: int) -> Result | NoResultType:
+        plan, run = self._view.plan, self._facts.run
+        version = run.source[slot]
+        if slot < len(plan.nodes) and isinstance(plan.nodes[slot], ParameterNode):
+            return self._view.result(self._facts, (version, plan.nodes[slot].name), slot)
+        return self._view.result(self._facts, version, slot)
+
+    def inputs(self, slot: int) -> dict[str, Result]:
+        """The inputs of a task's last attempt, joined with their Results now."""
+        facts = self._facts
+        recorded = facts.inputs.get(slot)
+        if recorded is None:
+            return {}
+        found: dict[str, Result] = {}
+        taken = iter(recorded)
+        for leaf in leaves(self._view.plan, facts.run, slot):
+            for nth, up in enumerate(leaf.slots):
+                result = self._view.result(facts, next(taken), up)
+                if isinstance(result, Result):
+                    found[f"{leaf.label}[{nth}]" if leaf.whole_map else leaf.label] = result
+        return found

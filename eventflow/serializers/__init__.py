@@ -1,0 +1,27 @@
+"""From values to bytes and back: the default serializer, its codecs, and the place to add others.
+
+    codecs    what a codec is, and the registry        tagged    standard types inside plain data
+    plain     builtin types as msgpack or JSON         signed    pickle behind a signature, `Keyring`
+    typed     values of a declared type                faults    where a value cannot be kept, and why
+    default   which codec keeps what, and opens what
+
+Importing this package installs the default serializer, which `Result(value)` then uses.
+"""
+
+from eventflow.result import install_default_serializer
+from eventflow.serializers.codecs import Codec, digest_of, register_codec
+from eventflow.serializers.default import JSONSerializer, Serializer, is_immutable, reopen
+from eventflow.serializers.signed import Keyring
+
+__all__ = [
+    "Codec",
+    "JSONSerializer",
+    "Keyring",
+    "Serializer",
+    "digest_of",
+    "is_immutable",
+    "register_codec",
+    "reopen",
+]
+
+install_default_serializer(Serializer())

@@ -1,0 +1,84 @@
+"""Why a value cannot be kept: the path to its first offending part, for the error message.
+
+Runs only after every codec has refused, so it may be slow but must end and never raise: values hold
+cycles, and their `repr` may do anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import Enum
+from reprlib import repr as short
+from typing import Any, Final
+
+from eventflow.identity import fields_of
+from eventflow.serializers.tagged import TAGGED
+
+__all__ = ["describe_fault"]
+
+_CONTAINERS: Final = (dict, list, tuple, set, frozenset)
+
+
+def describe_fault(value: object) -> str:
+    """The first part that nothing keeps, as `value['rows'][3].lock: _thread.lock`.
+
+    A part of an unknown type comes before a known class that merely lacks a declared type; where all
+    parts look well, the value as a whole is named.
+    """
+    suspect = None
+    try:
+        for path, kind, certain in _faults(value, "value", ()):
+            if certain:
+                return f"{path}: {kind}"
+            suspect = suspect or f"{path}: {kind}"
+    except RecursionError:
+        return f"value: {_name_of(value)}, which is nested too deeply"
+    return suspect or f"value: {_name_of(value)}"
+
+
+def _faults(value: Any, path: str, above: tuple[int, ...]) -> Iterator[tuple[str, str, bool]]:
+    """Path and type of each part that is no standard type, and whether no declared type could help."""
+    if id(value) in above:
+        yield path, f"{_name_of(value)}, which contains itself", True
+        return
+    kind = type(value)
+    parts = _parts(value)
+    if parts is None:
+        if isinstance(value, Enum):
+            yield path, _name_of(value), False
+        elif TAGGED.encode(value, Any) is None:
+            yield path, _name_of(value), True
+        return
+    if kind not in _CONTAINERS:
+        yield path, _name_of(value), False
+    for step, part in parts:
+        yield from _faults(part, path + step, (*above, id(value)))
+
+
+def _parts(value: Any) -> Iterator[tuple[str, Any]] | None:
+    """What lies inside, each with its step of the path; None for what is no container."""
+    kind = type(value)
+    if isinstance(value, dict):
+        return _entries(value)
+    if isinstance(value, tuple) and hasattr(kind, "_fields"):
+        return ((f".{name}", part) for name, part in zip(kind._fields, value, strict=False))
+    if isinstance(value, list | tuple):
+        return ((f"[{i}]", part) for i, part in enumerate(value))
+    if isinstance(value, set | frozenset):
+        return (("{…}", part) for part in value)
+    names = fields_of(kind)
+    if names is None:
+        return None
+    return ((f".{name}", getattr(value, name)) for name in names if hasattr(value, name))
+
+
+def _entries(value: dict[Any, Any]) -> Iterator[tuple[str, Any]]:
+    for key, part in value.items():
+        step = f"[{short(key)}]"
+        yield f"{step} (the key)", key
+        yield step, part
+
+
+def _name_of(value: object) -> str:
+    kind = type(value)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"

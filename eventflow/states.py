@@ -1,0 +1,381 @@
+"""What people see of a task or a run: PIN-4's tree of states, frozen and closed.
+
+    State
+    ├── Pending ─┬─ Scheduled ─┬─ Retrying
+    │            │             └─ Paused
+    │            └─ Queued
+    ├── Running
+    └── Finished ┬─ Success ─┬─ Cached
+                 │           ├─ Mapped
+                 │           └─ Skipped
+                 ├─ Failed ──┬─ TimedOut
+                 │           ├─ TriggerFailed
+                 │           └─ Crashed
+                 └─ Cancelled
+
+Every state has a `message`, a `_result` (a `Result`, or `NoResult`), and the property `result`, the
+Python value.  Those that may run again carry `cached_inputs`.  States are built on access from the
+compact state that `evolve` keeps; nobody edits them.
+
+They dump to JSON and MessagePack as a tagged union (`type` is the class name) and load back.  Dumping
+serializes every `Result` by itself; loading opens none.  Unknown fields are ignored, an unknown or
+missing `type` is a `msgspec.ValidationError`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias
+
+import msgspec
+
+from eventflow.events import Failure
+from eventflow.result import Inline, NoResult, NoResultType, Payload, Result, enc_hook
+from eventflow.serializers import digest_of
+
+__all__ = [
+    "AnyState",
+    "Cached",
+    "Cancelled",
+    "Crashed",
+    "Failed",
+    "Finished",
+    "Mapped",
+    "Paused",
+    "Pending",
+    "Queued",
+    "Retrying",
+    "Running",
+    "Scheduled",
+    "Skipped",
+    "State",
+    "StatesSerializer",
+    "Success",
+    "TaskError",
+    "TimedOut",
+    "TriggerFailed",
+    "decode_json",
+    "decode_msgpack",
+    "encode_json",
+    "encode_msgpack",
+]
+
+
+class TaskError(Exception):
+    """A task failed: what its consumers are given in place of a value, and what `.value()` raises.
+
+    Rebuilt from the recorded failure, so it is the same live and after a crash. In the process in which
+    the body raised, `__cause__` is the live exception.
+    """
+
+    def __init__(self, task: str, failure: Failure) -> None:
+        super().__init__(task, failure)
+        self.task = task
+        """The task's name, e.g. `enrich[3]`."""
+        self.failure = failure
+
+    def __str__(self) -> str:
+        return f"task {self.task!r} failed: {self.failure.type}: {self.failure.message}"
+
+
+if TYPE_CHECKING:
+    AnyResult: TypeAlias = Result | NoResultType
+else:
+
+    class AnyResult(ABC):  # noqa: B024 - a name for two classes that share no base
+        """What `_result` may hold, as the one type that msgspec's decoder hook can ask for."""
+
+    AnyResult.register(Result)
+    AnyResult.register(NoResultType)
+
+
+class State(msgspec.Struct, frozen=True, kw_only=True, eq=False, dict=True, tag_field="type"):
+    """What is known of a task or a run. Use its children.
+
+    Two states are equal when they are of one class and all but the message is equal; the hash is the
+    object's own, so a state with an unhashable result can stand in a set.
+    """
+
+    message: str = ""
+    _result: AnyResult = NoResult
+
+    color: ClassVar[str] = "#808080"
+
+    @property
+    def result(self) -> Any:
+        """The Python value, opened now if it is serialized; `NoResult` when there is none.
+
+        Raises `ResultNotLoaded` when the bytes are not at hand.
+        """
+        opened = self.__dict__.get("opened", self)
+        if opened is self:
+            opened = self.__dict__["opened"] = self._result.deserialize()
+        return opened.value
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        fields = self.__struct_fields__
+        return all(getattr(self, name) == getattr(other, name) for name in fields if name != "message")
+
+    def __hash__(self) -> int:
+        return id(self) >> 4
+
+    def is_pending(self) -> bool:
+        """Not begun, or to be begun again."""
+        return isinstance(self, Pending)
+
+    def is_scheduled(self) -> bool:
+        """Waiting for a moment."""
+        return isinstance(self, Scheduled)
+
+    def is_retrying(self) -> bool:
+        """Failed, and waiting for another attempt."""
+        return isinstance(self, Retrying)
+
+    def is_paused(self) -> bool:
+        """Waiting for someone."""
+        return isinstance(self, Paused)
+
+    def is_queued(self) -> bool:
+        """Waiting for room."""
+        return isinstance(self, Queued)
+
+    def is_running(self) -> bool:
+        """Executing."""
+        return isinstance(self, Running)
+
+    def is_finished(self) -> bool:
+        """Over, in whichever way."""
+        return isinstance(self, Finished)
+
+    def is_successful(self) -> bool:
+        """Over and well; also cached, mapped and skipped."""
+        return isinstance(self, Success)
+
+    def is_cached(self) -> bool:
+        """A result from elsewhere was taken."""
+        return isinstance(self, Cached)
+
+    def is_mapped(self) -> bool:
+        """Children were made; says nothing of how they fared."""
+        return isinstance(self, Mapped)
+
+    def is_skipped(self) -> bool:
+        """There was nothing to do."""
+        return isinstance(self, Skipped)
+
+    def is_failed(self) -> bool:
+        """Over, and not well."""
+        return isinstance(self, Failed)
+
+    def is_cancelled(self) -> bool:
+        """Ended by request; neither successful nor failed."""
+        return isinstance(self, Cancelled)
+
+
+CachedInputs: TypeAlias = Mapping[str, Result]
+
+
+class Pending(State, frozen=True, tag="Pending"):
+    """Waiting for its turn."""
+
+    cached_inputs: CachedInputs = {}
+    """Inputs of the last attempt, by name; an input made of several values has one entry for each."""
+
+
+class Scheduled(Pending, frozen=True, tag="Scheduled"):
+    """To be run at a moment."""
+
+    start_time: datetime | None = None
+
+
+class Retrying(Scheduled, frozen=True, tag="Retrying"):
+    """Failed, and to be run again."""
+
+    run_count: int = 1
+    """Attempts already made."""
+
+
+class Paused(Scheduled, frozen=True, tag="Paused"):
+    """Waiting for a person or a signal."""
+
+    waiting_for: tuple[str, ...] = ()
+
+
+class Queued(Pending, frozen=True, tag="Queued"):
+    """Could run, but a limit is reached."""
+
+    start_time: datetime | None = None
+
+
+class Running(State, frozen=True, tag="Running"):
+    """Executing now."""
+
+    cached_inputs: CachedInputs = {}
+
+
+class Finished(State, frozen=True, tag="Finished"):
+    """Over. Use its children."""
+
+
+class Success(Finished, frozen=True, tag="Success"):
+    """Over and well."""
+
+    cached_inputs: CachedInputs = {}
+
+
+class Cached(Success, frozen=True, tag="Cached"):
+    """The result was taken from where it was made before."""
+
+    source: tuple[str, int] | None = None
+    """(stream, version) of the record that holds the original."""
+
+
+class Mapped(Success, frozen=True, tag="Mapped"):
+    """Children were made, one for each element. Their states travel beside it, not in it."""
+
+    n_map_states: int = 0
+
+    @property
+    def map_states(self) -> Sequence[State | None]:
+        """The children's states; after loading, as many None."""
+        found: Sequence[State | None] = self.__dict__.get("children", (None,) * self.n_map_states)
+        return found
+
+    @property
+    def result(self) -> Any:
+        """The children's values, in order; `NoResult` for what is not known."""
+        return [NoResult if state is None else state.result for state in self.map_states]
+
+    @classmethod
+    def of(cls, children: Sequence[State], message: str = "") -> Mapped:
+        """The state of a mapped task, with its children at hand."""
+        state = cls(message=message, n_map_states=len(children))
+        state.__dict__["children"] = children
+        return state
+
+
+class Skipped(Success, frozen=True, tag="Skipped"):
+    """There was nothing to do."""
+
+
+class Failed(Finished, frozen=True, tag="Failed"):
+    """Over, and not well."""
+
+    failure: Failure | None = None
+    task: str = ""
+    """Name of the task that failed, for the error."""
+    cached_inputs: CachedInputs = {}
+
+    @property
+    def result(self) -> Any:
+        """The `TaskError`, with the live exception as its cause where it is at hand.
+
+        A failed run gives what it has: the states of its tasks.
+        """
+        if self.failure is None:
+            return super().result
+        error = TaskError(self.task, self.failure)
+        error.__cause__ = self.__dict__.get("live")
+        return error
+
+
+class TimedOut(Failed, frozen=True, tag="TimedOut"):
+    """Its attempt took longer than `timeout`."""
+
+
+class TriggerFailed(Failed, frozen=True, tag="TriggerFailed"):
+    """Its upstreams did not end as its trigger asks; the body did not run."""
+
+
+class Crashed(Failed, frozen=True, tag="Crashed"):
+    """Its process died during several attempts in a row."""
+
+
+class Cancelled(Finished, frozen=True, tag="Cancelled"):
+    """Ended by request."""
+
+
+AnyState: TypeAlias = (
+    Pending
+    | Scheduled
+    | Retrying
+    | Paused
+    | Queued
+    | Running
+    | Finished
+    | Success
+    | Cached
+    | Mapped
+    | Skipped
+    | Failed
+    | TimedOut
+    | TriggerFailed
+    | Crashed
+    | Cancelled
+)
+"""The closed union, for decoding and for exhaustive `match`."""
+
+
+def _dec_hook(_kind: Any, value: Any) -> Any:
+    """Make the view of a payload; opens nothing."""
+    if value is None:
+        return NoResult
+    return Result(msgspec.convert(value, Payload), serialized=True)
+
+
+_json_encoder: Final = msgspec.json.Encoder(enc_hook=enc_hook)
+_msgpack_encoder: Final = msgspec.msgpack.Encoder(enc_hook=enc_hook)
+_json_decoder: Final[msgspec.json.Decoder[AnyState]] = msgspec.json.Decoder(AnyState, dec_hook=_dec_hook)
+_msgpack_decoder: Final[msgspec.msgpack.Decoder[AnyState]] = msgspec.msgpack.Decoder(
+    AnyState, dec_hook=_dec_hook
+)
+
+
+_mapping_decoder: Final[msgspec.msgpack.Decoder[dict[str, AnyState]]] = msgspec.msgpack.Decoder(
+    dict[str, AnyState], dec_hook=_dec_hook
+)
+
+
+def encode_json(state: State) -> bytes:
+    """Dump a state as JSON; raises `SerializationError` when a value in it cannot be kept."""
+    return _json_encoder.encode(state)
+
+
+def encode_msgpack(state: State) -> bytes:
+    """Dump a state as MessagePack; raises `SerializationError` when a value in it cannot be kept."""
+    return _msgpack_encoder.encode(state)
+
+
+def decode_json(data: bytes | str) -> State:
+    """Load a state from JSON; its results stay serialized. Raises `msgspec.DecodeError`."""
+    return _json_decoder.decode(data)
+
+
+def decode_msgpack(data: bytes) -> State:
+    """Load a state from MessagePack; its results stay serialized. Raises `msgspec.DecodeError`."""
+    return _msgpack_decoder.decode(data)
+
+
+class StatesSerializer:
+    """Keeps a mapping of names to states, which is what a run's own state has for its result."""
+
+    codec: Final = "states"
+
+    def serialize(self, value: Mapping[str, State]) -> Inline:
+        """Dump every state; raises `SerializationError`."""
+        data = _msgpack_encoder.encode({name: value[name] for name in value})
+        return Inline(self.codec, data, digest_of(data))
+
+    def deserialize(self, payload: Inline) -> Mapping[str, State]:
+        """Load the states; their own results stay serialized."""
+        return _mapping_decoder.decode(payload.data)
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self)
+
+    def __hash__(self) -> int:
+        return hash(self.codec)

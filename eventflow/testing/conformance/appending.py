@@ -1,0 +1,205 @@
+"""Appending: whole or absent, at the expected versions, once; who owns a run; cancellation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import anyio
+import pytest
+from anyio.lowlevel import checkpoint
+
+from eventflow.events import Draft, Record, TaskMapped, Unknown
+from eventflow.ports import Conflict, Durability, EventLog, Write
+from eventflow.testing.conformance.hooks import NOON, L, LogHooks, claim, collect, facts, stored, value, write
+
+__all__ = ["Appending"]
+
+DURABILITIES: tuple[Durability, ...] = ("full", "normal", "pipelined")
+
+
+class Appending(LogHooks[L]):
+    """The tests of `EventLog.append`."""
+
+    async def test_records_are_given_and_stand(self) -> None:
+        """An append gives the very records that a reader finds: in order, dense, content untouched."""
+        async with self.open() as log:
+            drafts = [*facts(1, 2), *facts(3, at=NOON + 5, key="k")]
+            first = await log.append(Write("run/a", 0, drafts))
+            second = await log.append(write("run/b", 0, 4), write("run/a", 3, 5))
+            assert [r.position for r in (*first, *second)] == [1, 2, 3, 4, 5]
+            assert [(r.stream, r.version) for r in second] == [("run/b", 1), ("run/a", 4)]
+            assert [(r.at, r.key, r.event) for r in first] == [(d.at, d.key, d.event) for d in drafts]
+            assert await collect(log.read()) == [*first, *second]
+
+    async def test_every_durability_is_visible_on_return(self) -> None:
+        """Whatever the durability, a reader finds what an append has returned."""
+        async with self.open() as log:
+            for number, durability in enumerate(DURABILITIES):
+                await log.append(write("run/a", number, number), durability=durability)
+                assert await stored(log) == list(range(number + 1))
+
+    async def test_conflict_stores_nothing(self) -> None:
+        """One write that expects another version leaves no trace of the whole append, nor of its values."""
+        async with self.open() as log:
+            await log.append(write("run/a", 0, 1, 2))
+            kept = value(b"kept")
+            for expect in (0, 1, 3, -1):
+                with pytest.raises(Conflict) as caught:
+                    await log.append(write("run/b", 0, 7), write("run/a", expect, 8), values=[kept])
+                assert (caught.value.stream, caught.value.expected, caught.value.actual) == (
+                    "run/a",
+                    expect,
+                    2,
+                )
+            with pytest.raises(Conflict):
+                await log.append(write("run/c", 1, 9))
+            assert await stored(log) == [1, 2]
+            assert (await log.head(), await log.head("run/b"), await log.head("run/c")) == (2, 0, 0)
+            assert await log.values([kept.digest]) == {}
+
+    async def test_what_cannot_be_encoded_stores_nothing(self) -> None:
+        """A draft that has no bytes fails its append as a whole, and the log goes on."""
+        async with self.open() as log:
+            broken: Sequence[Draft] = [Draft(NOON, TaskMapped(claim=1, task=(0,), width=object()))]  # type: ignore[arg-type]
+            with pytest.raises(TypeError):
+                await log.append(write("run/a", 0, 1), Write("run/b", 0, broken))
+            assert await log.head() == 0
+            await log.append(write("run/a", 0, 2))
+            assert await stored(log) == [2]
+
+    async def test_writes_to_one_stream_chain(self) -> None:
+        """Writes of one append may follow each other in a stream, if each expects what the last one left."""
+        async with self.open() as log:
+            records = await log.append(write("run/a", 0, 1), write("run/b", 0, 2), write("run/a", 1, 3))
+            assert [(r.stream, r.version) for r in records] == [("run/a", 1), ("run/b", 1), ("run/a", 2)]
+            for expect in (2, 4):
+                with pytest.raises(Conflict):
+                    await log.append(write("run/a", 2, 4), write("run/a", expect, 5))
+            assert await stored(log, "run/a") == [1, 3]
+
+    async def test_empty_appends(self) -> None:
+        """Nothing to store is stored without ado; values may come alone; an empty write must still stand."""
+        async with self.open() as log:
+            assert list(await log.append()) == []
+            assert list(await log.append(Write("run/a", 0, []), values=[value(b"alone")])) == []
+            assert list(await log.values([value(b"alone").digest])) == [value(b"alone").digest]
+            with pytest.raises(Conflict):
+                await log.append(Write("run/a", 1, []))
+            assert await log.head() == 0
+
+    async def test_sending_again_succeeds_again(self) -> None:
+        """A write that already stands is satisfied: same records, nothing new, also when more has come."""
+        async with self.open() as log:
+            writes = [write("run/a", 0, 1, 2), write("run/b", 0, 3), write("run/a", 2, 4)]
+            first = list(await log.append(*writes))
+            assert list(await log.append(*writes)) == first
+            await log.append(write("run/a", 3, 5))
+            later = Write("run/a", 0, facts(1, 2, at=NOON + 99))
+            assert list(await log.append(later, *writes[1:])) == first
+            assert list(await log.append(write("run/a", 1, 2))) == first[1:2]
+            assert await stored(log) == [1, 2, 3, 4, 5]
+
+    async def test_sending_something_else_conflicts(self) -> None:
+        """Another event, another key, or only a part of it standing is no resend."""
+        async with self.open() as log:
+            await log.append(write("run/a", 0, 1, 2))
+            for drafts in (facts(1, 3), facts(1, 2, key="k"), facts(1, 2, 3), facts(2, 1)):
+                with pytest.raises(Conflict):
+                    await log.append(Write("run/a", 0, drafts))
+            assert await stored(log) == [1, 2]
+
+    async def test_satisfied_and_new_writes_mix(self) -> None:
+        """Each write is judged alone: a standing one does not hinder a new one, a conflict hinders all."""
+        async with self.open() as log:
+            await log.append(write("flow/f", 0, 1))
+            records = await log.append(write("flow/f", 0, 1), write("run/a", 0, 2))
+            assert [(r.position, r.stream) for r in records] == [(1, "flow/f"), (2, "run/a")]
+            with pytest.raises(Conflict):
+                await log.append(write("flow/f", 0, 1), write("run/b", 0, 3), write("run/a", 0, 4))
+            assert await stored(log) == [1, 2]
+
+    async def test_time_never_goes_back_within_a_stream(self) -> None:
+        """`at` is raised to the stream's last one, in and across appends; other streams are not touched."""
+        async with self.open() as log:
+            drafts = [*facts(1, at=NOON), *facts(2, at=NOON - 5), *facts(3, at=NOON + 5)]
+            early = facts(4, at=NOON - 9)
+            first = await log.append(Write("run/a", 0, drafts), Write("run/a", 3, early))
+            second = await log.append(Write("run/a", 4, early), Write("run/b", 0, early))
+            assert [r.at - NOON for r in (*first, *second)] == [0, 0, 5, 5, 5, -9]
+            assert await collect(log.read()) == [*first, *second]
+            assert list(await log.append(Write("run/a", 0, drafts))) == list(first)[:3]
+
+    async def test_unknown_kinds_pass_through(self) -> None:
+        """An event of a later version keeps its kind and its bytes, and can be sent again."""
+        async with self.open() as log:
+            event = Unknown("task_teleported@2", b"\x93\xb1task_teleported@2\x07\x81\xa1x\xc0")
+            sent = Write("run/a", 0, [Draft(NOON, event, "k"), *facts(1)])
+            first = list(await log.append(sent))
+            assert (await collect(log.read(), 1))[0].event == event
+            assert (await log.latest(["k"]))["k"] == first[0]
+            assert list(await log.append(sent)) == first
+
+    async def test_two_claimants_one_winner(self) -> None:
+        """Of runners that claim a run at the same version exactly one wins, and the others learn it."""
+        async with self.open() as one, self.reopen(one) as two:
+            for turn in range(20):
+                run = f"run/{turn}"
+                await one.append(write(run, 0, turn))
+                won: list[str] = []
+                lost: list[Conflict] = []
+
+                async def race(log: EventLog, owner: str, run: str = run, won=won, lost=lost) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+                    try:
+                        await log.append(claim(run, 1, owner))
+                        won.append(owner)
+                    except Conflict as conflict:
+                        lost.append(conflict)
+
+                async with anyio.create_task_group() as tasks:
+                    for log, owner in [(one, "a"), (two, "b"), (one, "c")][:: -1 if turn % 2 else 1]:
+                        tasks.start_soon(race, log, owner)
+                assert (len(won), [c.actual for c in lost]) == (1, [2, 2])
+                assert await one.head(run) == 2
+
+    async def test_a_lost_owner_cannot_write(self) -> None:
+        """After a foreign claim the former owner's next write conflicts, and the winner's stands."""
+        async with self.open() as one, self.reopen(one) as two:
+            await one.append(write("run/a", 0, 1), claim("run/a", 1, "one"))
+            await two.append(claim("run/a", 2, "two"))
+            with pytest.raises(Conflict):
+                await one.append(write("run/a", 2, 7))
+            await two.append(write("run/a", 3, 8))
+            assert await stored(one, "run/a") == [1, 8]
+
+    async def test_cancelled_before_it_was_taken_up(self) -> None:
+        """Who is already cancelled stores nothing."""
+        async with self.open() as log:
+            with anyio.CancelScope() as scope:
+                scope.cancel()
+                await log.append(write("run/a", 0, 1), values=[value(b"v")])
+            assert scope.cancelled_caught
+            assert await log.head() == 0
+            assert await log.values([value(b"v").digest]) == {}
+
+    async def test_cancelled_at_any_turn(self) -> None:
+        """Wherever a cancellation falls: whole or absent, settled on return, and sending again heals."""
+        async with self.open() as log:
+            for turns in range(16):
+                stream = f"run/{turns}"
+                given: list[Sequence[Record]] = []
+
+                async def send(stream: str = stream, given: list[Sequence[Record]] = given) -> None:
+                    given.append(await log.append(write(stream, 0, 1, 2), write(f"{stream}/x", 0, 3)))
+
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(send)
+                    for _ in range(turns):
+                        await checkpoint()
+                    tasks.cancel_scope.cancel()
+                settled = await log.head(stream), await log.head(f"{stream}/x")
+                assert settled in ((2, 1), (0, 0))
+                assert settled == (2, 1) or not given
+                await log.append(write(f"{stream}/y", 0, 4))
+                assert settled == (await log.head(stream), await log.head(f"{stream}/x"))
+                await log.append(write(stream, 0, 1, 2), write(f"{stream}/x", 0, 3))
+                assert [await stored(log, s) for s in (stream, f"{stream}/x")] == [[1, 2], [3]]

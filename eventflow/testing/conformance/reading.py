@@ -1,0 +1,175 @@
+"""Reading: order, bounds, pages, keys, values; and what a reader does about bytes that have changed."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from itertools import product
+
+import pytest
+
+from eventflow.events import LogDamaged, Record
+from eventflow.ports import Conflict, EventLog, Write
+from eventflow.testing.conformance.hooks import L, LogHooks, collect, facts, marks, stored, value, write
+
+__all__ = ["Reading"]
+
+MANY = 1_500
+"""Records that need several pages."""
+
+KEYED = (("a", "k"), ("b", "k"), ("b", "l"), ("a", None), ("a", "k"), ("b", "l"))
+"""Streams and keys."""
+
+
+class Reading(LogHooks[L]):
+    """The tests of `read`, `latest`, `head`, `values` and `peek`."""
+
+    async def test_an_empty_log(self) -> None:
+        """A log without records answers everything with nothing."""
+        async with self.open() as log:
+            assert await collect(log.read()) == await collect(log.read(stream="run/a", backwards=True)) == []
+            assert (await log.head(), await log.head("run/a")) == (0, 0)
+            assert (await log.latest(["k"]), await log.values([b"d" * 16])) == ({}, {})
+            assert log.peek(b"d" * 16) is None
+
+    async def test_all_bounds(self) -> None:
+        """`after` and `until` are positions, with and without a stream, forwards and backwards."""
+        async with self.open() as log:
+            for number, name in enumerate(("a", "b", "a", "c", "b", "a")):
+                await log.append(write(name, await log.head(name), number))
+            everything = await collect(log.read())
+            bounds = range(len(everything) + 2)
+            for stream, after, until in product((None, "a", "b", "z"), bounds, (None, *bounds)):
+                wanted = [
+                    record
+                    for record in everything
+                    if stream in (None, record.stream)
+                    and record.position > after
+                    and (until is None or record.position <= until)
+                ]
+                found = await collect(log.read(stream=stream, after=after, until=until))
+                back = await collect(log.read(stream=stream, after=after, until=until, backwards=True))
+                assert (found, back) == (wanted, wanted[::-1])
+
+    async def test_many_pages(self) -> None:
+        """Several pages come without loss, repetition or disorder, also where streams are interleaved."""
+        async with self.open() as log:
+            await log.append(write("run/a", 0, *range(MANY)))
+            for number in range(0, MANY, 100):
+                one, two = range(number, number + 50), range(number + 50, number + 100)
+                await log.append(write("run/b", number // 2, *one), write("run/c", number // 2, *two))
+            numbers = list(range(MANY))
+            assert await stored(log) == numbers * 2
+            assert await stored(log, "run/a") == numbers
+            assert await stored(log, "run/b") == [n for n in numbers if n % 100 < 50]
+            assert marks(await collect(log.read(backwards=True))) == (numbers * 2)[::-1]
+            assert marks(await collect(log.read(stream="run/a", backwards=True))) == numbers[::-1]
+
+    async def test_heads_are_positions_and_versions(self) -> None:
+        """The head of the log is a position, that of a stream a version."""
+        async with self.open() as log:
+            await log.append(write("run/a", 0, 1, 2), write("run/b", 0, 3))
+            assert [await log.head(stream) for stream in (None, "run/a", "run/b", "run/c")] == [3, 2, 1, 0]
+
+    async def test_writing_while_reading(self) -> None:
+        """A reader holds nothing: one may append in its middle, and it still sees each old record once."""
+        async with self.open() as log:
+            await log.append(write("run/a", 0, *range(MANY)))
+            found: list[Record] = []
+            async for record in log.read():
+                found.append(record)
+                if record.version in (1, 600, MANY):
+                    await log.append(write("run/b", await log.head("run/b"), 0))
+            assert marks(found)[:MANY] == list(range(MANY))
+            assert [r.position for r in found] == list(range(1, len(found) + 1))
+
+    async def test_leaving_a_read_early(self) -> None:
+        """A reader may be left at any point, and the log goes on."""
+        async with self.open() as log:
+            await log.append(write("run/a", 0, *range(MANY)))
+            for count in (1, 600):
+                assert len(await collect(log.read(), count)) == count
+            await log.append(write("run/a", MANY, MANY))
+            assert await log.head() == MANY + 1
+
+    async def test_latest_by_key(self) -> None:
+        """The last record of each key, over all streams, as of any position; unborn keys are left out."""
+        async with self.open() as log:
+            for number, (stream, key) in enumerate(KEYED):
+                drafts = facts(number, key=key)
+                await log.append(Write(stream, await log.head(stream), drafts))
+            everything = await collect(log.read())
+            for until in (None, *range(len(everything) + 2)):
+                known = everything if until is None else everything[:until]
+                wanted = {record.key: record for record in known if record.key is not None}
+                assert dict(await log.latest(["k", "l", "m"], until=until)) == wanted
+            assert dict(await log.latest([])) == {}
+
+    async def test_values_by_digest(self) -> None:
+        """Values come back byte for byte, in any number, also at once; missing ones are left out."""
+        async with self.open() as log:
+            kept = [value(bytes([n]) * n) for n in range(20)]
+            await log.append(write("run/a", 0, 1), values=kept[:12])
+            await log.append(write("run/a", 1, 2), values=iter(kept[7:]))
+            assert dict(await log.values(v.digest for v in kept)) == {v.digest: v for v in kept}
+            assert dict(await log.values([kept[3].digest, b"?" * 16])) == {kept[3].digest: kept[3]}
+            assert [log.peek(kept[3].digest), log.peek(b"?" * 16)] == [kept[3], None]
+
+    async def test_damage_is_named(self) -> None:
+        """A changed byte is found by whoever reads it, and the error names position and stream."""
+        async with self.open() as log:
+            await log.append(Write("run/a", 0, [*facts(1), *facts(2, key="k"), *facts(3)]))
+            await self.damage(log, 2)
+            for backwards, before in ((False, [1]), (True, [3])):
+                for stream in (None, "run/a"):
+                    read = log.read(stream=stream, backwards=backwards)
+                    assert marks(await _until_damage(read, "2", "run/a")) == before
+            with pytest.raises(LogDamaged, match="run/a"):
+                await log.latest(["k"])
+            assert marks(await collect(log.read(after=2))) == [3]
+
+    async def test_a_lost_record_is_named(self) -> None:
+        """A hole is noticed, in the log by its position and in a stream by its version."""
+        async with self.open() as log:
+            await log.append(write("run/b", 0, 0))
+            await log.append(write("run/a", 0, 1, 2, 3, 4))
+            await self.lose(log, 3)
+            assert marks(await _until_damage(log.read(), "3", "run/a")) == [0, 1]
+            assert marks(await _until_damage(log.read(stream="run/a"), "2", "run/a")) == [1]
+            assert await stored(log, "run/b") == [0]
+
+    async def test_damage_does_not_satisfy(self) -> None:
+        """Sending again what stands but is damaged does not pass for success."""
+        async with self.open() as log:
+            await log.append(write("run/a", 0, 1))
+            await self.damage(log, 1)
+            with pytest.raises((LogDamaged, Conflict)):
+                await log.append(write("run/a", 0, 1))
+
+    async def test_another_handle_sees_the_same(self) -> None:
+        """What one handle has stored another one reads, and the signing keys are those of the log."""
+        async with self.open() as one, self.reopen(one) as two:
+            kept = value(b"shared")
+            await one.append(write("run/a", 0, 1), values=[kept])
+            await two.append(write("run/a", 1, 2))
+            looks: list[Callable[[EventLog], AsyncIterator[Record]]] = [
+                lambda log: log.read(),
+                lambda log: log.read(stream="run/a", backwards=True),
+            ]
+            for look in looks:
+                assert await collect(look(one)) == await collect(look(two))
+            assert (await two.head(), two.peek(kept.digest)) == (2, kept)
+            assert dict(one.keyring.keys) == dict(two.keyring.keys)
+
+
+async def _until_damage(records: AsyncIterator[Record], *named: str) -> list[Record]:
+    """What comes before `LogDamaged`, whose message must hold each of the names."""
+    found: list[Record] = []
+
+    async def exhaust() -> None:
+        async for record in records:
+            found.append(record)  # noqa: PERF401 - it is left by an exception
+
+    with pytest.raises(LogDamaged) as caught:
+        await exhaust()
+    assert all(name in str(caught.value) for name in named)
+    return found

@@ -1,0 +1,119 @@
+"""A virtual clock for flows: hours pass in no time, and one seed gives one history.
+
+`simulate(main)` runs a coroutine function on an event loop whose clock jumps to the next timer whenever
+nothing else is left to do.  It stands still while work goes on outside the loop (a body in a thread, a
+commit), so a timeout never fires because a thread was slow.  `asyncio.sleep`, `anyio.sleep`, deadlines
+and retry delays all follow it; nothing is patched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import selectors
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Final, TypeVar
+
+from eventflow.world import uuid7
+
+__all__ = ["VirtualLoop", "VirtualWorld", "simulate"]
+
+T = TypeVar("T")
+
+EPOCH_US: Final = 1_700_000_000_000_000
+"""When every simulation begins, microseconds UTC."""
+
+
+class _Selector(selectors.DefaultSelector):
+    """Instead of waiting for a timer, moves the clock to it."""
+
+    loop: VirtualLoop
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if timeout is None or timeout <= 0 or self.loop.pending_outside:
+            # Nothing to jump to, or someone outside must come back first: wait as a real loop does,
+            # but never for a virtual timer.
+            return super().select(None if timeout is None or timeout > 0 else 0)
+        found = super().select(0)
+        if not found:
+            self.loop.advance(timeout)
+        return found
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An asyncio event loop with a clock of its own, which jumps instead of waiting."""
+
+    def __init__(self) -> None:
+        self._virtual_now = 0.0
+        self.pending_outside = 0
+        """Pieces of work under way outside the loop; the clock stands still meanwhile."""
+        selector = _Selector()
+        selector.loop = self
+        super().__init__(selector)
+
+    def time(self) -> float:
+        """Virtual seconds since the loop was made."""
+        return self._virtual_now
+
+    def advance(self, seconds: float) -> None:
+        """Move the clock forward."""
+        self._virtual_now += seconds
+
+
+class VirtualWorld:
+    """`World` of a simulation: the loop's clock, ids and chance from a seed.
+
+    Use it inside `simulate`, or in any task of a `VirtualLoop`.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        """Make a world; equal seeds give equal ids and equal chance."""
+        loop = asyncio.get_running_loop()
+        if not isinstance(loop, VirtualLoop):
+            raise TypeError("a VirtualWorld lives on a VirtualLoop: start it with eventflow.testing.simulate")
+        self._loop = loop
+        self._random = random.Random(seed)  # noqa: S311 - chance that repeats is the point
+
+    def now(self) -> int:
+        """Virtual microseconds UTC."""
+        return EPOCH_US + round(self._loop.time() * 1e6)
+
+    def monotonic(self) -> int:
+        """Virtual microseconds since the loop was made."""
+        return round(self._loop.time() * 1e6)
+
+    def new_id(self) -> str:
+        """A UUIDv7 of the seed and the virtual clock."""
+        return uuid7(self.now(), self._random.randbytes(10))
+
+    def random(self) -> float:
+        """The seed's next number in [0, 1)."""
+        return self._random.random()
+
+    def outside(self) -> AbstractContextManager[None]:
+        """Hold the clock while work goes on outside the loop."""
+        return self._hold()
+
+    @contextmanager
+    def _hold(self) -> Iterator[None]:
+        self._loop.pending_outside += 1
+        try:
+            yield
+        finally:
+            self._loop.pending_outside -= 1
+
+
+def simulate(main: Callable[[VirtualWorld], Awaitable[T]], *, seed: int = 0) -> T:
+    """Run `main(world)` to its end on a virtual clock, and give what it returns.
+
+    Real time is spent on computing only. A simulation in which nothing can ever happen again, though
+    somebody waits, hangs as a real program would; give the test a time limit.
+    """
+
+    async def start() -> Any:
+        return await main(VirtualWorld(seed))
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        found: T = runner.run(start())
+        return found

@@ -1,0 +1,54 @@
+"""The real world: the machine's clock, fresh ids, chance.
+
+Its virtual twin is `eventflow.testing.VirtualWorld`.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Final
+
+__all__ = ["RealWorld", "uuid7"]
+
+
+def uuid7(now_us: int, chance: bytes) -> str:
+    """A UUID version 7 (RFC 9562 §5.7) as 32 hex digits: milliseconds first, so ids sort by time."""
+    value = (now_us // 1000) << 80 | int.from_bytes(chance, "big") & ((1 << 80) - 1)
+    value = value & ~(0xF << 76) | 7 << 76
+    value = value & ~(0x3 << 62) | 2 << 62
+    return f"{value:032x}"
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
+
+
+class RealWorld:
+    """`World` as it is."""
+
+    _random: Final = random.SystemRandom()
+
+    def now(self) -> int:
+        """Microseconds UTC."""
+        return time.time_ns() // 1000
+
+    def monotonic(self) -> int:
+        """Microseconds of the machine's monotonic clock."""
+        return time.perf_counter_ns() // 1000
+
+    def new_id(self) -> str:
+        """A UUIDv7 as hex."""
+        return uuid7(self.now(), os.urandom(10))
+
+    def random(self) -> float:
+        """A number in [0, 1) nobody can foresee."""
+        return self._random.random()
+
+    def outside(self) -> AbstractContextManager[None]:
+        """Nothing to mark: a real clock runs on."""
+        return _nothing()

@@ -1,0 +1,1 @@
+"""Runnable examples; each is one module, started as `python -m examples.<name>`."""

@@ -1,0 +1,153 @@
+"""Recorded workflows of other systems, as plain data: what the examples and the engine's tests run.
+
+`examples/data` holds WfFormat documents, gzipped (see its README for sources and licence).  Only what a
+run needs is read from them: the edges, the recorded seconds and the size of what a job wrote.
+
+Nothing here imports eventflow, so `expected_digest` is an oracle: it says what every job must give when
+each job hashes its id and what its parents gave, and any engine that loses, repeats or swaps an input
+gives something else.
+"""
+
+from __future__ import annotations
+
+import gzip
+import re
+from collections.abc import Iterable
+from graphlib import CycleError, TopologicalSorter
+from hashlib import blake2b
+from pathlib import Path
+
+import msgspec
+
+__all__ = ["Job", "Workload", "WorkloadError", "available", "expected_digest", "job_digest", "load", "parse"]
+
+DATA = Path(__file__).parent / "data"
+SUFFIX = ".json.gz"
+
+
+class WorkloadError(ValueError):
+    """A workload that cannot be run: absent, not WfFormat, or not a graph without cycles."""
+
+
+class Job(msgspec.Struct, frozen=True):
+    """One task of a recorded workflow."""
+
+    id: str
+    kind: str
+    """What it runs, e.g. `mProject`: many jobs share a kind."""
+    parents: tuple[str, ...]
+    """Ids of the jobs it waits for, in recorded order."""
+    runtime_s: float
+    """Seconds as recorded on the original machine; 0 where the tracer saw none."""
+    output_bytes: int
+
+
+class Workload(msgspec.Struct, frozen=True):
+    """One recorded workflow."""
+
+    name: str
+    tasks: tuple[Job, ...]
+    """In topological order: parents stand before their children."""
+
+
+class _Task(msgspec.Struct, rename="camel"):
+    id: str
+    name: str
+    parents: list[str]
+    output_files: list[str] = []
+
+
+class _File(msgspec.Struct, rename="camel"):
+    id: str
+    size_in_bytes: int
+
+
+class _Specification(msgspec.Struct):
+    tasks: list[_Task]
+    files: list[_File] = []
+
+
+class _Measured(msgspec.Struct, rename="camel"):
+    id: str
+    runtime_in_seconds: float
+
+
+class _Execution(msgspec.Struct):
+    tasks: list[_Measured] = []
+
+
+class _Workflow(msgspec.Struct):
+    specification: _Specification
+    execution: _Execution = msgspec.field(default_factory=_Execution)
+
+
+class _Document(msgspec.Struct):
+    workflow: _Workflow
+
+
+def available() -> tuple[str, ...]:
+    """Names that `load` knows, sorted."""
+    return tuple(sorted(path.name.removesuffix(SUFFIX) for path in DATA.glob(f"*{SUFFIX}")))
+
+
+def load(name: str) -> Workload:
+    """Read one workload of `examples/data`; `WorkloadError` when there is none of that name."""
+    path = DATA / f"{name}{SUFFIX}"
+    if name not in available():
+        raise WorkloadError(f"no workload {name!r} in {DATA}: there are {', '.join(available())}")
+    return parse(name, gzip.decompress(path.read_bytes()))
+
+
+def parse(name: str, document: bytes) -> Workload:
+    """Read one WfFormat document (JSON); `WorkloadError` names what is wrong with it."""
+    try:
+        workflow = msgspec.json.decode(document, type=_Document).workflow
+    except msgspec.DecodeError as error:
+        raise WorkloadError(f"workload {name!r} is not WfFormat: {error}") from error
+    specification = workflow.specification
+    runtimes = {measured.id: measured.runtime_in_seconds for measured in workflow.execution.tasks}
+    sizes = {file.id: file.size_in_bytes for file in specification.files}
+    jobs = {
+        task.id: Job(
+            id=task.id,
+            kind=_kind(task.name),
+            parents=tuple(task.parents),
+            runtime_s=runtimes.get(task.id, 0.0),
+            output_bytes=sum(sizes.get(file, 0) for file in task.output_files),
+        )
+        for task in specification.tasks
+    }
+    if len(jobs) != len(specification.tasks):
+        raise WorkloadError(f"workload {name!r} has two tasks of one id: ids must be unique")
+    return Workload(name, tuple(jobs[id_] for id_ in _sorted(name, jobs)))
+
+
+def _kind(task_name: str) -> str:
+    """A task's name without the counter that some recorders put behind it."""
+    return re.sub(r"_(ID)?\d+$", "", task_name)
+
+
+def _sorted(name: str, jobs: dict[str, Job]) -> list[str]:
+    for job in jobs.values():
+        for parent in job.parents:
+            if parent not in jobs:
+                raise WorkloadError(
+                    f"workload {name!r}: task {job.id!r} waits for {parent!r}, which is not there"
+                )
+    try:
+        return list(TopologicalSorter({job.id: job.parents for job in jobs.values()}).static_order())
+    except CycleError as error:
+        raise WorkloadError(f"workload {name!r} goes in a circle: {' → '.join(error.args[1])}") from error
+
+
+def job_digest(job_id: str, parents: Iterable[str]) -> str:
+    """What one job gives: BLAKE2b, in hex, over its id and what its parents gave, in their order."""
+    return blake2b("".join([job_id, *parents]).encode()).hexdigest()
+
+
+def expected_digest(workload: Workload) -> dict[str, str]:
+    """What every job must give, by id, worked out in one pass without any engine."""
+    given: dict[str, str] = {}
+    for job in workload.tasks:
+        given[job.id] = job_digest(job.id, [given[parent] for parent in job.parents])
+    return given

@@ -113,10 +113,7 @@ class RunView:
         self.plan = plan
         self.fetch = fetch
         self.locate = locate
-        self._bindings = bindings or {}
-        self._openers = openers or {}
-        self._keyring = keyring
-        self._serializers: dict[int, ResultSerializer] = {}
+        self._serializers = self._bind_serializers(bindings or {}, openers or {}, keyring)
 
     @classmethod
     async def of(cls, log: EventLog, run_id: str) -> RunView:
@@ -157,23 +154,26 @@ class RunView:
 
     def serializer_of(self, slot: int, run: RunState) -> ResultSerializer:
         """What opens the result in a slot: bound to its task's declared type, if that is known."""
-        node = run.node(slot)
-        found = self._serializers.get(node)
-        if found is None:
-            found = self._serializers[node] = self._make_serializer(node)
-        return found
+        by_node = self._serializers
+        return by_node[slot] if slot < len(by_node) else by_node[run.node(slot)]
 
-    def _make_serializer(self, node: int) -> ResultSerializer:
-        what = self.plan.nodes[node]
-        bound: ResultSerializer | None
-        if isinstance(what, ParameterNode):
-            bound = self._openers.get(what.name)
-        else:
-            body = self._bindings.get(self.plan.graph.tasks[what.task].name)
-            bound = body.serializer if body else None
-        if bound is None or isinstance(bound, Serializer):
-            return (bound or Serializer()).with_keyring(self._keyring)
-        return bound
+    def _bind_serializers(
+        self, bindings: Bindings, openers: Mapping[str, ResultSerializer], keyring: Keyring | None
+    ) -> list[ResultSerializer]:
+        """For each node its serializer; nodes of one task share one."""
+
+        def bound(found: ResultSerializer | None) -> ResultSerializer:
+            if found is None or isinstance(found, Serializer):
+                return (found or Serializer()).with_keyring(keyring)
+            return found
+
+        graph = self.plan.graph
+        bodies = [bindings.get(task.name) for task in graph.tasks]
+        of_tasks = [bound(body.serializer if body else None) for body in bodies]
+        return [
+            bound(openers.get(node.name)) if isinstance(node, ParameterNode) else of_tasks[node.task]
+            for node in graph.nodes
+        ]
 
     def result(self, facts: RunFacts, source: Source, slot: int) -> Result | NoResultType:
         """The Result at a source that was taken from `slot`."""

@@ -111,6 +111,7 @@ class FlowRunner:
         self._driving = False
         self._successor = False
         self._wake_at: int | None = None
+        self._yielded_us = 0
         self._over = False
         """The end is in the log; the state alone, which runs ahead of it, proves nothing."""
         self._nudge = anyio.Event()
@@ -220,17 +221,15 @@ class FlowRunner:
     async def _work(self) -> None:
         """Run what is queued; drive the round when there is something to report and nobody drives."""
         self._successor = False
-        turn = self._world.monotonic()
         while True:
             while self._queue:
                 slot = self._queue.popleft()
                 if self._queue and not self._successor:
                     self._spawn()
-                await self._runner.attempt(self._facts, slot, self._queued_us)
-                now = self._world.monotonic()
-                if now - turn > YIELD_US:
-                    turn = now
+                ended = await self._runner.attempt(self._facts, slot, self._queued_us)
+                if ended - self._yielded_us > YIELD_US:
                     await anyio.lowlevel.cancel_shielded_checkpoint()
+                    self._yielded_us = self._world.monotonic()
             if self._driving or not self._reports:
                 return
             await self._drive()

@@ -10,9 +10,10 @@ import math
 import types
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context, copy_context
-from typing import Any, Final
+from typing import Any, Final, Literal, TypeAlias
 
 import anyio
+import msgspec
 
 from eventflow.context import Skip as SkipSignal
 from eventflow.context import TaskContext, current
@@ -27,6 +28,7 @@ from eventflow.runview import RunFacts, RunView
 __all__ = ["TaskRunner"]
 
 _NEVER: Final = math.inf
+Reason: TypeAlias = Literal["raised", "timed_out", "unserializable", "input"]
 
 
 @types.coroutine
@@ -46,8 +48,23 @@ def _within(context: Context, body: Coroutine[Any, Any, Any]) -> Generator[Any, 
         return end.value
 
 
+class _Attempt(msgspec.Struct, gc=False):
+    """One attempt under way."""
+
+    slot: int
+    body: Body
+    policy: Policy
+    here: TaskContext
+    facts: RunFacts
+    queued_us: int
+    began_us: int
+    ended_us: int = 0
+
+
 class TaskRunner:
     """Attempts tasks of one run and hands each outcome to `report`."""
+
+    ERRORS_MAX: Final = 256
 
     def __init__(
         self,
@@ -60,154 +77,128 @@ class TaskRunner:
         self._view = view
         self._plan = view.plan
         self._values = values
-        self._world = world
+        self._monotonic = world.monotonic
+        self._random = world.random
         self._threads = threads
         self._report = report
+        self._policies = [task.policy for task in view.plan.graph.tasks]
         self.errors: dict[int, BaseException] = {}
         """The live exceptions of failed tasks, by slot; at most `ERRORS_MAX`, for they hold frames."""
 
-    ERRORS_MAX: Final = 256
-
-    async def attempt(self, facts: RunFacts, slot: int, queued_us: int) -> None:
+    async def attempt(self, facts: RunFacts, slot: int, queued_us: int) -> int:
         """Run the attempt that was started for a slot; a plain function goes on in its thread.
 
-        Cancelled, it cancels the body and reports nothing.
+        Gives the moment it came back, by the world's monotonic clock. Cancelled, it cancels the body and
+        reports nothing.
         """
-        run = facts.run
+        run, plan = facts.run, self._plan
         node = slot if run.parent[slot] < 0 else run.node(slot)
-        body = self._values.body(node)
-        number = run.attempt[slot]
+        name = plan.nodes[slot].name if node == slot else run.name(plan, slot)
+        here = TaskContext(self._view.run_id, name, run.attempt[slot], facts.started_us)
+        body, policy = self._values.body(node), self._policies[plan.nodes[node].task]  # type: ignore[union-attr]
+        began = self._monotonic()
+        now = _Attempt(slot, body, policy, here, facts, queued_us, began)
         try:
             arguments = await self._values.arguments(facts, slot)
         except (ResultError, LookupError, TypeError, ValueError) as error:
-            self._fail(slot, node, number, error, "input", 0)
-            return
-        here = TaskContext(self._view.run_id, run.name(self._plan, slot), number, facts.started_us)
-        began = self._world.monotonic()
+            self._fail(now, error, "input")
+            return began
         if body.is_async:
-            await self._call(facts, body, slot, node, arguments, here, queued_us, began)
+            await self._call(now, arguments)
         else:
-            self._submit(facts, body, slot, node, arguments, here, queued_us)
+            self._submit(now, arguments)
+        return now.ended_us
 
-    async def _call(
-        self,
-        facts: RunFacts,
-        body: Body,
-        slot: int,
-        node: int,
-        arguments: dict[str, Any],
-        here: TaskContext,
-        queued_us: int,
-        began: int,
-    ) -> None:
-        limit_us = self._policy(node).timeout_us
-        deadline = anyio.current_time() + limit_us / 1e6 if limit_us else _NEVER
+    async def _call(self, now: _Attempt, arguments: dict[str, Any]) -> None:
+        limit_us = now.policy.timeout_us
         context = copy_context()
-        context.run(current.set, here)
+        context.run(current.set, now.here)
         error: BaseException | None = None
         value: Any = None
-        with anyio.CancelScope(deadline=deadline) as scope:
+        with anyio.CancelScope(
+            deadline=anyio.current_time() + limit_us / 1e6 if limit_us else _NEVER
+        ) as scope:
             try:
-                value = await _within(context, body.call(**arguments))
+                value = await _within(context, now.body.call(**arguments))
             except anyio.get_cancelled_exc_class() as cancelled:
                 if scope.cancel_called or anyio.current_effective_deadline() == -math.inf:
                     raise
                 error = cancelled  # raised by the body itself, though nobody cancelled it
             except Exception as raised:  # noqa: BLE001 - all that a body raises is its failure
                 error = raised
-        ended = self._world.monotonic()
+        now.ended_us = self._monotonic()
         if scope.cancelled_caught:
             error = TimeoutError(f"the attempt took longer than its timeout of {limit_us / 1e6:g} s")
-            self._fail(slot, node, here.attempt, error, "timed_out", ended - began)
+            self._fail(now, error, "timed_out")
         elif error is not None:
-            self._raised(slot, node, here.attempt, error, ended - began)
+            self._raised(now, error)
         else:
-            self._returned(facts, slot, node, here.attempt, value, (began - queued_us, ended - began))
+            self._returned(now, value)
 
-    def _submit(
-        self,
-        facts: RunFacts,
-        body: Body,
-        slot: int,
-        node: int,
-        arguments: dict[str, Any],
-        here: TaskContext,
-        queued_us: int,
-    ) -> None:
-        monotonic = self._world.monotonic
-        times = [queued_us, queued_us]
+    def _submit(self, now: _Attempt, arguments: dict[str, Any]) -> None:
+        monotonic, body, here = self._monotonic, now.body, now.here
 
         def call() -> Any:
             current.set(here)
-            times[0] = monotonic()
+            now.began_us = monotonic()
             try:
                 return body.call(**arguments)
             finally:
-                times[1] = monotonic()
+                now.ended_us = monotonic()
 
         def done(outcome: Outcome) -> None:
-            began, ended = times
             if isinstance(outcome, Raised):
-                self._raised(slot, node, here.attempt, outcome.error, ended - began)
+                self._raised(now, outcome.error)
             else:
-                spans = (began - queued_us, ended - began)
-                self._returned(facts, slot, node, here.attempt, outcome.value, spans)
+                self._returned(now, outcome.value)
 
+        now.ended_us = now.began_us
         self._threads.submit(call, done)
 
-    def _returned(
-        self,
-        facts: RunFacts,
-        slot: int,
-        node: int,
-        attempt: int,
-        value: Any,
-        spans: tuple[int, int],
-    ) -> None:
-        ended = self._world.monotonic()
+    def _returned(self, now: _Attempt, value: Any) -> None:
+        slot, run = now.slot, now.facts.run
         try:
-            payload = self._view.serializer_of(slot, facts.run).serialize(value)
+            payload = self._view.serializer_of(slot, run).serialize(value)
         except SerializationError as error:
-            self._fail(slot, node, attempt, error, "unserializable", spans[1])
+            self._fail(now, error, "unserializable")
             return
         stored, bytes_beside = to_store(payload)
-        self._values.put(facts.run, slot, value, payload, share=self._policy(node).share)
-        encode_us = self._world.monotonic() - ended
-        self._report(Succeed(slot, attempt, stored, spans[0], spans[1], encode_us), bytes_beside)
+        self._values.put(run, slot, value, payload, share=now.policy.share)
+        began, ended = now.began_us, now.ended_us
+        now.ended_us = self._monotonic()
+        spans = (began - now.queued_us, ended - began, now.ended_us - ended)
+        self._report(Succeed(slot, now.here.attempt, stored, *spans), bytes_beside)
 
-    def _raised(self, slot: int, node: int, attempt: int, error: BaseException, body_us: int) -> None:
+    def _raised(self, now: _Attempt, error: BaseException) -> None:
         if isinstance(error, SkipSignal):
-            self._report(Skip(slot, error.reason or "its body said so", attempt), None)
+            self._report(Skip(now.slot, error.reason or "its body said so", now.here.attempt), None)
         else:
-            self._fail(slot, node, attempt, error, "raised", body_us)
+            self._fail(now, error, "raised")
 
-    def _fail(
-        self, slot: int, node: int, attempt: int, error: BaseException, reason: Any, body_us: int
-    ) -> None:
+    def _fail(self, now: _Attempt, error: BaseException, reason: Reason) -> None:
         delay_us = 0
         try:
-            delay_us = self._delay_us(node, attempt)
+            delay_us = self._delay_us(now)
         except Exception as broken:  # noqa: BLE001 - the user's callable
             broken.__context__ = error
             error, reason = broken, "input"
         if len(self.errors) < self.ERRORS_MAX:
-            self.errors[slot] = error
-        self._report(Fail(slot, attempt, failure_of(error), reason, delay_us, body_us), None)
+            self.errors[now.slot] = error
+        body_us = max(0, now.ended_us - now.began_us)
+        command = Fail(now.slot, now.here.attempt, failure_of(error), reason, delay_us, body_us)
+        self._report(command, None)
 
-    def _delay_us(self, node: int, attempt: int) -> int:
-        """How long to wait before the attempt after this one; chance is thrown here, once."""
-        policy = self._policy(node)
+    def _delay_us(self, now: _Attempt) -> int:
+        """How long to wait before the next attempt; chance is thrown here, once."""
+        policy = now.policy
         if not policy.retries:
             return 0
+        failures = now.facts.run.failures.get(now.slot, 0) + 1
         if policy.backoff == "callable":
-            delay = self._values.body(node).delay
-            assert delay is not None, "a callable backoff has its callable in the bindings"
-            return max(0, round(delay(attempt) * 1e6))
+            assert now.body.delay is not None, "a callable backoff has its callable in the bindings"
+            return max(0, round(now.body.delay(failures) * 1e6))
         if policy.backoff == "exponential":
-            grown: int = policy.retry_delay_us << min(attempt - 1, 62)
+            grown: int = policy.retry_delay_us << min(failures - 1, 62)
             ceiling = min(grown, policy.backoff_max_us) if policy.backoff_max_us else grown
-            return round(ceiling * self._world.random())  # full jitter: retries of many do not meet again
+            return round(ceiling * self._random())  # full jitter: retries of many do not meet again
         return policy.retry_delay_us
-
-    def _policy(self, node: int) -> Policy:
-        return self._plan.graph.task_of(node).policy

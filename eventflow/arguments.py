@@ -20,6 +20,7 @@ from eventflow.graph import Arg, Const, DictOf, Key, ListOf, Ref, TupleOf
 from eventflow.nodes import BuildError, Node, Owner, declared_type, element_type, owner_of, ref_of
 from eventflow.result import ResultSerializer, SerializationError
 from eventflow.serializers import Serializer
+from eventflow.serializers.faults import describe_fault
 
 __all__ = [
     "Place",
@@ -115,7 +116,7 @@ def each_argument(value: Any, declared: Any, place: Place) -> Arg:
         )
     if is_node:
         return argument(value, declared, place)
-    if kind in (list, tuple):  # a constant for each element, so that no child opens the others'
+    if kind in (list, tuple):  # a constant for each element, so that no child opens the others
         return ListOf(tuple([_part(part, i, declared, place) for i, part in enumerate(value)]))
     fix = "write list(...) around it" if isinstance(value, Iterable) else "wrap it in unmapped()"
     raise BuildError(f"{place}: a {kind.__qualname__} is not mapped over ({value!r:.80}); {fix}")
@@ -130,7 +131,7 @@ def constant(value: Any, declared: Any, place: Place) -> Const:
     try:
         found = serializer_for(declared).serialize(value)
     except SerializationError as error:
-        raise BuildError(f"{place}: {_why_not(value, error)}") from error
+        raise BuildError(f"{place}: {_why_not(value)}") from error
     return Const(found.codec, found.data)
 
 
@@ -197,14 +198,18 @@ def _container(value: Any, declared: Any, place: Place, outer: tuple[int, ...]) 
     return DictOf(tuple(value), tuple([item(key, part) for key, part in value.items()]))
 
 
-def _why_not(value: Any, error: SerializationError) -> str:
+def _why_not(value: Any) -> str:
     if _hides_node(value, set()):
         return (
             f"a {type(value).__qualname__} cannot hold a node, only lists, tuples and dicts can; pass the node "
             f"as an argument of its own, or build the {type(value).__qualname__} in a task"
         )
-    fix = "; call the task to get its node" if callable(value) else ""
-    return f"the constant cannot be kept: {error}{fix}"
+    if callable(value):
+        return f"{value!r:.80} cannot be kept in a graph; if it is a task, call it to get its node"
+    return (
+        f"a constant is part of the graph, and nothing can keep {describe_fault(value)}; annotate the parameter "
+        f"with a type that msgspec knows, or make the value in a task"
+    )
 
 
 def _hides_node(value: Any, seen: set[int]) -> bool:

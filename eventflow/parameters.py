@@ -8,6 +8,7 @@ are if `isinstance` holds.  What comes out is what is recorded.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any, get_origin
 
 import msgspec
@@ -87,7 +88,7 @@ def _value(flow: str, parameter: FlowParameter, given: Mapping[str, Any]) -> Any
     if name not in given:
         if parameter.required:
             raise ParameterError(f"flow {flow!r} needs parameter {name!r} ({expected}): write {name}=...")
-        return parameter.default
+        return deepcopy(parameter.default)  # a run may change what it is given
     value = given[name]
     try:
         return parameter.convert(value)

@@ -302,13 +302,16 @@ class Picture(Mapping[Any, State]):
 
         A task whose trigger refused has no error of its own worth telling.
         """
+        if state is not None and not isinstance(state, states.TriggerFailed):
+            error: TaskError = state.result
+            return error
         run = self._facts.run
         slot = next(iter(self._failed_slots())) if state is None else self._find_name(state.task)
         while run.status[slot] in (Status.BLOCKED, Status.MAPPED):
             slot = self._first_failed_below(slot)
         found = self.at(slot)
         assert isinstance(found, Failed)
-        error: TaskError = found.result
+        error = found.result
         return error
 
     def _first_failed_below(self, slot: int) -> int:

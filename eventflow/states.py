@@ -276,8 +276,11 @@ class Failed(Finished, frozen=True, tag="Failed"):
 
         A failed run gives what it has: the states of its tasks.
         """
-        if self.failure is None:
-            return super().result
+        return super().result if self.failure is None else self.error()
+
+    def error(self) -> TaskError:
+        """The failure as an exception; for a state that has one."""
+        assert self.failure is not None, "a failed run has no failure of its own, its tasks have"
         error = TaskError(self.task, self.failure)
         error.__cause__ = self.__dict__.get("live")
         return error

@@ -50,6 +50,8 @@ __all__ = ["decide"]
 
 _PENDING: Final = int(Status.PENDING)
 _RUNNING: Final = int(Status.RUNNING)
+_CLAIMED: Final = Phase.CLAIMED
+_ABOUT_RUNS: Final = frozenset({StartRun, Claim, Release, Finish})
 _STARTABLE: Final = (_PENDING, int(Status.RETRYING))
 _FINAL_REASONS: Final = frozenset({"unserializable", "input"})
 """Failures that another attempt would only repeat."""
@@ -57,7 +59,10 @@ _FINAL_REASONS: Final = frozenset({"unserializable", "input"})
 
 def decide(plan: Plan, run: RunState, command: Command, now: int) -> tuple[Event, ...]:
     """Say what the command makes true at `now` (microseconds UTC); `()` when nothing."""
-    return _DECIDERS[type(command)](plan, run, command, now)
+    kind = type(command)
+    if run.phase is not _CLAIMED and kind not in _ABOUT_RUNS:
+        return ()
+    return _DECIDERS[kind](plan, run, command, now)
 
 
 def _start(plan: Plan, run: RunState, command: Start, now: int) -> tuple[Event, ...]:

@@ -31,13 +31,14 @@ from eventflow.events import (
 )
 from eventflow.graph import Input, ListOf, ParameterNode, Ref, TaskNode, TupleOf, refs
 from eventflow.machine.plan import Plan
-from eventflow.machine.rules import FAILED, FINISHED, RUN, TASK, IllegalEvent, Status, outcome_of
+from eventflow.machine.rules import FAILED, FINISHED, RUN, TASK, IllegalEvent, Phase, Status, outcome_of
 from eventflow.machine.run import Mapped, RunState
 
 __all__ = ["evolve"]
 
 PENDING: Final = int(Status.PENDING)
 RUNNING: Final = int(Status.RUNNING)
+CLAIMED: Final = Phase.CLAIMED
 _FAILED: Final = bytes(status in FAILED for status in range(256))
 _FINISHED: Final = bytes(status in FINISHED for status in range(256))
 
@@ -60,8 +61,10 @@ def evolve(plan: Plan, run: RunState, version: int, draft: Draft | Record) -> Ru
 
 def _enter(run: RunState, event: Any) -> int:
     """Check an owned task event against the table and move its task; give its slot."""
-    if event.claim != run.claim:
-        raise IllegalEvent(f"{kind_of(event)} bears claim {event.claim}, in force is {run.claim}")
+    if event.claim != run.claim or run.phase is not CLAIMED:
+        raise IllegalEvent(
+            f"{kind_of(event)} bears claim {event.claim}, in force is {run.claim} ({run.phase.name})"
+        )
     try:
         slot = run.slot(event.task)
     except (LookupError, TypeError) as error:
@@ -70,6 +73,8 @@ def _enter(run: RunState, event: Any) -> int:
     after = outcome_of(event)
     if after not in TASK.get((type(event), before), ()):
         raise IllegalEvent(f"{kind_of(event)}: task {event.task} is {before.name}, not to be {after.name}")
+    if before is Status.PENDING and run.waiting[slot]:
+        raise IllegalEvent(f"{kind_of(event)}: task {event.task} waits for {run.waiting[slot]} upstreams")
     if before is Status.RUNNING:
         run.running -= 1
     run.status[slot] = after
@@ -78,9 +83,14 @@ def _enter(run: RunState, event: Any) -> int:
 
 def _started(plan: Plan, run: RunState, version: int, event: TaskStarted) -> None:
     task = event.task
-    if len(task) == 1 and event.claim == run.claim and task[0] < len(plan.nodes):
+    if (
+        len(task) == 1
+        and event.claim == run.claim
+        and run.phase is CLAIMED
+        and 0 <= task[0] < len(plan.nodes)
+    ):
         slot = task[0]  # the common case, spelled out: a plain node
-        if run.status[slot] != PENDING:
+        if run.status[slot] != PENDING or run.waiting[slot]:
             slot = _enter(run, event)
         else:
             run.status[slot] = RUNNING
@@ -96,7 +106,12 @@ def _started(plan: Plan, run: RunState, version: int, event: TaskStarted) -> Non
 
 def _succeeded(plan: Plan, run: RunState, version: int, event: TaskSucceeded) -> None:
     task = event.task
-    if len(task) == 1 and event.claim == run.claim and task[0] < len(plan.nodes):
+    if (
+        len(task) == 1
+        and event.claim == run.claim
+        and run.phase is CLAIMED
+        and 0 <= task[0] < len(plan.nodes)
+    ):
         slot = task[0]
         if run.status[slot] != RUNNING:
             slot = _enter(run, event)

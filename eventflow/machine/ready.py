@@ -5,7 +5,7 @@ Reads only the queue of due tasks and the heap of timers, never the task list: O
 
 from __future__ import annotations
 
-from itertools import islice
+from heapq import heappop, heappush
 from typing import Final
 
 import msgspec
@@ -50,7 +50,9 @@ def ready(plan: Plan, run: RunState, now: int, limit: int) -> Due:
         return due
     status, failed, skipped = run.status, run.failed, run.skipped
     start, room = due.start, limit
-    for slot in islice(run.due, run.due_head, None):
+    queue = run.due
+    for i in range(run.due_head, len(queue)):
+        slot = queue[i]
         if status[slot] != _PENDING:
             continue
         if not room:
@@ -91,21 +93,20 @@ def _barren(plan: Plan, run: RunState, slot: int) -> bool:
 
 
 def _timers(run: RunState, now: int, room: int, due: Due) -> None:
-    """Add the retries whose moment has come, visiting only those (and one beyond) in the heap."""
+    """Add the retries whose moment has come, earliest first, visiting no more of the heap than that.
+
+    When there is no room left nobody need wake up: whoever makes room asks again.
+    """
     heap = run.timers
-    passed: list[tuple[int, int]] = []
-    wake_at: int | None = None
-    below = [0]
-    while below:
-        i = below.pop()
-        if i >= len(heap):
-            continue
-        at, slot = heap[i]
+    nearest = [(heap[0], 0)]
+    while nearest and room:
+        (at, slot), i = heappop(nearest)
         if at > now:
-            wake_at = at if wake_at is None else min(wake_at, at)
-        else:
-            if run.retry_at.get(slot) == at and run.status[slot] == _RETRYING:
-                passed.append((at, slot))
-            below += (2 * i + 1, 2 * i + 2)
-    due.start += [slot for _, slot in sorted(passed)[:room]]
-    due.wake_at = now if len(passed) > room else wake_at
+            due.wake_at = at
+            return
+        if run.retry_at.get(slot) == at and run.status[slot] == _RETRYING:
+            due.start.append(slot)
+            room -= 1
+        for below in (2 * i + 1, 2 * i + 2):
+            if below < len(heap):
+                heappush(nearest, (heap[below], below))

@@ -46,7 +46,17 @@ from eventflow.machine import (
     decide,
     ready,
 )
-from eventflow.ports import Bindings, Conflict, Durability, EventLog, ThreadExecutor, Value, World, Write
+from eventflow.ports import (
+    Bindings,
+    Conflict,
+    Durability,
+    EventLog,
+    OutcomeUnknown,
+    ThreadExecutor,
+    Value,
+    World,
+    Write,
+)
 from eventflow.result import Payload, ResultError
 from eventflow.runner import ownership
 from eventflow.runner.failures import failure_of
@@ -112,6 +122,8 @@ class FlowRunner:
         self._successor = False
         self._wake_at: int | None = None
         self._yielded_us = 0
+        self._claim = 0
+        """Version of our `RunClaimed`; 0 while nothing is claimed."""
         self._over = False
         """The end is in the log; the state alone, which runs ahead of it, proves nothing."""
         self._nudge = anyio.Event()
@@ -149,10 +161,10 @@ class FlowRunner:
             await ownership.watch(self._log, self._view, head)
 
     async def _own(self) -> None:
-        await self._open()
-        if ownership.is_over(self._facts):
-            return
         try:
+            await self._open()
+            if ownership.is_over(self._facts):
+                return
             async with anyio.create_task_group() as self._tasks:
                 await self._keep()
                 self._tasks.cancel_scope.cancel()
@@ -187,6 +199,7 @@ class FlowRunner:
         commands += [Abandon(slot, run.attempt[slot], "lost") for slot in run.active()]
         commands += request.first if born else ()
         self._values.recount(run)
+        self._claim = run.version + (2 if born else 1)
         try:
             await self._commit(commands, defined, list(request.beside) if born else None)
         except Conflict as conflict:
@@ -194,7 +207,7 @@ class FlowRunner:
 
     def _define(self) -> Write:
         graph = self._plan.graph
-        return Write(f"flow/{graph.digest}", 0, [Draft(0, FlowDefined(graph=graph))])
+        return Write(f"flow/{graph.digest}", 0, [Draft(self._world.now(), FlowDefined(graph=graph))])
 
     # -- the keeper and its workers ---------------------------------------------------------------
 
@@ -262,7 +275,7 @@ class FlowRunner:
         beside, self._beside = self._beside, []
         try:
             await self._commit(self._in_round, beside=beside)
-        except Conflict:
+        except (Conflict, OutcomeUnknown):
             await self._refold()
             self._reports = self._in_round + self._reports
             self._beside = beside + self._beside
@@ -356,22 +369,20 @@ class FlowRunner:
 
     async def _refold(self) -> None:
         """Somebody else wrote to the run: fold it again; raise `Lost` when it is theirs now."""
-        claim = self._facts.run.claim
         self._facts = await fold(self._log, self._view)
         self._values.recount(self._facts.run)
-        if self._facts.run.claim != claim or self._facts.run.phase != Phase.CLAIMED:
+        if self._facts.run.claim != self._claim or self._facts.run.phase != Phase.CLAIMED:
             raise Lost(f"run {self._view.run_id!r} was claimed by another runner")
 
     async def _let_go(self, error: BaseException) -> None:
         """Leave the run in order: record what is done, say what was interrupted, release it."""
-        if _is_lost(error):
+        if not self._claim or _is_lost(error):
             return
         with anyio.CancelScope(deadline=anyio.current_time() + RELEASE_S, shield=True):
             try:
                 await self._finish_threads()
-                claim = self._facts.run.claim
                 self._facts = await fold(self._log, self._view)
-                if self._facts.run.phase != Phase.CLAIMED or self._facts.run.claim != claim:
+                if self._facts.run.phase != Phase.CLAIMED or self._facts.run.claim != self._claim:
                     return
                 done = self._in_round + self._reports
                 await self._release(done, self._beside)

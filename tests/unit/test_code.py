@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import enum
 import functools
+import math
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -111,9 +113,10 @@ def closing_over(value: object) -> Callable[..., Any]:
 VALUES = [
     None, True, False, 0, 1, 1.0, 0.0, -0.0, float("nan"), float("inf"), 1j, 10**5000, "1", "", b"1", b"", (), (1,),
     ((1,),), (1, "a"), ("1",), frozenset(), frozenset({1}), frozenset({"a", "b"}), Decimal(1), Decimal("1.0"),
-    Fraction(1, 2), dt.date(2026, 11, 22), dt.datetime(2026, 11, 22), dt.datetime(2026, 11, 22, tzinfo=dt.UTC),
+    Fraction(1, 2), dt.date(2026, 11, 22), dt.datetime(2026, 11, 22),  # noqa: DTZ001
+    dt.datetime(2026, 11, 22, tzinfo=dt.UTC),
     dt.datetime(2026, 11, 22, tzinfo=ZoneInfo("Europe/Berlin")), dt.timedelta(1), dt.time(1), UUID(int=1),
-    Path("a"), Path("b"), range(3), range(4), Colour.RED, Colour.BLUE, ..., sys, math_sqrt := __import__("math").sqrt,
+    Path("a"), Path("b"), range(3), range(4), Colour.RED, Colour.BLUE, ..., sys, math.sqrt,
     len, "\ud800",
 ]  # fmt: skip
 
@@ -139,7 +142,9 @@ def test_closure_functions_count_by_their_code(tmp_path: Path) -> None:
 
     assert digest(outer(1)) == digest(outer(1))
     assert digest(outer(1)) != digest(outer(2))
-    assert digest(closing_over(define(tmp_path, BASE))) != digest(closing_over(define(tmp_path, BASE + "    pass\n")))
+    assert digest(closing_over(define(tmp_path, BASE))) != digest(
+        closing_over(define(tmp_path, BASE + "    pass\n"))
+    )
 
 
 def test_functions_that_refer_to_each_other_end() -> None:
@@ -195,7 +200,7 @@ def counting() -> Callable[..., Any]:
 )
 def test_what_has_no_digest_says_why(fn: Callable[..., Any], said: str) -> None:
     """Where equal digests could hide different code there is none, and the reason names the part."""
-    assert __import__("re").search(said, reason(fn))
+    assert re.search(said, reason(fn))
 
 
 def test_a_default_that_may_change_has_no_digest() -> None:
@@ -267,7 +272,7 @@ def test_a_digest_is_the_same_in_every_process(tmp_path: Path) -> None:
     found = {
         subprocess.run(
             [sys.executable, str(path)],
-            env={"PYTHONHASHSEED": seed, "PYTHONPATH": str(Path.cwd())},
+            env={"PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(__file__).parents[2])},
             check=True,
             capture_output=True,
             text=True,

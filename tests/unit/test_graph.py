@@ -24,7 +24,9 @@ from eventflow.machine import Plan
 
 DAY = ParameterNode("day", annotation="str")
 FETCH = TaskNode("fetch", 0, (Input("day", Ref(0)),))
-ENRICH = TaskNode("enrich", 1, (Input("order", Ref(1), True), Input("rate", Const("msgpack", b"\x01"))), mapped=True)
+ENRICH = TaskNode(
+    "enrich", 1, (Input("order", Ref(1), True), Input("rate", Const("msgpack", b"\x01"))), mapped=True
+)
 TOTAL = TaskNode("total", 2, (Input("orders", DictOf(("a", 1), (Ref(2), Ref(1, ("x", 0))))),), after=(1,))
 REPORT = TaskNode("report", 2, (Input("orders", ListOf((TupleOf((Ref(0),)),))),), after=(3,))
 GRAPH = Graph(
@@ -103,7 +105,9 @@ def test_mermaid_shows_nodes_edges_mapping_and_order() -> None:
     )
 
 
-@pytest.mark.parametrize("name", ['say "hi"', "a]b", "<script>", "a;b", "#1", "`x`", "a\nb", "é-ü 日本", "{}|&\\"])
+@pytest.mark.parametrize(
+    "name", ['say "hi"', "a]b", "<script>", "a;b", "#1", "`x`", "a\nb", "é-ü 日本", "{}|&\\"]
+)
 def test_mermaid_escapes_names(name: str) -> None:
     """No name can end its label: only harmless characters stand in it as they are."""
     text = Graph("f", GRAPH.tasks, (TaskNode(name, 0),)).mermaid()

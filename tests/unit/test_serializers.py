@@ -34,8 +34,8 @@ from eventflow.serializers import (
     codecs,
     digest_of,
     is_immutable,
-    reopen,
     register_codec,
+    reopen,
 )
 
 MOMENT = datetime.fromisoformat("2026-10-25T02:30:01.999999")

@@ -139,7 +139,7 @@ def test_an_option_that_cannot_work_is_refused(options: dict[str, Any], said: st
 
 def test_a_timeout_needs_an_async_function() -> None:
     """A thread cannot be stopped, and the message says so and what to do."""
-    with pytest.raises(ValueError, match="task 'total': .* cannot be stopped; make it async"):
+    with pytest.raises(ValueError, match=r"task 'total': .* cannot be stopped; make it async"):
         task(timeout=60)(total)
 
 
@@ -219,7 +219,9 @@ def test_no_parameter_name_is_reserved() -> None:
     assert first.inputs != second.inputs  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("use", [lambda t: t([1]), lambda t: t.map([[1]]), lambda t: t.after().named("x")([1])])
+@pytest.mark.parametrize(
+    "use", [lambda t: t([1]), lambda t: t.map([[1]]), lambda t: t.after().named("x")([1])]
+)
 def test_a_task_outside_a_flow_points_to_its_function(use: Callable[[Task[..., Any]], Any]) -> None:
     """Nothing would run it; the message shows the call of the plain function."""
     with pytest.raises(BuildError, match=r"task 'total' was .* outside a flow.* total\.fn\(orders, rate=…\)"):

@@ -58,6 +58,8 @@ class Flow(Generic[P, R]):
     name: str
     entry: str
     """Where its code is found again: `module:qualname`, or the file of its block."""
+    returns: bool = False
+    """Whether it says what its value is: a function does, by returning a node or nothing."""
 
     def __init__(self: Flow[..., Any], name: str, *, reference: Reference = ()) -> None:
         """Begin a flow that is spelled out in a `with` block.
@@ -234,6 +236,8 @@ class Flow(Generic[P, R]):
 
 class _TracedFlow(Flow[P, R]):
     """A flow made by calling a function with nodes for values, when it is first needed."""
+
+    returns = True
 
     def __init__(self, fn: FunctionType, signature: Signature, name: str, reference: Reference) -> None:
         super().__init__(name, reference=reference)

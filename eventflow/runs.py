@@ -55,6 +55,8 @@ class Runnable(Protocol):
 
     name: str
     entry: str
+    returns: bool
+    """Whether it says what its value is, be it nothing."""
 
     @property
     def graph(self) -> Graph:
@@ -148,8 +150,13 @@ class Launch(Generic[P, R]):
         """Run the flow as `run` does and give what it returns, as a Python value.
 
         Raises `TaskError` when that value could not be made, with the live exception as its cause if it
-        was raised in this process.
+        was raised in this process; `TypeError` for a flow that was spelled out in a `with` block.
         """
+        if not self._flow.returns:
+            raise TypeError(
+                f"flow {self._flow.name!r} was spelled out in a `with` block and returns no node: "
+                "use `.run(...)` and look into `state.result[node].result`"
+            )
         view, picture = await self._run(args, kwargs)
         arg = self._flow.graph.value
         if picture.phase != Phase.FINISHED:

@@ -71,13 +71,18 @@ def check_flow(recorded: Graph, today: Graph, facts: RunFacts, run_id: str) -> N
         for i, node in enumerate(today.nodes)
         if isinstance(node, TaskNode)
         and facts.run.status[i] in FINISHED
-        and recorded.task_of(i).code != today.task_of(i).code
+        and _differ(recorded.task_of(i).code, today.task_of(i).code)
     ]
     if changed:
         raise FlowChanged(
             f"run {run_id!r}: the code of finished tasks changed ({', '.join(changed[:5])}): their results "
             f"would not be what today's code gives; begin again with `rerun({run_id!r})`, or set `version=`"
         )
+
+
+def _differ(before: bytes, now: bytes) -> bool:
+    """Whether two code digests prove a change; an empty one is code whose source nobody could read."""
+    return bool(before and now) and before != now
 
 
 def check_parameters(recorded: Mapping[str, Any], today: Mapping[str, Any], run_id: str) -> None:

@@ -1,1 +1,13 @@
-"""What tests of flows and of logs are built from; imports nothing by itself, for pytest is not needed to run."""
+"""What tests of flows, and of logs, are built from.
+
+    simulate, VirtualWorld    a clock that jumps: hours pass in no time, one seed gives one history
+    CrashingLog, Crash        a log whose process dies at a chosen append
+    conformance               the suite that every log must pass; needs pytest, so it is imported by itself
+
+Nothing of the engine imports this package.
+"""
+
+from eventflow.testing.crashing import Crash, CrashingLog
+from eventflow.testing.virtual import VirtualLoop, VirtualWorld, simulate
+
+__all__ = ["Crash", "CrashingLog", "VirtualLoop", "VirtualWorld", "simulate"]

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 
@@ -32,9 +32,11 @@ from eventflow.events import (
     TaskSkipped,
     TaskStarted,
     TaskSucceeded,
+    Unknown,
+    kind_of,
 )
 from eventflow.graph import Graph, Key, ParameterNode, Ref
-from eventflow.machine import Phase, Plan, RunState, Status, evolve
+from eventflow.machine import IllegalEvent, Phase, Plan, RunState, Status, evolve
 from eventflow.machine.inputs import leaves
 from eventflow.ports import Bindings, EventLog
 from eventflow.result import (
@@ -75,7 +77,8 @@ class RunFacts(msgspec.Struct):
     """Slot → the sources of its last attempt."""
     retrying: dict[int, Ending]
     started_us: int = 0
-    message: str = ""
+    unknown: tuple[str, ...] = ()
+    """Kinds of events that this version passed by: what it shows may be behind what happened."""
 
 
 async def graph_of(log: EventLog, digest: str) -> Graph:
@@ -140,6 +143,8 @@ class RunView:
 
     def advance(self, facts: RunFacts, version: int, draft: Draft | Record) -> RunFacts:
         """Fold an event that will stand at `version`, before or after it is appended."""
+        if isinstance(draft.event, Unknown):
+            return _pass_by(facts, version, draft)
         evolve(self.plan, facts.run, version, draft)
         keep = _KEEPERS.get(type(draft.event))
         if keep is not None:
@@ -226,6 +231,15 @@ class PartOf:
         return hash(self.path)
 
 
+def _pass_by(facts: RunFacts, version: int, draft: Draft | Record) -> RunFacts:
+    """Count an event of a kind that a newer version wrote; what it changed is not known here."""
+    if version != facts.run.version + 1:
+        raise IllegalEvent(f"{kind_of(draft.event)} cannot be version {version} after {facts.run.version}")
+    facts.run.version, facts.run.at = version, draft.at
+    facts.unknown = tuple(dict.fromkeys((*facts.unknown, kind_of(draft.event))))
+    return facts
+
+
 def _keep_started(facts: RunFacts, _version: int, event: TaskStarted) -> None:
     if event.inputs:
         task = event.task
@@ -303,16 +317,14 @@ class Picture(Mapping[Any, State]):
         A task whose trigger refused has no error of its own worth telling.
         """
         if state is not None and not isinstance(state, states.TriggerFailed):
-            error: TaskError = state.result
-            return error
+            return cast(TaskError, state.result)
         run = self._facts.run
         slot = next(iter(self._failed_slots())) if state is None else self._find_name(state.task)
         while run.status[slot] in (Status.BLOCKED, Status.MAPPED):
             slot = self._first_failed_below(slot)
         found = self.at(slot)
         assert isinstance(found, Failed)
-        error = found.result
-        return error
+        return cast(TaskError, found.result)
 
     def _first_failed_below(self, slot: int) -> int:
         run = self._facts.run

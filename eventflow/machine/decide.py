@@ -67,7 +67,7 @@ def decide(plan: Plan, run: RunState, command: Command, now: int) -> tuple[Event
 
 def _start(plan: Plan, run: RunState, command: Start, now: int) -> tuple[Event, ...]:
     slot = command.slot
-    if run.status[slot] not in _STARTABLE or run.waiting[slot]:
+    if run.status[slot] not in _STARTABLE or run.waiting[slot] or slot in plan.mapped:
         return ()
     return (
         TaskStarted(
@@ -169,7 +169,7 @@ def _block(plan: Plan, run: RunState, command: Block, now: int) -> tuple[Event, 
 
 def _map(plan: Plan, run: RunState, command: Map, now: int) -> tuple[Event, ...]:
     slot = command.slot
-    if not _is_due(run, slot):
+    if slot not in plan.mapped or not _is_due(run, slot):
         return ()
     task = run.address(slot)
     if command.failure is not None:
@@ -179,7 +179,7 @@ def _map(plan: Plan, run: RunState, command: Map, now: int) -> tuple[Event, ...]
 
 def _reuse(plan: Plan, run: RunState, command: Reuse, now: int) -> tuple[Event, ...]:
     slot = command.slot
-    if not _is_due(run, slot):
+    if slot in plan.mapped or not _is_due(run, slot):
         return ()
     return (
         TaskReused(

@@ -20,7 +20,7 @@ workers when nobody else does.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import anyio
@@ -60,7 +60,7 @@ from eventflow.ports import (
 from eventflow.result import Payload, ResultError
 from eventflow.runner import ownership
 from eventflow.runner.failures import failure_of
-from eventflow.runner.ownership import Lost, fold
+from eventflow.runner.ownership import Lost, fold, fold_to_own
 from eventflow.runner.task_runner import TaskRunner
 from eventflow.runner.values import Values
 from eventflow.runview import RunFacts, RunView, graph_of
@@ -155,7 +155,7 @@ class FlowRunner:
                     else:
                         return self._facts
             head = await self._log.head()
-            self._facts = await fold(self._log, self._view)
+            await self._read(fold)
             if ownership.is_over(self._facts) or not wait:
                 return self._facts
             await ownership.watch(self._log, self._view, head)
@@ -177,23 +177,31 @@ class FlowRunner:
 
     # -- open, claim, recover ---------------------------------------------------------------------
 
+    async def _read(self, fold: Callable[[EventLog, RunView], Awaitable[RunFacts]]) -> None:
+        """Fold what is there; refuse a run of another flow before its events meet this one's graph."""
+        log, graph, run_id = self._log, self._plan.graph, self._view.run_id
+        born_as = await ownership.first_flow(log, self._view)
+        if born_as is not None:
+            ownership.check_shape(await graph_of(log, born_as), graph, run_id)
+        self._facts = facts = await fold(log, self._view)
+        if facts.run.phase != Phase.NEW:
+            ownership.check_code(await graph_of(log, facts.run.flow), graph, facts, run_id)
+            today = {name: self._request.parameters[name] for name in self._request.given}
+            ownership.check_parameters(facts.parameters, today, run_id)
+
     async def _open(self) -> None:
         """Fold what is there, begin what is not, and claim the run."""
-        self._facts = await fold(self._log, self._view)
+        await self._read(fold_to_own)
         run, graph, request = self._facts.run, self._plan.graph, self._request
+        if run.phase == Phase.FINISHED:
+            return
+        self._forget()
         commands: list[Command] = []
         born = run.phase == Phase.NEW
         if born:
             commands.append(
                 StartRun(graph.digest, request.parameters, request.durability, request.labels, request.origin)
             )
-        else:
-            recorded = await graph_of(self._log, run.flow)
-            ownership.check_flow(recorded, graph, self._facts, self._view.run_id)
-            today = {name: request.parameters[name] for name in request.given}
-            ownership.check_parameters(self._facts.parameters, today, self._view.run_id)
-            if run.phase == Phase.FINISHED:
-                return
         defined = () if run.flow == graph.digest else (self._define(),)
         commands.append(Claim(self._world.new_id(), ownership.environment(request.entry), graph.digest))
         commands += [Abandon(slot, run.attempt[slot], "lost") for slot in run.active()]
@@ -201,9 +209,19 @@ class FlowRunner:
         self._values.recount(run)
         self._claim = run.version + (2 if born else 1)
         try:
-            await self._commit(commands, defined, list(request.beside) if born else None)
+            await self._commit(commands, defined, request.beside if born else ())
         except Conflict as conflict:
             raise Lost(f"run {self._view.run_id!r} was claimed by another runner") from conflict
+
+    def _forget(self) -> None:
+        """Nothing is left of an earlier ownership, which was lost in whatever it was doing."""
+        self._queue.clear()
+        self._reports.clear()
+        self._in_round.clear()
+        self._beside.clear()
+        self._successor = False
+        self._wake_at = None
+        self._claim = 0
 
     def _define(self) -> Write:
         graph = self._plan.graph
@@ -272,17 +290,19 @@ class FlowRunner:
     async def _round(self) -> None:
         """Decide on the reports and on all that follows, commit it in one append, then act."""
         self._in_round, self._reports = self._reports, []
-        beside, self._beside = self._beside, []
-        try:
-            await self._commit(self._in_round, beside=beside)
-        except (Conflict, OutcomeUnknown):
-            await self._refold()
-            self._reports = self._in_round + self._reports
-            self._beside = beside + self._beside
+        beside = tuple(self._beside)  # they stay there until they are stored, for whoever lets go of the run
+        while True:
+            base = self._facts.run.version
+            try:
+                await self._commit(self._in_round, beside=beside)
+                break
+            except (Conflict, OutcomeUnknown):
+                await self._refold(base)
         self._in_round = []
+        del self._beside[: len(beside)]
 
     async def _commit(
-        self, commands: list[Command], defined: tuple[Write, ...] = (), beside: list[Value] | None = None
+        self, commands: list[Command], defined: tuple[Write, ...] = (), beside: tuple[Value, ...] = ()
     ) -> None:
         facts = self._facts
         run = facts.run
@@ -296,7 +316,7 @@ class FlowRunner:
             return
         write = Write(self._view.stream, base, drafts)
         with self._world.outside():
-            await self._log.append(*defined, write, values=beside or (), durability=self._request.durability)
+            await self._log.append(*defined, write, values=beside, durability=self._request.durability)
         self._over = run.phase == Phase.FINISHED
         if started:
             self._queued_us = self._world.monotonic()
@@ -367,12 +387,17 @@ class FlowRunner:
 
     # -- when it does not go on -------------------------------------------------------------------
 
-    async def _refold(self) -> None:
-        """Somebody else wrote to the run: fold it again; raise `Lost` when it is theirs now."""
-        self._facts = await fold(self._log, self._view)
-        self._values.recount(self._facts.run)
-        if self._facts.run.claim != self._claim or self._facts.run.phase != Phase.CLAIMED:
+    async def _refold(self, base: int) -> None:
+        """The append after version `base` did not go through: fold the run again, with what stands now.
+
+        Raises `Lost` when the run is somebody else's. What was started after all is queued.
+        """
+        self._facts = await fold_to_own(self._log, self._view)
+        run = self._facts.run
+        self._values.recount(run)
+        if run.claim != self._claim or run.phase != Phase.CLAIMED:
             raise Lost(f"run {self._view.run_id!r} was claimed by another runner")
+        self._queue.extend(slot for slot in run.active() if run.started[slot] > base)
 
     async def _let_go(self, error: BaseException) -> None:
         """Leave the run in order: record what is done, say what was interrupted, release it."""

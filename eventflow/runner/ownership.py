@@ -13,19 +13,32 @@ import socket
 import sys
 from collections.abc import Mapping
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import anyio
 
-from eventflow.events import RunFinished, RunReleased
+from eventflow.events import RunFinished, RunReleased, RunStarted
 from eventflow.graph import Graph, TaskNode
 from eventflow.machine import FINISHED, Phase
 from eventflow.ports import EventLog
 from eventflow.projections import replay
 from eventflow.runview import RunFacts, RunView
 
-__all__ = ["FlowChanged", "Lost", "ParametersDiffer", "check_flow", "environment", "fold", "watch"]
+__all__ = [
+    "FlowChanged",
+    "Lost",
+    "ParametersDiffer",
+    "UnknownEvents",
+    "check_code",
+    "check_parameters",
+    "check_shape",
+    "environment",
+    "first_flow",
+    "fold",
+    "fold_to_own",
+    "is_over",
+    "watch",
+]
 
 WATCH_S = 0.5
 """How long a follower listens before it asks whether the owner still lives."""
@@ -33,6 +46,10 @@ WATCH_S = 0.5
 
 class Lost(Exception):
     """Another runner claimed the run; this one may append nothing more."""
+
+
+class UnknownEvents(RuntimeError):
+    """A newer version wrote to the run; this one can show it, but not go on with it."""
 
 
 class FlowChanged(ValueError):
@@ -49,8 +66,28 @@ async def fold(log: EventLog, view: RunView) -> RunFacts:
     return found.state
 
 
-def check_flow(recorded: Graph, today: Graph, facts: RunFacts, run_id: str) -> None:
-    """Refuse to go on with a flow whose shape, or whose finished tasks' code, is another one."""
+async def fold_to_own(log: EventLog, view: RunView) -> RunFacts:
+    """The run as it stands in the log, for one who means to write to it; raises `UnknownEvents`."""
+    facts = await fold(log, view)
+    if facts.unknown:
+        raise UnknownEvents(
+            f"run {view.run_id!r} has events of kinds that this version does not know "
+            f"({', '.join(facts.unknown)}): a newer eventflow wrote them, so run it with that one"
+        )
+    return facts
+
+
+async def first_flow(log: EventLog, view: RunView) -> str | None:
+    """Digest of the graph with which the run was born, if it was."""
+    async for record in log.read(stream=view.stream):
+        if isinstance(record.event, RunStarted):
+            return record.event.flow
+        break
+    return None
+
+
+def check_shape(recorded: Graph, today: Graph, run_id: str) -> None:
+    """Refuse to go on with another flow, or with one of another shape."""
     if recorded.name != today.name:
         raise FlowChanged(
             f"run {run_id!r} is a run of flow {recorded.name!r}, not of {today.name!r}: "
@@ -66,6 +103,10 @@ def check_flow(recorded: Graph, today: Graph, facts: RunFacts, run_id: str) -> N
             f"run {run_id!r} was started with another shape of flow {today.name!r} ({detail}): "
             f"finish it with the old code, or begin again with `rerun({run_id!r})`"
         )
+
+
+def check_code(recorded: Graph, today: Graph, facts: RunFacts, run_id: str) -> None:
+    """Refuse to go on with a flow that has other code for tasks that have finished; shapes are equal."""
     changed = [
         node.name
         for i, node in enumerate(today.nodes)
@@ -101,6 +142,8 @@ def check_parameters(recorded: Mapping[str, Any], today: Mapping[str, Any], run_
 
 @cache
 def _fixed_environment() -> Mapping[str, str]:
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - 12 ms, needed once a run
+
     try:
         engine = version("eventflow")
     except PackageNotFoundError:

@@ -20,7 +20,7 @@ from eventflow.context import TaskContext, current
 from eventflow.graph import Policy
 from eventflow.machine import Command, Fail, Skip, Succeed
 from eventflow.ports import Body, Outcome, Raised, ThreadExecutor, Value, World
-from eventflow.result import ResultError, SerializationError
+from eventflow.result import ResultError
 from eventflow.runner.failures import failure_of
 from eventflow.runner.values import Values, to_store
 from eventflow.runview import RunFacts, RunView
@@ -28,6 +28,8 @@ from eventflow.runview import RunFacts, RunView
 __all__ = ["TaskRunner"]
 
 _NEVER: Final = math.inf
+_DELAY_MAX_US: Final = 100 * 366 * 24 * 3600 * 1_000_000
+"""A hundred years: no delay is longer, whatever a callable says."""
 Reason: TypeAlias = Literal["raised", "timed_out", "unserializable", "input"]
 
 
@@ -124,7 +126,9 @@ class TaskRunner:
                 if scope.cancel_called or anyio.current_effective_deadline() == -math.inf:
                     raise
                 error = cancelled  # raised by the body itself, though nobody cancelled it
-            except Exception as raised:  # noqa: BLE001 - all that a body raises is its failure
+            except (KeyboardInterrupt, GeneratorExit):
+                raise
+            except BaseException as raised:  # noqa: BLE001 - all else a body raises is its failure, `sys.exit` too
                 error = raised
         now.ended_us = self._monotonic()
         if scope.cancelled_caught:
@@ -159,7 +163,7 @@ class TaskRunner:
         slot, run = now.slot, now.facts.run
         try:
             payload = self._view.serializer_of(slot, run).serialize(value)
-        except SerializationError as error:
+        except Exception as error:  # noqa: BLE001 - the serializer may be the user's own
             self._fail(now, error, "unserializable")
             return
         stored, bytes_beside = to_store(payload)
@@ -189,16 +193,16 @@ class TaskRunner:
         self._report(command, None)
 
     def _delay_us(self, now: _Attempt) -> int:
-        """How long to wait before the next attempt; chance is thrown here, once."""
+        """How long to wait before the next attempt, if there is to be one; chance is thrown here, once."""
         policy = now.policy
-        if not policy.retries:
-            return 0
         failures = now.facts.run.failures.get(now.slot, 0) + 1
+        if failures > policy.retries:
+            return 0
         if policy.backoff == "callable":
             assert now.body.delay is not None, "a callable backoff has its callable in the bindings"
-            return max(0, round(now.body.delay(failures) * 1e6))
+            return min(max(0, round(now.body.delay(failures) * 1e6)), _DELAY_MAX_US)
         if policy.backoff == "exponential":
             grown: int = policy.retry_delay_us << min(failures - 1, 62)
-            ceiling = min(grown, policy.backoff_max_us) if policy.backoff_max_us else grown
+            ceiling = min(grown, policy.backoff_max_us or _DELAY_MAX_US)
             return round(ceiling * self._random())  # full jitter: retries of many do not meet again
         return policy.retry_delay_us

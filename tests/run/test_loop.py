@@ -1,0 +1,225 @@
+"""The loop's shape: how much is in flight, how few appends and spawns it takes, and what stays in memory."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from typing import Any
+
+import anyio
+import pytest
+
+from eventflow import Flow, MemoryLog, flow, task
+from eventflow.executors.local import Lanes
+from eventflow.runner import flow_runner
+from eventflow.runner.flow_runner import IN_FLIGHT_MAX, FlowRunner, Request
+from eventflow.runview import RunView
+from eventflow.testing.crashing import CrashingLog
+from eventflow.testing.virtual import VirtualWorld, simulate
+
+
+@task
+async def instant(number: int) -> int:
+    """Never suspends."""
+    return number + 1
+
+
+@task
+async def total(numbers: list[int]) -> int:
+    """The sum."""
+    return sum(numbers)
+
+
+@flow
+def wide(count: int) -> int:
+    """A fan-out and its sum."""
+    return total(instant.map(numbers(count)))
+
+
+@task
+async def numbers(count: int) -> list[int]:
+    """So many numbers."""
+    return list(range(count))
+
+
+def chain_of(length: int) -> Flow[..., Any]:
+    """So many tasks in a row."""
+    with Flow("chain") as made:
+        node = instant(0)
+        for _ in range(length - 1):
+            node = instant(node)
+    return made
+
+
+def runner_of(made: Flow[..., Any], log: Any, world: VirtualWorld) -> FlowRunner:
+    """The runner under the face, to be looked into."""
+    view = RunView("r", made.plan, bindings=made.bindings, openers=made.openers, keyring=log.keyring)
+    request = Request({}, frozenset(), "full", {}, "here")
+    return FlowRunner(view, made.bindings, log, world, Lanes(world), request)
+
+
+def test_a_deep_chain() -> None:
+    """3,000 tasks in a row: no recursion in the way, and one append each."""
+
+    async def main(world: VirtualWorld) -> None:
+        log = CrashingLog(MemoryLog())
+        state = await chain_of(3000).options(log=log, world=world).run()
+        assert state.result["instant-3000"].result == 3000
+        assert log.appends <= 3001
+
+    simulate(main)
+
+
+def test_a_fan_out_takes_few_appends() -> None:
+    """A thousand instant tasks side by side share their commits."""
+
+    async def main(world: VirtualWorld) -> None:
+        log = CrashingLog(MemoryLog())
+        assert await wide.options(log=log, world=world).value(1000) == 500_500
+        assert log.appends <= 8
+
+    simulate(main)
+
+
+def test_no_more_than_so_many_bodies_at_once() -> None:
+    """Of 5,000 sleeping bodies never more than the limit are started and not finished; all get their turn."""
+    running, most = 0, 0
+
+    @task
+    async def nap(number: int) -> int:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await anyio.sleep(1 + number % 7)
+        running -= 1
+        return number
+
+    @flow
+    def naps() -> int:
+        return total(nap.map(numbers(5000)))
+
+    async def main(world: VirtualWorld) -> None:
+        assert await naps.options(log=MemoryLog(), world=world).value() == sum(range(5000))
+        assert most == IN_FLIGHT_MAX
+
+    simulate(main)
+
+
+def test_retries_whose_moment_comes_while_all_is_full() -> None:
+    """With no room left a retry waits for room, without keeping the clock from going on."""
+    failed: list[int] = []
+    asleep = 0
+
+    @task(retries=1, retry_delay=5)
+    async def early(number: int) -> int:
+        if len(failed) < 10:
+            failed.append(number)
+            raise ValueError
+        return number
+
+    @task
+    async def nap(number: int) -> int:
+        nonlocal asleep
+        asleep += 1
+        await anyio.sleep(100)
+        return number
+
+    with Flow("full") as full:
+        for number in range(10):
+            early(number)
+        nap.map(list(range(IN_FLIGHT_MAX + 10)))
+
+    async def main(world: VirtualWorld) -> None:
+        state = await full.options(log=MemoryLog(), world=world).run()
+        assert state.is_successful()
+        assert world.monotonic() == 200_000_000
+
+    simulate(main)
+
+
+@pytest.mark.parametrize("count", [100, 2000])
+def test_instant_bodies_share_few_workers(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bodies that never suspend need no task of their own: a handful of spawns for any number of them."""
+    spawns = 0
+    spawn = flow_runner.FlowRunner._spawn
+
+    def counted(self: FlowRunner) -> None:
+        nonlocal spawns
+        spawns += 1
+        spawn(self)
+
+    monkeypatch.setattr(flow_runner.FlowRunner, "_spawn", counted)
+
+    async def main(world: VirtualWorld) -> None:
+        await wide.options(log=MemoryLog(), world=world).run(count)
+
+    simulate(main)
+    assert spawns <= 3 + count // IN_FLIGHT_MAX * 3
+
+
+class Heavy:
+    """A value that can be watched while it lives."""
+
+    alive: weakref.WeakSet[Heavy] = weakref.WeakSet()
+
+    def __init__(self, size: int) -> None:
+        self.data = "x" * size
+        Heavy.alive.add(self)
+
+    def __reduce__(self) -> Any:
+        return Heavy, (len(self.data),)
+
+
+def test_values_are_dropped_after_their_last_consumer() -> None:
+    """In a chain of large values only two are ever alive, and at the end none is kept."""
+    most = 0
+
+    @task
+    async def make(before: Any) -> Any:
+        nonlocal most
+        gc.collect()
+        most = max(most, len(Heavy.alive))
+        return Heavy(10_000)
+
+    with Flow("heavy") as heavy:
+        node = make(0)
+        for _ in range(20):
+            node = make(node)
+
+    async def main(world: VirtualWorld) -> None:
+        runner = runner_of(heavy, MemoryLog(), world)
+        await runner.run()
+        assert runner._values.live == 0
+        assert most <= 3
+        gc.collect()
+        assert len(Heavy.alive) == 0
+
+    simulate(main)
+
+
+def test_values_of_a_map_are_dropped_together() -> None:
+    """A mapped task's values go when the last reader of all has finished, a failed reader included."""
+
+    @task
+    async def large(number: int) -> str:
+        return str(number) * 5000
+
+    @task
+    async def fails(texts: list[str]) -> int:
+        raise ValueError(len(texts))
+
+    @task
+    async def each(text: str) -> int:
+        return len(text)
+
+    with Flow("maps") as maps:
+        texts = large.map([1, 2, 3])
+        each.map(each.map(texts))
+        fails(texts)
+
+    async def main(world: VirtualWorld) -> None:
+        runner = runner_of(maps, MemoryLog(), world)
+        await runner.run()
+        assert runner._values.live == 0
+
+    simulate(main)

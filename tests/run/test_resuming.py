@@ -1,0 +1,231 @@
+"""The same call again: resumed, read, refused, or rerun with today's code."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from eventflow import Flow, MemoryLog, RunNotFound, RunView, flow, replay, task
+from eventflow.events import RunStarted, TaskReused
+from eventflow.runner.ownership import FlowChanged, ParametersDiffer
+from eventflow.runs import RunNotFinished
+from eventflow.states import Cached
+from eventflow.testing.crashing import Crash, CrashingLog
+from eventflow.testing.virtual import VirtualWorld, simulate
+
+
+class Boom(Exception):
+    """What the bodies raise."""
+
+
+def pipeline(
+    ran: Counter[str], *, broken: bool = False, version: str = "1", extra: bool = False, name: str = "pipe"
+) -> Flow[..., Any]:
+    """fetch → work (mapped) → total, and perhaps one task more; `broken` fails the second element."""
+
+    @task(version=version)
+    async def fetch(day: str) -> list[int]:
+        ran["fetch"] += 1
+        return [1, 2, 3]
+
+    @task(version=version if not broken else "broken")
+    async def work(number: int) -> int:
+        ran[f"work {number}"] += 1
+        if broken and number == 2:
+            raise Boom("two")
+        return number * 10
+
+    @task(version=version)
+    async def total(numbers: list[int], day: str) -> str:
+        ran["total"] += 1
+        return f"{day}: {sum(numbers)}"
+
+    @task(version="1")
+    async def report(text: str) -> str:
+        ran["report"] += 1
+        return text.upper()
+
+    @flow(name=name)
+    def pipe(day: str, scale: int = 1) -> str:
+        found = total(work.map(fetch(day)), day)
+        return report(found) if extra else found
+
+    return pipe
+
+
+def test_a_finished_run_executes_nothing() -> None:
+    """Its recorded State comes back, equal to the live one, and not a byte is appended."""
+    ran: Counter[str] = Counter()
+
+    async def main(world: VirtualWorld) -> None:
+        log = MemoryLog()
+        live = await pipeline(ran).options(log=log, world=world, run_id="r").run("mon")
+        head, before = await log.head(), ran.copy()
+        again = pipeline(ran).options(log=log, world=world, run_id="r")
+        recorded = await again.run("mon")
+        assert {name: state for name, state in recorded.result.items()} == dict(live.result.items())
+        assert await again.value("mon") == "mon: 60"
+        assert ran == before
+        assert await log.head() == head
+
+    simulate(main)
+
+
+def test_other_parameters_are_refused_by_name() -> None:
+    """Given ones must agree with the recorded ones; defaults that are left out are not compared."""
+    ran: Counter[str] = Counter()
+
+    async def main(world: VirtualWorld) -> None:
+        log = MemoryLog()
+        options = pipeline(ran).options(log=log, world=world, run_id="r")
+        await options.run("mon", scale=3)
+        await options.run("mon")
+        head = await log.head()
+        with pytest.raises(ParametersDiffer, match="'day'"):
+            await options.run("tue")
+        with pytest.raises(ParametersDiffer, match="'scale'"):
+            await options.run("mon", scale=4)
+        assert await log.head() == head
+
+    simulate(main)
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_another_flow_under_the_same_run_id(finished: bool) -> None:
+    """Another name or another shape is refused, before its graph meets the run's events; nothing is written."""
+    ran: Counter[str] = Counter()
+
+    async def main(world: VirtualWorld) -> None:
+        inside = MemoryLog()
+        log: Any = inside if finished else CrashingLog(inside, crash_at=5)
+        try:
+            await pipeline(ran, extra=True).options(log=log, world=world, run_id="r").run("mon")
+        except Crash:
+            assert not finished
+        head = await inside.head()
+        with pytest.raises(FlowChanged, match="'pipe', not of 'other'"):
+            await pipeline(ran, extra=True, name="other").options(log=inside, world=world, run_id="r").run("mon")
+        with pytest.raises(FlowChanged, match="gone: report"):
+            await pipeline(ran).options(log=inside, world=world, run_id="r").run("mon")
+        with Flow("pipe") as tiny:
+            pass
+        with pytest.raises(FlowChanged, match="another shape"):
+            await tiny.options(log=inside, world=world, run_id="r").run()
+        assert await inside.head() == head
+
+    simulate(main)
+
+
+def test_changed_code_of_a_finished_task_is_refused() -> None:
+    """Unfinished tasks may get new code on resume, finished ones may not."""
+    ran: Counter[str] = Counter()
+
+    async def main(world: VirtualWorld) -> None:
+        log = MemoryLog()
+        with pytest.raises(Crash):
+            await pipeline(ran).options(log=CrashingLog(log, crash_at=3), world=world, run_id="r").run("mon")
+        with pytest.raises(FlowChanged, match="fetch"):
+            await pipeline(ran, version="2").options(log=log, world=world, run_id="r").run("mon")
+
+    simulate(main)
+
+
+def test_new_code_of_unfinished_tasks_is_taken_and_recorded() -> None:
+    """A run that died before anything finished goes on with today's code."""
+    ran: Counter[str] = Counter()
+
+    async def main(world: VirtualWorld) -> None:
+        log = MemoryLog()
+        with pytest.raises(Crash):
+            await pipeline(ran).options(log=CrashingLog(log, crash_at=2), world=world, run_id="r").run("mon")
+        state = await pipeline(ran, version="2").options(log=log, world=world, run_id="r").run("mon")
+        assert state.is_successful()
+        view = await RunView.of(log, "r")
+        fold = await replay(log, view, stream=view.stream)
+        assert fold.state.run.flow == pipeline(ran, version="2").graph.digest
+
+    simulate(main)
+
+
+def test_rerun_keeps_the_successes_and_runs_the_rest() -> None:
+    """Fix the bug and go on: only the failed element and what needs it run, in a run of their own."""
+    ran: Counter[str] = Counter()
+
+    async def main(world: VirtualWorld) -> None:
+        log = MemoryLog()
+        failed = await pipeline(ran, broken=True).options(log=log, world=world, run_id="r").run("mon")
+        assert failed.is_failed()
+        assert ran == Counter({"fetch": 1, "work 1": 1, "work 2": 1, "work 3": 1})
+        ran.clear()
+        fixed = await pipeline(ran).options(log=log, world=world).rerun("r")
+        assert fixed.is_successful()
+        assert fixed.result["total"].result == "mon: 60"
+        assert ran == Counter({"work 2": 1, "total": 1})
+        assert type(fixed.result["fetch"]) is Cached
+        assert [type(child).__name__ for child in fixed.result["work"].map_states] == [
+            "Cached",
+            "Success",
+            "Cached",
+        ]
+        origins = [r.event.origin async for r in log.read() if isinstance(r.event, RunStarted)]
+        assert origins[0] is None
+        assert origins[1].stream == "run/r"
+        reused = [r.event async for r in log.read() if isinstance(r.event, TaskReused)]
+        assert {event.why for event in reused} == {"fork"}
+
+    simulate(main)
+
+
+def test_rerun_with_a_changed_graph() -> None:
+    """Results are found by name: a task that was added runs, the others are kept."""
+    ran: Counter[str] = Counter()
+
+    async def main(world: VirtualWorld) -> None:
+        log = MemoryLog()
+        await pipeline(ran).options(log=log, world=world, run_id="r").run("mon")
+        ran.clear()
+        state = await pipeline(ran, extra=True).options(log=log, world=world).rerun("r")
+        assert state.result["report"].result == "MON: 60"
+        assert ran == Counter({"report": 1})
+
+    simulate(main)
+
+
+def test_a_rerun_can_crash_and_be_resumed() -> None:
+    """The kept results are in the first append: a rerun that dies right after it goes on with them."""
+    ran: Counter[str] = Counter()
+
+    async def main(world: VirtualWorld) -> None:
+        log = MemoryLog()
+        await pipeline(ran, broken=True).options(log=log, world=world, run_id="r").run("mon")
+        ran.clear()
+        dying = CrashingLog(log, crash_at=1, when="after")
+        with pytest.raises(Crash):
+            await pipeline(ran).options(log=dying, world=world, run_id="again").rerun("r")
+        state = await pipeline(ran).options(log=log, world=world, run_id="again").run("mon")
+        assert state.is_successful()
+        assert ran == Counter({"work 2": 1, "total": 1})
+
+    simulate(main)
+
+
+def test_rerun_of_what_cannot_be() -> None:
+    """An unknown id is RunNotFound; an unfinished run is to be resumed; another flow's run is refused."""
+    ran: Counter[str] = Counter()
+
+    async def main(world: VirtualWorld) -> None:
+        log = MemoryLog()
+        options = pipeline(ran).options(log=log, world=world)
+        with pytest.raises(RunNotFound, match="'nope'"):
+            await options.rerun("nope")
+        with pytest.raises(Crash):
+            await pipeline(ran).options(log=CrashingLog(log, crash_at=3), world=world, run_id="r").run("mon")
+        with pytest.raises(RunNotFinished, match="options"):
+            await options.rerun("r")
+        await pipeline(ran).options(log=log, world=world, run_id="r").run("mon")
+        with pytest.raises(ValueError, match="'pipe', not of 'other'"):
+            await pipeline(ran, name="other").options(log=log, world=world).rerun("r")
+
+    simulate(main)

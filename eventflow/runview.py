@@ -15,28 +15,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, cast
 
-import msgspec
-
 from eventflow import states
 from eventflow.events import (
     Draft,
-    Event,
     Failure,
     FlowDefined,
     Record,
     RunStarted,
     Source,
-    TaskBlocked,
-    TaskFailed,
-    TaskReused,
-    TaskSkipped,
-    TaskStarted,
-    TaskSucceeded,
-    Unknown,
-    kind_of,
 )
 from eventflow.graph import Graph, Key, ParameterNode, Ref
-from eventflow.machine import IllegalEvent, Phase, Plan, RunState, Status, evolve
+from eventflow.machine import Phase, Plan, RunState, Status
 from eventflow.machine.inputs import leaves
 from eventflow.ports import Bindings, EventLog
 from eventflow.result import (
@@ -49,36 +38,15 @@ from eventflow.result import (
     ResultSerializer,
     Stored,
 )
+from eventflow.runfacts import Ending, RunFacts, advance
 from eventflow.serializers import Keyring, Serializer
 from eventflow.states import Failed, State, TaskError
 
-__all__ = ["Ending", "Picture", "RunFacts", "RunNotFound", "RunView", "graph_of"]
+__all__ = ["Picture", "RunNotFound", "RunView", "fetcher", "graph_of"]
 
 
 class RunNotFound(LookupError):
     """The log has no run of that id."""
-
-
-class Ending(msgspec.Struct, frozen=True, array_like=True, tag="ending"):
-    """How a task ended without a result, or why it waits for another attempt."""
-
-    message: str
-    failure: Failure | None = None
-
-
-class RunFacts(msgspec.Struct):
-    """The fold of one run: the machine's state, and what its records hold that people ask for."""
-
-    run: RunState
-    parameters: dict[str, Payload]
-    kept: dict[int, Payload | Ending]
-    """Version of the record that ended a task → its payload, or how it ended without one."""
-    inputs: dict[int, tuple[Source, ...]]
-    """Slot → the sources of its last attempt."""
-    retrying: dict[int, Ending]
-    started_us: int = 0
-    unknown: tuple[str, ...] = ()
-    """Kinds of events that this version passed by: what it shows may be behind what happened."""
 
 
 async def graph_of(log: EventLog, digest: str) -> Graph:
@@ -108,9 +76,9 @@ class RunView:
     ) -> None:
         """View a run of the flow behind `plan`.
 
-        With `bindings`, `openers` (of parameters) and `keyring` results open with their tasks' declared types, and pickles open at
-        all; without them what plain data can say is shown, and nothing is ever unpickled. `fetch` reads
-        stored bytes from local disk; `locate` finds the place of a node handle.
+        With `bindings`, `openers` (of parameters) and `keyring` results open with their tasks' declared
+        types, and pickles open at all; without them what plain data can say is shown, and nothing is ever
+        unpickled. `fetch` reads stored bytes from local disk; `locate` finds the place of a node handle.
         """
         self.run_id = run_id
         self.plan = plan
@@ -135,7 +103,7 @@ class RunView:
 
     def initial(self) -> RunFacts:
         """The facts before the first record."""
-        return RunFacts(RunState.initial(self.plan), {}, {}, {}, {})
+        return RunFacts.initial(self.plan)
 
     def apply(self, state: RunFacts, record: Record) -> RunFacts:
         """Fold one record of the run's stream; raises `IllegalEvent`."""
@@ -143,15 +111,7 @@ class RunView:
 
     def advance(self, facts: RunFacts, version: int, draft: Draft | Record) -> RunFacts:
         """Fold an event that will stand at `version`, before or after it is appended."""
-        if isinstance(draft.event, Unknown):
-            return _pass_by(facts, version, draft)
-        evolve(self.plan, facts.run, version, draft)
-        keep = _KEEPERS.get(type(draft.event))
-        if keep is not None:
-            keep(facts, version, draft.event)
-        if version == 1:
-            facts.started_us = draft.at
-        return facts
+        return advance(self.plan, facts, version, draft)
 
     def picture(self, facts: RunFacts) -> Picture:
         """What a person looks at. It shows the facts as they are when a state is asked for."""
@@ -229,57 +189,6 @@ class PartOf:
 
     def __hash__(self) -> int:
         return hash(self.path)
-
-
-def _pass_by(facts: RunFacts, version: int, draft: Draft | Record) -> RunFacts:
-    """Count an event of a kind that a newer version wrote; what it changed is not known here."""
-    if version != facts.run.version + 1:
-        raise IllegalEvent(f"{kind_of(draft.event)} cannot be version {version} after {facts.run.version}")
-    facts.run.version, facts.run.at = version, draft.at
-    facts.unknown = tuple(dict.fromkeys((*facts.unknown, kind_of(draft.event))))
-    return facts
-
-
-def _keep_started(facts: RunFacts, _version: int, event: TaskStarted) -> None:
-    if event.inputs:
-        task = event.task
-        facts.inputs[task[0] if len(task) == 1 else facts.run.slot(task)] = event.inputs
-
-
-def _keep_result(facts: RunFacts, version: int, event: TaskSucceeded | TaskReused) -> None:
-    facts.kept[version] = event.result
-
-
-def _keep_failed(facts: RunFacts, version: int, event: TaskFailed) -> None:
-    ending = Ending(f"{event.failure.type}: {event.failure.message}", event.failure)
-    if event.retry_at is None:
-        facts.kept[version] = ending
-    else:
-        facts.retrying[facts.run.slot(event.task)] = ending
-
-
-def _keep_skipped(facts: RunFacts, version: int, event: TaskSkipped) -> None:
-    facts.kept[version] = Ending(event.reason)
-
-
-def _keep_blocked(facts: RunFacts, version: int, event: TaskBlocked) -> None:
-    failure = Failure(type="eventflow.TriggerFailed", message=event.message)
-    facts.kept[version] = Ending(f"trigger {event.trigger!r} refused: {event.message}", failure)
-
-
-def _keep_parameters(facts: RunFacts, _version: int, event: RunStarted) -> None:
-    facts.parameters.update(event.parameters)
-
-
-_KEEPERS: Final[dict[type[Event], Callable[[RunFacts, int, Any], None]]] = {
-    TaskStarted: _keep_started,
-    TaskSucceeded: _keep_result,
-    TaskReused: _keep_result,
-    TaskFailed: _keep_failed,
-    TaskSkipped: _keep_skipped,
-    TaskBlocked: _keep_blocked,
-    RunStarted: _keep_parameters,
-}
 
 
 class Picture(Mapping[Any, State]):

@@ -58,12 +58,13 @@ from eventflow.ports import (
     Write,
 )
 from eventflow.result import Payload, ResultError
+from eventflow.runfacts import RunFacts
 from eventflow.runner import ownership
 from eventflow.runner.failures import failure_of
 from eventflow.runner.ownership import Lost, fold, fold_to_own
 from eventflow.runner.task_runner import TaskRunner
 from eventflow.runner.values import Values
-from eventflow.runview import RunFacts, RunView, graph_of
+from eventflow.runview import RunView, graph_of
 
 __all__ = ["IN_FLIGHT_MAX", "FlowRunner", "Request"]
 

@@ -22,7 +22,8 @@ from eventflow.graph import Graph, TaskNode
 from eventflow.machine import FINISHED, Phase
 from eventflow.ports import EventLog
 from eventflow.projections import replay
-from eventflow.runview import RunFacts, RunView
+from eventflow.runfacts import RunFacts
+from eventflow.runview import RunView
 
 __all__ = [
     "FlowChanged",

@@ -15,7 +15,8 @@ from eventflow.events import Origin
 from eventflow.graph import Arg, Const, Graph, ParameterNode, Ref, TaskNode
 from eventflow.machine import Command, Map, Plan, Reuse, Status
 from eventflow.result import Inline, Stored
-from eventflow.runview import RunFacts, RunView
+from eventflow.runfacts import RunFacts
+from eventflow.runview import RunView
 
 __all__ = ["kept_results"]
 

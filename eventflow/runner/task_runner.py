@@ -21,9 +21,10 @@ from eventflow.graph import Policy
 from eventflow.machine import Command, Fail, Skip, Succeed
 from eventflow.ports import Body, Outcome, Raised, ThreadExecutor, Value, World
 from eventflow.result import ResultError
+from eventflow.runfacts import RunFacts
 from eventflow.runner.failures import failure_of
 from eventflow.runner.values import Values, to_store
-from eventflow.runview import RunFacts, RunView
+from eventflow.runview import RunView
 
 __all__ = ["TaskRunner"]
 

@@ -15,7 +15,8 @@ from eventflow.machine import FINISHED, RunState, Status, bind
 from eventflow.machine.inputs import Leaf, leaves
 from eventflow.ports import Bindings, Body, EventLog, Value
 from eventflow.result import Inline, NoResult, ResultNotLoaded, Stored
-from eventflow.runview import Ending, RunFacts, RunView
+from eventflow.runfacts import Ending, RunFacts
+from eventflow.runview import RunView
 from eventflow.serializers import is_immutable, reopen
 from eventflow.serializers.plain import unpack
 from eventflow.states import TaskError

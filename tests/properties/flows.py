@@ -392,9 +392,12 @@ def _exprs(draw: st.DrawFn, steps: list[Step], depth: int = 1) -> Expr:
             return Whole(draw(st.integers(0, len(steps) - 1)))
         case "part":
             up = draw(st.integers(0, len(steps) - 1))
-            likely: list[int | str] = {"list": [0, -1], "numbers": [7], "dict": ["k", "l"], "tuple": [0, 1]}.get(
-                steps[up].shape, [0]
-            )
+            likely: list[int | str] = {
+                "list": [0, -1],
+                "numbers": [7],
+                "dict": ["k", "l"],
+                "tuple": [0, 1],
+            }.get(steps[up].shape, [0])
             return Part(up, draw(st.sampled_from([0, 1] if steps[up].overs else likely)))
         case "many":
             items = draw(st.lists(_exprs(steps, depth - 1), max_size=3))
@@ -408,7 +411,9 @@ def _exprs(draw: st.DrawFn, steps: list[Step], depth: int = 1) -> Expr:
 @st.composite
 def _overs(draw: st.DrawFn, steps: list[Step]) -> Expr:
     lists = [i for i, step in enumerate(steps) if step.overs or step.shape == "list"]
-    kind = draw(st.sampled_from(["param", "written", *(["list"] * 5 if lists else []), *(["any"] if steps else [])]))
+    kind = draw(
+        st.sampled_from(["param", "written", *(["list"] * 5 if lists else []), *(["any"] if steps else [])])
+    )
     match kind:
         case "list":
             return Whole(draw(st.sampled_from(lists)))

@@ -31,7 +31,8 @@ from eventflow.machine import (
     ready,
 )
 from eventflow.result import Inline
-from eventflow.runview import RunFacts, RunView
+from eventflow.runfacts import RunFacts
+from eventflow.runview import RunView
 from tests.properties.flows import Journal, Sketch, build, sketches
 
 PAYLOAD = Inline("msgpack", b"\x01", b"d" * 16)
@@ -85,7 +86,9 @@ def _commands(draw: st.DrawFn, plan: Plan, run: RunState) -> Command:
         case "reuse":
             return Reuse(slot, PAYLOAD, Origin("run/old", 3), "fork")
         case _:
-            return draw(st.sampled_from([Claim("me", {}, "f"), Claim("you", {}, "f"), Release("x"), Finish(), BIRTH]))
+            return draw(
+                st.sampled_from([Claim("me", {}, "f"), Claim("you", {}, "f"), Release("x"), Finish(), BIRTH])
+            )
 
 
 BIRTH = StartRun("f", {"p": PAYLOAD}, "full", {})
@@ -97,7 +100,11 @@ def _drafts(data: st.DataObject, view: RunView) -> list[Draft]:
     run, plan = facts.run, view.plan
     drafts: list[Draft] = []
     now = 1_000
-    commands: list[Command] = [data.draw(st.sampled_from([BIRTH, Finish(), Start(0)])), BIRTH, Claim("me", {}, "f")]
+    commands: list[Command] = [
+        data.draw(st.sampled_from([BIRTH, Finish(), Start(0)])),
+        BIRTH,
+        Claim("me", {}, "f"),
+    ]
     for turn in range(data.draw(st.integers(3, 40))):
         command = commands[turn] if turn < 3 else data.draw(_commands(plan, run))
         now += data.draw(st.sampled_from([0, 1, 7]))

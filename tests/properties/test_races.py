@@ -34,7 +34,9 @@ class OpenHouse(MemoryLog):
         yield True
 
 
-@given(sketches(), st.lists(st.sampled_from([0, 0, 1, 2, 4, 9, 31]), min_size=1, max_size=2), st.integers(0, 99))
+@given(
+    sketches(), st.lists(st.sampled_from([0, 0, 1, 2, 4, 9, 31]), min_size=1, max_size=2), st.integers(0, 99)
+)
 def test_racing_runners_never_contradict(sketch: Sketch, delays_ms: list[int], seed: int) -> None:
     """Every runner gives the expected State, the log folds, and no task succeeds twice in it."""
 

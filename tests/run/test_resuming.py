@@ -106,7 +106,11 @@ def test_another_flow_under_the_same_run_id(finished: bool) -> None:
             assert not finished
         head = await inside.head()
         with pytest.raises(FlowChanged, match="'pipe', not of 'other'"):
-            await pipeline(ran, extra=True, name="other").options(log=inside, world=world, run_id="r").run("mon")
+            await (
+                pipeline(ran, extra=True, name="other")
+                .options(log=inside, world=world, run_id="r")
+                .run("mon")
+            )
         with pytest.raises(FlowChanged, match="gone: report"):
             await pipeline(ran).options(log=inside, world=world, run_id="r").run("mon")
         with Flow("pipe") as tiny:

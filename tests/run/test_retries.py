@@ -37,9 +37,7 @@ def flow_with(failures: int, **options: Any) -> tuple[Flow[..., Any], list[tuple
 
 async def failed_events(log: MemoryLog) -> list[TaskFailed]:
     """The failures in the log of run `r`."""
-    return [
-        record.event async for record in log.read(stream="run/r") if isinstance(record.event, TaskFailed)
-    ]
+    return [record.event async for record in log.read(stream="run/r") if isinstance(record.event, TaskFailed)]
 
 
 def run(flow: Flow[..., Any], log: MemoryLog, seed: int = 0) -> Any:

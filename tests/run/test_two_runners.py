@@ -85,6 +85,7 @@ def test_wait_false_tells_what_is_known() -> None:
 
 def test_wait_false_has_no_value_of_an_unfinished_run() -> None:
     """`.value()` of a run that is not over says so."""
+
     @task(version="1")
     async def slow() -> int:
         await anyio.sleep(9)

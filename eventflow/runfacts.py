@@ -1,0 +1,129 @@
+"""The fold of one run: the machine's state, and what its records hold that people and tasks ask for.
+
+`evolve` keeps a run's state small; here the payloads (at most 512 bytes each, larger ones lie beside the
+events), the endings and the sources of inputs are kept with it, by the version of their record.  Pure, and
+encodable, so a snapshot of it is a snapshot of the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+
+from eventflow.events import (
+    Draft,
+    Event,
+    Failure,
+    Record,
+    RunStarted,
+    Source,
+    TaskBlocked,
+    TaskFailed,
+    TaskReused,
+    TaskSkipped,
+    TaskStarted,
+    TaskSucceeded,
+    Unknown,
+    kind_of,
+)
+from eventflow.machine import IllegalEvent, Plan, RunState, evolve
+from eventflow.result import Payload
+
+__all__ = ["Ending", "RunFacts", "advance"]
+
+
+class Ending(msgspec.Struct, frozen=True, array_like=True, tag="ending"):
+    """How a task ended without a result, or why it waits for another attempt."""
+
+    message: str
+    failure: Failure | None = None
+
+
+class RunFacts(msgspec.Struct):
+    """The fold of one run: the machine's state, and what its records hold that people ask for."""
+
+    run: RunState
+    parameters: dict[str, Payload]
+    kept: dict[int, Payload | Ending]
+    """Version of the record that ended a task → its payload, or how it ended without one."""
+    inputs: dict[int, tuple[Source, ...]]
+    """Slot → the sources of its last attempt."""
+    retrying: dict[int, Ending]
+    started_us: int = 0
+    unknown: tuple[str, ...] = ()
+    """Kinds of events that this version passed by: what it shows may be behind what happened."""
+
+    @classmethod
+    def initial(cls, plan: Plan) -> RunFacts:
+        """The facts before the first record."""
+        return cls(RunState.initial(plan), {}, {}, {}, {})
+
+
+def advance(plan: Plan, facts: RunFacts, version: int, draft: Draft | Record) -> RunFacts:
+    """Fold one event into the facts it owns; raises `IllegalEvent` as `evolve` does.
+
+    An event of an unknown kind is counted and passed by.
+    """
+    event = draft.event
+    if isinstance(event, Unknown):
+        return _pass_by(facts, version, draft)
+    evolve(plan, facts.run, version, draft)
+    keep = _KEEPERS.get(type(event))
+    if keep is not None:
+        keep(facts, version, event)
+    if version == 1:
+        facts.started_us = draft.at
+    return facts
+
+
+def _pass_by(facts: RunFacts, version: int, draft: Draft | Record) -> RunFacts:
+    """Count an event of a kind that a newer version wrote; what it changed is not known here."""
+    if version != facts.run.version + 1:
+        raise IllegalEvent(f"{kind_of(draft.event)} cannot be version {version} after {facts.run.version}")
+    facts.run.version, facts.run.at = version, draft.at
+    facts.unknown = tuple(dict.fromkeys((*facts.unknown, kind_of(draft.event))))
+    return facts
+
+
+def _keep_started(facts: RunFacts, _version: int, event: TaskStarted) -> None:
+    if event.inputs:
+        task = event.task
+        facts.inputs[task[0] if len(task) == 1 else facts.run.slot(task)] = event.inputs
+
+
+def _keep_result(facts: RunFacts, version: int, event: TaskSucceeded | TaskReused) -> None:
+    facts.kept[version] = event.result
+
+
+def _keep_failed(facts: RunFacts, version: int, event: TaskFailed) -> None:
+    ending = Ending(f"{event.failure.type}: {event.failure.message}", event.failure)
+    if event.retry_at is None:
+        facts.kept[version] = ending
+    else:
+        facts.retrying[facts.run.slot(event.task)] = ending
+
+
+def _keep_skipped(facts: RunFacts, version: int, event: TaskSkipped) -> None:
+    facts.kept[version] = Ending(event.reason)
+
+
+def _keep_blocked(facts: RunFacts, version: int, event: TaskBlocked) -> None:
+    failure = Failure(type="eventflow.TriggerFailed", message=event.message)
+    facts.kept[version] = Ending(f"trigger {event.trigger!r} refused: {event.message}", failure)
+
+
+def _keep_parameters(facts: RunFacts, _version: int, event: RunStarted) -> None:
+    facts.parameters.update(event.parameters)
+
+
+_KEEPERS: Final[dict[type[Event], Callable[[RunFacts, int, Any], None]]] = {
+    TaskStarted: _keep_started,
+    TaskSucceeded: _keep_result,
+    TaskReused: _keep_result,
+    TaskFailed: _keep_failed,
+    TaskSkipped: _keep_skipped,
+    TaskBlocked: _keep_blocked,
+    RunStarted: _keep_parameters,
+}

@@ -1,0 +1,277 @@
+"""Legality: the table is all there is, an event outside it changes nothing, and repeats decide to nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from eventflow.events import (
+    Draft,
+    Failure,
+    FlowDefined,
+    Origin,
+    RunClaimed,
+    RunFinished,
+    RunReleased,
+    RunStarted,
+    TaskAbandoned,
+    TaskBlocked,
+    TaskFailed,
+    TaskMapped,
+    TaskReused,
+    TaskSkipped,
+    TaskStarted,
+    TaskSucceeded,
+    Unknown,
+)
+from eventflow.graph import Policy
+from eventflow.machine import (
+    Abandon,
+    Block,
+    Claim,
+    Command,
+    Fail,
+    Finish,
+    IllegalEvent,
+    Map,
+    Phase,
+    Release,
+    Reuse,
+    Skip,
+    Start,
+    StartRun,
+    Status,
+    Succeed,
+    evolve,
+)
+from eventflow.machine.rules import RUN, TASK, outcome_of
+from tests.unit.machines import PAYLOAD, Machine, graph_of, mapped, task
+
+FAILURE = Failure(type="E", message="m")
+OWNED: dict[str, Any] = {"claim": 2, "task": (0,)}
+
+TASK_EVENTS: list[Any] = [
+    TaskStarted(**OWNED, attempt=1),
+    TaskSucceeded(**OWNED, attempt=1, result=PAYLOAD),
+    TaskReused(**OWNED, result=PAYLOAD, source=Origin("run/x", 3), why="fork"),
+    TaskFailed(**OWNED, attempt=1, failure=FAILURE, reason="raised"),
+    TaskFailed(**OWNED, attempt=1, failure=FAILURE, reason="timed_out"),
+    TaskFailed(**OWNED, attempt=1, failure=FAILURE, reason="crashed"),
+    TaskFailed(**OWNED, attempt=1, failure=FAILURE, reason="raised", retry_at=5),
+    TaskAbandoned(**OWNED, attempt=1, reason="lost"),
+    TaskSkipped(**OWNED, reason="r"),
+    TaskBlocked(**OWNED, trigger="all_successful", message="m"),
+    TaskMapped(**OWNED, width=2),
+]
+RUN_EVENTS: list[Any] = [
+    RunStarted(flow="f", parameters={}, durability="full"),
+    RunClaimed(owner="me", environment={}, flow="f"),
+    RunReleased(claim=2, reason="r"),
+    RunFinished(claim=2, outcome="success"),
+]
+
+
+def in_status(status: Status) -> Machine:
+    """A run whose first task (plain, or mapped where need be) is in that status; a second one waits."""
+    machine = Machine(
+        mapped(Input_const()) if status == Status.MAPPED else task(), task(0), policy=Policy(retries=1)
+    )
+    path: dict[Status, list[Command]] = {
+        Status.PENDING: [],
+        Status.RUNNING: [Start(0)],
+        Status.RETRYING: [Start(0), Fail(0, 1, FAILURE, "raised")],
+        Status.SUCCEEDED: [Start(0), Succeed(0, 1, PAYLOAD)],
+        Status.REUSED: [Reuse(0, PAYLOAD, Origin("run/x", 3), "fork")],
+        Status.MAPPED: [Map(0, 2)],
+        Status.SKIPPED: [Skip(0, "r")],
+        Status.FAILED: [Start(0), Fail(0, 1, FAILURE, "input")],
+        Status.TIMED_OUT: [
+            Start(0),
+            Fail(0, 1, FAILURE, "raised"),
+            Start(0),
+            Fail(0, 2, FAILURE, "timed_out"),
+        ],
+        Status.BLOCKED: [Block(0, "m")],
+        Status.CRASHED: [step for n in (1, 2, 3) for step in (Start(0), Abandon(0, n, "lost"))],
+    }
+    for command in path[status]:
+        assert machine.do(command)
+    assert machine.run.status[0] == status
+    return machine
+
+
+def Input_const() -> Any:  # noqa: N802 - reads as what it makes
+    """A mapped input that waits for nothing."""
+    from eventflow.graph import ListOf
+    from tests.unit.machines import CONST
+
+    return ListOf((CONST, CONST))
+
+
+def refused(machine: Machine, event: Any, version: int | None = None) -> None:
+    """The event is illegal now, and not a byte of the state has changed."""
+    before = msgspec.msgpack.encode(machine.run)
+    with pytest.raises(IllegalEvent):
+        evolve(machine.plan, machine.run, version or machine.run.version + 1, Draft(9_999, event))
+    assert msgspec.msgpack.encode(machine.run) == before
+
+
+@pytest.mark.parametrize("status", Status)
+@pytest.mark.parametrize("event", TASK_EVENTS, ids=lambda e: f"{type(e).__name__}-{outcome_of(e).name}")
+def test_the_task_table(event: Any, status: Status) -> None:
+    """Each event in each status: what the table has leads where the event says, all else is refused."""
+    machine = in_status(status)
+    if outcome_of(event) in TASK.get((type(event), status), ()):
+        machine.fold(event)
+        assert machine.run.status[0] == outcome_of(event)
+    else:
+        refused(machine, event)
+
+
+@pytest.mark.parametrize("phase", Phase)
+@pytest.mark.parametrize("event", RUN_EVENTS, ids=lambda e: type(e).__name__)
+def test_the_run_table(event: Any, phase: Phase) -> None:
+    """The same for the run as a whole."""
+    machine = in_phase(phase)
+    after = RUN.get((type(event), phase))
+    if after is None:
+        refused(machine, event)
+    else:
+        machine.fold(event)
+        assert machine.run.phase == after
+
+
+def in_phase(phase: Phase) -> Machine:
+    """A run of one task (none, to be finished) in a phase."""
+    machine = Machine(*([] if phase == Phase.FINISHED else [task()]), claimed=False)
+    steps: list[Command] = [StartRun("f", {}, "full", {}), Claim("me", {}, "f")]
+    for command in steps[: min(phase, 2)]:
+        machine.do(command)
+    if phase > Phase.CLAIMED:
+        machine.do(Release("r") if phase == Phase.RELEASED else Finish())
+    assert machine.run.phase == phase
+    return machine
+
+
+@pytest.mark.parametrize("phase", [Phase.NEW, Phase.STARTED, Phase.RELEASED])
+@pytest.mark.parametrize("event", TASK_EVENTS, ids=lambda e: type(e).__name__)
+def test_nothing_happens_to_tasks_of_a_run_that_nobody_owns(event: Any, phase: Phase) -> None:
+    """Before the first claim and after a release no task event may stand, whatever claim it bears."""
+    machine = in_phase(phase)
+    refused(machine, event)
+    refused(machine, msgspec.structs.replace(event, claim=machine.run.claim))
+    assert machine.decide(Start(0)) == ()
+
+
+@pytest.mark.parametrize("event", [*TASK_EVENTS, *RUN_EVENTS[2:]], ids=lambda e: type(e).__name__)
+def test_a_stale_claim_is_refused(event: Any) -> None:
+    """After a takeover nothing that the old owner writes may stand."""
+    machine = in_status(Status.RUNNING)
+    machine.do(Claim("you", {}, "f"))
+    assert machine.run.claim == machine.run.version
+    refused(machine, event)
+
+
+@pytest.mark.parametrize("address", [(9,), (-1,), (), (0, 0), (0, -1)])
+@pytest.mark.parametrize("event", TASK_EVENTS[:3], ids=lambda e: type(e).__name__)
+def test_a_task_that_the_run_does_not_have(event: Any, address: tuple[int, ...]) -> None:
+    """Unknown nodes and children are refused, also by numbers that Python would count from the end."""
+    refused(in_status(Status.PENDING), msgspec.structs.replace(event, task=address))
+
+
+@pytest.mark.parametrize(
+    "event", [e for e in TASK_EVENTS if isinstance(e, TaskStarted | TaskSkipped | TaskReused)]
+)
+def test_a_task_that_still_waits_cannot_move(event: Any) -> None:
+    """Nothing may begin or end a task whose upstreams have not finished."""
+    machine = in_status(Status.RUNNING)
+    refused(machine, msgspec.structs.replace(event, task=(1,)))
+
+
+@pytest.mark.parametrize("version", [1, 2, 4, 5])
+def test_versions_are_dense(version: int) -> None:
+    """Only the next version folds."""
+    machine = Machine(task())
+    refused(machine, TASK_EVENTS[0], version)
+
+
+@pytest.mark.parametrize("event", [Unknown("task_flew", b""), FlowDefined(graph=graph_of())])
+def test_events_that_no_run_has(event: Any) -> None:
+    """What is no event of a run is refused as well."""
+    refused(Machine(task()), event)
+
+
+@pytest.mark.parametrize(
+    ("status", "command"),
+    [
+        (Status.PENDING, Start(0)),
+        (Status.PENDING, Skip(0, "r")),
+        (Status.PENDING, Block(0, "m")),
+        (Status.PENDING, Reuse(0, PAYLOAD, Origin("run/x", 3), "fork")),
+        (Status.RUNNING, Succeed(0, 1, PAYLOAD)),
+        (Status.RUNNING, Fail(0, 1, FAILURE, "raised")),
+        (Status.RUNNING, Skip(0, "r", 1)),
+        (Status.RUNNING, Abandon(0, 1, "lost")),
+        (Status.RETRYING, Start(0)),
+        (Status.PENDING, Release("r")),
+    ],
+)
+def test_repeating_a_command_decides_to_nothing(status: Status, command: Command) -> None:
+    """Once it has been folded, the same command makes nothing true."""
+    machine = in_status(status)
+    assert len(machine.do(command)) == 1
+    assert machine.decide(command) == ()
+
+
+@pytest.mark.parametrize("status", [s for s in Status if s >= Status.SUCCEEDED])
+@pytest.mark.parametrize(
+    "command",
+    [
+        Start(0),
+        Succeed(0, 1, PAYLOAD),
+        Fail(0, 1, FAILURE, "raised"),
+        Skip(0, "r"),
+        Skip(0, "r", 1),
+        Block(0, "m"),
+        Map(0, 1),
+        Abandon(0, 1, "lost"),
+        Reuse(0, PAYLOAD, Origin("run/x", 3), "fork"),
+        StartRun("f", {}, "full", {}),
+        Finish(),
+    ],
+    ids=lambda c: type(c).__name__,
+)
+def test_late_answers_fall_on_the_floor(status: Status, command: Command) -> None:
+    """Of a task that has finished nothing more can be made true (the other one keeps the run open)."""
+    assert in_status(status).decide(command) == ()
+
+
+def test_answers_of_an_earlier_attempt_are_ignored() -> None:
+    """An outcome counts for the attempt that it names, and for no later one."""
+    machine = in_status(Status.RETRYING)
+    machine.do(Start(0))
+    for command in (
+        Succeed(0, 1, PAYLOAD),
+        Fail(0, 1, FAILURE, "raised"),
+        Skip(0, "r", 1),
+        Abandon(0, 1, "lost"),
+    ):
+        assert machine.decide(command) == ()
+    assert machine.decide(Succeed(0, 2, PAYLOAD))
+
+
+def test_a_start_waits_for_its_upstreams() -> None:
+    """A task whose upstreams have not finished cannot be started, skipped, blocked or given a result."""
+    machine = Machine(task(), task(0))
+    for command in (Start(1), Skip(1, "r"), Block(1, "m"), Reuse(1, PAYLOAD, Origin("x", 1), "fork")):
+        assert machine.decide(command) == ()
+
+
+def test_mapped_and_plain_are_not_mixed_up() -> None:
+    """A mapped task has no body to start or result to take, and a plain one no children."""
+    machine = Machine(mapped(Input_const()), task())
+    assert machine.decide(Start(0)) == ()
+    assert machine.decide(Reuse(0, PAYLOAD, Origin("x", 1), "fork")) == ()
+    assert machine.decide(Map(1, 2)) == ()

@@ -14,20 +14,24 @@ from eventflow.graph import Const, Key, ParameterNode, Ref, TaskNode
 from eventflow.machine import FINISHED, RunState, Status, bind
 from eventflow.machine.inputs import Leaf, leaves
 from eventflow.ports import Bindings, Body, EventLog, Value
-from eventflow.result import Inline, NoResult, ResultNotLoaded, Stored
+from eventflow.result import Inline, NoResult, Payload, ResultNotLoaded, Stored
 from eventflow.runfacts import Ending, RunFacts
 from eventflow.runview import RunView
 from eventflow.serializers import is_immutable, reopen
 from eventflow.serializers.plain import unpack
 from eventflow.states import TaskError
 
-__all__ = ["COPY_MAX", "INLINE_MAX", "Values"]
+__all__ = ["COPY_MAX", "INLINE_MAX", "InputError", "Values", "to_store"]
 
 INLINE_MAX: Final = 512
 """Bytes of a result that travel in its event; above, they lie in the log's value table."""
 COPY_MAX: Final = 4096
 """Bytes up to which each consumer gets a copy of its own."""
 _ABSENT: Final = object()
+
+
+class InputError(LookupError):
+    """A task asks for a part of an upstream's value, and the value has no such part."""
 
 
 class _NotAtHand(Exception):
@@ -71,8 +75,12 @@ class Values:
             self._near[slot] = payload
         else:
             return  # the event itself holds the bytes, and copies are opened from there
-        if node != slot:
-            self._children.setdefault(node, []).append(slot)
+        self._belongs(run, slot)
+
+    def _belongs(self, run: RunState, slot: int) -> None:
+        """Remember a child's value under its node, with whose last reader it goes."""
+        if run.parent[slot] >= 0:
+            self._children.setdefault(run.node(slot), []).append(slot)
 
     def finished(self, run: RunState, slot: int) -> None:
         """Drop what the task that just finished was the last to read."""
@@ -119,7 +127,7 @@ class Values:
         try:
             return self._arguments(facts, slot)
         except _NotAtHand:
-            await self._load(facts, slot)
+            await self._load(facts, leaves(self._plan, facts.run, slot))
             try:
                 return self._arguments(facts, slot)
             finally:
@@ -158,8 +166,16 @@ class Values:
         found = [self._value(facts, up) for up in leaf.slots]
         value: Any = found if leaf.whole_map else found[0]
         for key in leaf.path:
-            value = value[key]
+            try:
+                value = value[key]
+            except (LookupError, TypeError) as error:
+                raise InputError(self._no_such_part(facts, leaf, error)) from error
         return value
+
+    def _no_such_part(self, facts: RunFacts, leaf: Leaf, error: Exception) -> str:
+        name = facts.run.name(self._plan, leaf.slots[0])
+        path = "".join(f"[{key!r}]" for key in leaf.path)
+        return f"argument {leaf.label!r} is {name}{path}, which is not there: {type(error).__name__}: {error}"
 
     def _value(self, facts: RunFacts, slot: int) -> Any:
         """The value in a slot, as a consumer is handed it."""
@@ -179,20 +195,26 @@ class Values:
         return self._open(facts, slot)
 
     def _open(self, facts: RunFacts, slot: int) -> Any:
-        run = facts.run
-        node = self._plan.nodes[slot] if slot < len(self._plan.nodes) else None
-        if isinstance(node, ParameterNode):
-            payload: Any = facts.parameters[node.name]
-        else:
-            payload = facts.kept.get(run.source[slot])
+        """Open what the log holds; something large is then kept live, as if it had just been made."""
+        payload = self._payload(facts, slot)
         if isinstance(payload, Stored):
             payload = self._loaded.get(payload.digest) or self._peek(payload)
-        if isinstance(payload, Inline):
-            return reopen(payload, self._view.serializer_of(slot, run))
-        name = run.name(self._plan, slot)
+        name = facts.run.name(self._plan, slot)
         if isinstance(payload, Ending):
             return NoResult if payload.failure is None else TaskError(name, payload.failure)
-        raise ResultNotLoaded(f"the result of {name!r} is not in the log: {payload!r}")
+        if not isinstance(payload, Inline):
+            raise ResultNotLoaded(f"the result of {name!r} is not in the log: {payload!r}")
+        value = reopen(payload, self._view.serializer_of(slot, facts.run))
+        if len(payload.data) > COPY_MAX:
+            self._live[slot] = value
+            self._belongs(facts.run, slot)
+        return value
+
+    def _payload(self, facts: RunFacts, slot: int) -> Payload | Ending | None:
+        node = self._plan.nodes[slot] if slot < len(self._plan.nodes) else None
+        if isinstance(node, ParameterNode):
+            return facts.parameters[node.name]
+        return facts.kept.get(facts.run.source[slot])
 
     def _peek(self, stored: Stored) -> Inline:
         value = self._log.peek(stored.digest)
@@ -200,46 +222,27 @@ class Values:
             raise _NotAtHand
         return Inline(stored.codec, value.data, stored.digest)
 
-    async def _load(self, facts: RunFacts, slot: int) -> None:
-        """Read all stored inputs of a task in one go."""
-        wanted: dict[bytes, Stored] = {}
-        for stored in self._stored_inputs(facts, slot):
-            wanted[stored.digest] = stored
-        found = await self._log.values(wanted)
-        for digest, stored in wanted.items():
+    async def _load(self, facts: RunFacts, wanted: Iterable[Leaf]) -> None:
+        """Read the stored bytes behind all these leaves in one go."""
+        payloads = (self._payload(facts, up) for leaf in wanted for up in leaf.slots)
+        stored = {payload.digest: payload for payload in payloads if isinstance(payload, Stored)}
+        found = await self._log.values(stored)
+        for digest, payload in stored.items():
             if digest not in found:
-                raise ResultNotLoaded(f"the {stored.size} bytes under {digest.hex()} are not in the log")
-            self._loaded[digest] = Inline(stored.codec, found[digest].data, digest)
-
-    def _stored_inputs(self, facts: RunFacts, slot: int) -> Iterable[Stored]:
-        for leaf in leaves(self._plan, facts.run, slot):
-            for up in leaf.slots:
-                node = self._plan.nodes[up] if up < len(self._plan.nodes) else None
-                if isinstance(node, ParameterNode):
-                    payload: Any = facts.parameters[node.name]
-                else:
-                    payload = facts.kept.get(facts.run.source[up])
-                if isinstance(payload, Stored):
-                    yield payload
+                raise ResultNotLoaded(f"the {payload.size} bytes under {digest.hex()} are not in the log")
+            self._loaded[digest] = Inline(payload.codec, found[digest].data, digest)
 
     async def length(self, facts: RunFacts, arg: Ref) -> int:
         """How many elements lie at a node's value; raises `TypeError` when it is nothing to map over."""
-        leaf = Leaf("", (arg.node,), arg.path, whole_map=False)
+        leaf = Leaf("it", (arg.node,), arg.path, whole_map=False)
         try:
-            value = self._leaf(facts, leaf)
+            return length_of(self._leaf(facts, leaf))
         except _NotAtHand:
-            for up in leaf.slots:
-                payload = facts.kept[facts.run.source[up]]
-                assert isinstance(payload, Stored)
-                found = await self._log.values([payload.digest])
-                if payload.digest not in found:
-                    raise ResultNotLoaded(f"bytes {payload.digest.hex()} are not in the log") from None
-                self._loaded[payload.digest] = Inline(
-                    payload.codec, found[payload.digest].data, payload.digest
-                )
-            value = self._leaf(facts, leaf)
-            self._loaded.clear()
-        return length_of(value)
+            await self._load(facts, [leaf])
+            try:
+                return length_of(self._leaf(facts, leaf))
+            finally:
+                self._loaded.clear()
 
 
 def length_of(value: Any) -> int:

@@ -1,0 +1,59 @@
+"""What the README and the documentation show is true: every Python block runs, and prints what it says.
+
+The blocks of a page run in order in one fresh interpreter.  A `text` block right after a Python block is
+what that block prints.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import eventflow
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md")])
+BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```$)?", re.MULTILINE | re.DOTALL)
+MARK = "\u241e"  # printed between blocks, to tell their outputs apart
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_block_runs_and_prints_what_the_page_says(page: Path, tmp_path: Path) -> None:
+    """A newcomer who copies the blocks of a page in order sees what the page shows."""
+    blocks = BLOCK.findall(page.read_text())
+    if not blocks:
+        assert "```python" not in page.read_text()
+        return
+    script = tmp_path / "page.py"
+    script.write_text(f"\nprint({MARK!r})\n".join(code for code, _ in blocks))
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(script)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    printed = done.stdout.split(f"{MARK}\n")
+    for (code, said), found in zip(blocks, printed, strict=True):
+        if said:
+            assert found == said, f"after:\n{code}"
+
+
+def test_the_reference_names_every_public_name() -> None:
+    """No public name is without its line in the reference, and none stands there that is gone."""
+    text = (ROOT / "docs/reference.md").read_text()
+    listed = set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE))
+    assert listed == set(eventflow.__all__)
+
+
+def test_the_diagram_in_the_docs_is_the_table() -> None:
+    """The page of states shows the very table that the engine goes by."""
+    from eventflow.machine.rules import diagram
+
+    assert f"```text\n{diagram()}\n```" in (ROOT / "docs/states.md").read_text()

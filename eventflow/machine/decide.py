@@ -41,7 +41,7 @@ from eventflow.machine.commands import (
     StartRun,
     Succeed,
 )
-from eventflow.machine.inputs import sources
+from eventflow.machine.inputs import sources, width_max
 from eventflow.machine.plan import Plan
 from eventflow.machine.rules import CRASHES_MAX, Phase, Status
 from eventflow.machine.run import RunState
@@ -174,6 +174,9 @@ def _map(plan: Plan, run: RunState, command: Map, now: int) -> tuple[Event, ...]
     task = run.address(slot)
     if command.failure is not None:
         return (TaskFailed(claim=run.claim, task=task, attempt=0, failure=command.failure, reason="input"),)
+    limit = width_max(plan, run, slot)
+    if limit is not None and command.width > limit:
+        return ()
     return (TaskMapped(claim=run.claim, task=task, width=command.width),)
 
 

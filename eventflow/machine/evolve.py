@@ -30,6 +30,7 @@ from eventflow.events import (
     kind_of,
 )
 from eventflow.graph import Input, ListOf, ParameterNode, Ref, TaskNode, TupleOf, refs
+from eventflow.machine.inputs import width_max
 from eventflow.machine.plan import Plan
 from eventflow.machine.rules import FAILED, FINISHED, RUN, TASK, IllegalEvent, Phase, Status, outcome_of
 from eventflow.machine.run import Mapped, RunState
@@ -154,8 +155,13 @@ def _abandoned(plan: Plan, run: RunState, version: int, event: TaskAbandoned) ->
 
 
 def _mapped(plan: Plan, run: RunState, version: int, event: TaskMapped) -> None:
-    slot = _enter(run, event)
     width = event.width
+    if event.task[0] not in plan.mapped or len(event.task) > 1 or width < 0:
+        raise IllegalEvent(f"{kind_of(event)}: task {event.task} is not to have {width} children")
+    limit = width_max(plan, run, event.task[0])
+    if limit is not None and width > limit:
+        raise IllegalEvent(f"{kind_of(event)}: task {event.task} can have {limit} children, not {width}")
+    slot = _enter(run, event)
     base = len(run.status)
     run.source[slot] = version
     run.maps[slot] = children = Mapped(base, width, width)

@@ -15,7 +15,7 @@ from eventflow.graph import Arg, Const, DictOf, Key, ListOf, ParameterNode, Ref,
 from eventflow.machine.plan import Plan
 from eventflow.machine.run import RunState
 
-__all__ = ["Leaf", "bind", "leaves", "sources"]
+__all__ = ["Leaf", "bind", "leaves", "sources", "width_max"]
 
 
 class Leaf:
@@ -98,6 +98,25 @@ def _element(run: RunState, label: str, arg: Arg, nth: int) -> Iterator[Leaf]:
             yield from _leaves(run, label, items[nth])
         case _:
             return
+
+
+def width_max(plan: Plan, run: RunState, slot: int) -> int | None:
+    """How many children a mapped task can have by what is known without opening a value.
+
+    None when nothing limits it, -1 when what it should follow child by child has no children.
+    """
+    node = plan.nodes[slot]
+    assert isinstance(node, TaskNode)
+    limits: list[int] = []
+    for item in node.inputs:
+        arg = item.arg
+        if plan.follows(item):
+            assert isinstance(arg, Ref)
+            children = run.maps.get(arg.node)
+            limits.append(-1 if children is None else children.width)
+        elif item.each and isinstance(arg, ListOf | TupleOf):
+            limits.append(len(arg.items))
+    return min(limits, default=None)
 
 
 def bind(

@@ -93,7 +93,7 @@ class RunState(msgspec.Struct):
         """The slot of an address; `KeyError` or `IndexError` when the run has no such task."""
         slot = address[0]
         if len(address) == 1:
-            if not 0 <= slot < len(self.status):
+            if not 0 <= slot < len(self.status) or self.parent[slot] >= 0:
                 raise IndexError(f"no node {slot}")
             return slot
         for index in address[1:]:

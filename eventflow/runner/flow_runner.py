@@ -223,6 +223,7 @@ class FlowRunner:
         self._successor = False
         self._wake_at = None
         self._claim = 0
+        self._values.forget()
 
     def _define(self) -> Write:
         graph = self._plan.graph

@@ -96,11 +96,17 @@ class Values:
             if not self._readers[up]:
                 self._drop(up)
 
-    def recount(self, run: RunState) -> None:
-        """Begin from a state that was folded from the log."""
+    def forget(self) -> None:
+        """Keep nothing live: what the log has is all there is."""
         self._live.clear()
         self._near.clear()
         self._children.clear()
+
+    def recount(self, run: RunState) -> None:
+        """Go on from a state that was folded from the log.
+
+        What is live stays: it may be of a success that is reported and not yet in the log.
+        """
         self._readers = [0] * len(self._plan.nodes)
         for node, upstreams in enumerate(self._plan.upstreams):
             open_map = node in run.maps and run.maps[node].open

@@ -439,7 +439,7 @@ def _steps(draw: st.DrawFn, steps: list[Step]) -> Step:
         delay_ms=draw(st.sampled_from([0, 0, 1, 2, 5, 30])),
         retries=retries,
         retry_delay_ms=draw(st.sampled_from([0, 3, 20])) if retries else 0,
-        trouble=draw(st.sampled_from([""] * 8 + ["flaky", "flaky", "broken", "skip"])),
+        trouble=draw(st.sampled_from([""] * 5 + ["flaky", "flaky", "broken", "skip"])),
         troubled=draw(st.integers(0, 2)),
     )
 

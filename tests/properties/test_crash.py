@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Literal
 
 import pytest
@@ -58,7 +57,7 @@ async def _die_and_resume(
     finished, starts = await succeeded_in(inside)
     assert sum(journal.started.values()) <= starts, "a body ran whose start is not in the log"
     names = [f"s{number}" for number in range(len(sketch.steps))]
-    later = Journal(Counter({name: count for name, count in journal.started.items()}))
+    later = Journal(journal.started.copy())
     state = await run_sketch(sketch, later, inside, world)
     assert seen(sketch, state) == expected(sketch)
     for node, *path in finished:  # node 0 is the parameter

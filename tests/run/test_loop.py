@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
-from typing import Any
+from typing import Any, ClassVar
 
 import anyio
 import pytest
@@ -160,7 +160,7 @@ def test_instant_bodies_share_few_workers(count: int, monkeypatch: pytest.Monkey
 class Heavy:
     """A value that can be watched while it lives."""
 
-    alive: weakref.WeakSet[Heavy] = weakref.WeakSet()
+    alive: ClassVar[weakref.WeakSet[Heavy]] = weakref.WeakSet()
 
     def __init__(self, size: int) -> None:
         self.data = "x" * size

@@ -23,7 +23,7 @@ class Boom(Exception):
 def pipeline(
     ran: Counter[str], *, broken: bool = False, version: str = "1", extra: bool = False, name: str = "pipe"
 ) -> Flow[..., Any]:
-    """fetch → work (mapped) → total, and perhaps one task more; `broken` fails the second element."""
+    """Fetch → work (mapped) → total, and perhaps one task more; `broken` fails the second element."""
 
     @task(version=version)
     async def fetch(day: str) -> list[int]:
@@ -65,7 +65,7 @@ def test_a_finished_run_executes_nothing() -> None:
         head, before = await log.head(), ran.copy()
         again = pipeline(ran).options(log=log, world=world, run_id="r")
         recorded = await again.run("mon")
-        assert {name: state for name, state in recorded.result.items()} == dict(live.result.items())
+        assert dict(recorded.result.items()) == dict(live.result.items())
         assert await again.value("mon") == "mon: 60"
         assert ran == before
         assert await log.head() == head

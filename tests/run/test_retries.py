@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 import anyio
@@ -112,7 +113,7 @@ def test_exponential_delays_have_jitter_that_is_recorded_once() -> None:
     for seed in (1, 2):
         flow, begun = flow_with(9, retries=4, retry_delay=exponential(2, limit=8))
         run(flow, MemoryLog(), seed)
-        gaps = [later[1] - earlier[1] for earlier, later in zip(begun, begun[1:], strict=False)]
+        gaps = [later[1] - earlier[1] for earlier, later in pairwise(begun)]
         assert all(gap <= most for gap, most in zip(gaps, [2, 4, 8, 8], strict=True))
         found.append(gaps)
     assert found[0] != found[1]

@@ -198,6 +198,8 @@ def test_children_are_numbered_and_addressed() -> None:
     assert machine.due.start == [3, 4, 5]
     assert [machine.run.address(slot) for slot in (3, 4, 5)] == [(1, 0), (1, 1), (1, 2)]
     assert machine.run.name(machine.plan, 4) == "n1[1]"
+    with pytest.raises(LookupError):
+        machine.slot(4)  # a child's slot is no address
     machine.succeed(5, 3)
     assert machine.due.start == [4]
     machine.succeed(4)

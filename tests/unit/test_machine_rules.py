@@ -73,11 +73,10 @@ RUN_EVENTS: list[Any] = [
 ]
 
 
-def in_status(status: Status) -> Machine:
+def in_status(status: Status, *, to_map: bool = False) -> Machine:
     """A run whose first task (plain, or mapped where need be) is in that status; a second one waits."""
-    machine = Machine(
-        mapped(Input_const()) if status == Status.MAPPED else task(), task(0), policy=Policy(retries=1)
-    )
+    is_mapped = status == Status.MAPPED or (to_map and status == Status.PENDING)
+    machine = Machine(mapped(Input_const()) if is_mapped else task(), task(0), policy=Policy(retries=1))
     path: dict[Status, list[Command]] = {
         Status.PENDING: [],
         Status.RUNNING: [Start(0)],
@@ -122,12 +121,19 @@ def refused(machine: Machine, event: Any, version: int | None = None) -> None:
 @pytest.mark.parametrize("event", TASK_EVENTS, ids=lambda e: f"{type(e).__name__}-{outcome_of(e).name}")
 def test_the_task_table(event: Any, status: Status) -> None:
     """Each event in each status: what the table has leads where the event says, all else is refused."""
-    machine = in_status(status)
+    machine = in_status(status, to_map=isinstance(event, TaskMapped))
     if outcome_of(event) in TASK.get((type(event), status), ()):
         machine.fold(event)
         assert machine.run.status[0] == outcome_of(event)
     else:
         refused(machine, event)
+
+
+@pytest.mark.parametrize("width", [-1, 3])
+def test_a_map_has_no_more_children_than_what_it_is_made_over(width: int) -> None:
+    """A width that the written list does not allow is refused, as is any width for a plain task."""
+    refused(in_status(Status.PENDING, to_map=True), TaskMapped(**OWNED, width=width))
+    refused(in_status(Status.PENDING), TaskMapped(**OWNED, width=0))
 
 
 @pytest.mark.parametrize("phase", Phase)

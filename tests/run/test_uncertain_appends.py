@@ -1,0 +1,82 @@
+"""An append that does not go through, or of which nobody knows whether it did: fold again, and go on."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import anyio
+import pytest
+
+from eventflow import Flow, MemoryLog, State, task
+from eventflow.ports import Conflict, OutcomeUnknown, Write
+from eventflow.testing.virtual import VirtualWorld, simulate
+
+
+class Uncertain(MemoryLog):
+    """A log that at one append raises, before or after it stored what it was given."""
+
+    def __init__(self, at: int, error: Exception, *, stored: bool) -> None:
+        super().__init__()
+        self.appends = 0
+        self.at = at
+        self.error = error
+        self.stored = stored
+
+    async def append(self, *writes: Write, **options: Any) -> Any:
+        """Append, but for the one time."""
+        self.appends += 1
+        if self.appends != self.at:
+            return await super().append(*writes, **options)
+        if self.stored:
+            await super().append(*writes, **options)
+        raise self.error
+
+
+def example(ran: Counter[str]) -> Flow[..., Any]:
+    """Appends for every reason: a birth, a report, a retry whose moment has come, a map, an end."""
+
+    @task(retries=1, retry_delay=30, version="1")
+    async def flaky() -> list[int]:
+        ran["flaky"] += 1
+        if ran["flaky"] == 1:
+            raise ValueError
+        return list(range(600))
+
+    @task(version="1")
+    async def each(number: int) -> int:
+        ran[f"each {number}"] += 1
+        await anyio.sleep(number % 3)
+        return number
+
+    @task(version="1")
+    async def total(numbers: list[int]) -> int:
+        ran["total"] += 1
+        return sum(numbers)
+
+    with Flow("uncertain") as flow:
+        total(each.map(flaky()))
+    return flow
+
+
+@pytest.mark.parametrize("at", range(2, 8))
+@pytest.mark.parametrize(
+    ("error", "stored"),
+    [(OutcomeUnknown(), False), (OutcomeUnknown(), True), (Conflict("run/r", 1, 2), False)],
+    ids=["unknown-not-stored", "unknown-stored", "conflict"],
+)
+def test_the_run_goes_on(error: Exception, stored: bool, at: int) -> None:
+    """No body runs twice, none is forgotten, and the end is the same, whichever append it was."""
+    ran: Counter[str] = Counter()
+
+    async def main(world: VirtualWorld) -> State:
+        log = Uncertain(at, error, stored=stored)
+        state = await example(ran).options(log=log, world=world, run_id="r").run()
+        assert log.appends >= at
+        return state
+
+    state = simulate(main)
+    assert state.result["total"].result == sum(range(600))
+    assert ran.pop("flaky") == 2
+    assert set(ran.values()) == {1}
+    assert len(ran) == 601

@@ -1,0 +1,171 @@
+"""A run as it stood at any of its events, from its records alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+import msgspec
+import pytest
+
+from eventflow import Flow, MemoryLog, RunNotFound, RunView, Skip, State, replay, states, task, unmapped
+from eventflow.events import Record
+from eventflow.runview import Picture, RunFacts
+from eventflow.testing.virtual import VirtualWorld, simulate
+
+
+@task(version="1")
+async def numbers(count: int) -> list[int]:
+    """A few."""
+    return list(range(count))
+
+
+@task(version="1", retries=1, retry_delay=10)
+async def third(number: int, by: int) -> float:
+    """Fails for 0, skips 1."""
+    await anyio.sleep(number)
+    if number == 1:
+        raise Skip("one")
+    return by / number
+
+
+@task(version="1")
+async def last(found: list[float]) -> int:
+    """Never runs."""
+    return len(found)
+
+
+def example() -> Flow[..., Any]:
+    """A run with everything in it: success, retry, failure, skip, block, map."""
+    with Flow("example") as flow:
+        many = numbers(4)
+        each = third.map(many, unmapped(6))
+        last(each)
+        last.named("ok")([each[2], many[1]])
+    return flow
+
+
+def recorded() -> tuple[State, list[Record], MemoryLog]:
+    """The final State, and the records of the run."""
+    log = MemoryLog()
+
+    async def main(world: VirtualWorld) -> tuple[State, list[Record]]:
+        state = await example().options(log=log, world=world, run_id="r").run()
+        return state, [record async for record in log.read(stream="run/r")]
+
+    return *simulate(main), log
+
+
+async def view_of(log: MemoryLog) -> RunView:
+    """The view from the log alone."""
+    return await RunView.of(log, "r")
+
+
+def as_bytes(picture: Picture) -> list[bytes]:
+    """Every task's State, dumped."""
+    names = [*picture, *(f"third[{i}]" for i in range(4))]
+    return [states.encode_msgpack(picture[name]) for name in names]
+
+
+def test_the_log_alone_shows_what_the_run_returned() -> None:
+    """States from the log equal the live ones byte by byte, without the flow's code."""
+    state, _, log = recorded()
+
+    async def main(world: VirtualWorld) -> None:
+        view = await view_of(log)
+        fold = await replay(log, view, stream=view.stream)
+        assert as_bytes(view.picture(fold.state)) == as_bytes(state.result)
+        assert [type(child).__name__ for child in state.result["third"].map_states] == [
+            "Failed",
+            "Skipped",
+            "Success",
+            "Success",
+        ]
+        assert type(state.result["last"]) is states.Skipped
+
+    simulate(main)
+
+
+def test_every_moment_of_a_run_can_be_shown() -> None:
+    """At each event all states can be built and dumped, and statuses only go where they may."""
+    _, records, log = recorded()
+
+    async def main(world: VirtualWorld) -> None:
+        view = await view_of(log)
+        told: list[str] = []
+        for record in records:
+            fold = await replay(log, view, stream=view.stream, until=record.position)
+            picture = view.picture(fold.state)
+            assert [states.encode_json(picture[name]) for name in picture]
+            assert picture.version == record.version
+            try:
+                told.append(type(picture["third[0]"]).__name__)
+            except KeyError:
+                told.append("")
+        seen = [name for i, name in enumerate(told) if name != told[i - 1]]
+        assert [name for name in seen if name] == ["Pending", "Running", "Retrying", "Running", "Failed"]
+
+    simulate(main)
+
+
+def test_facts_at_every_cut_go_through_messagepack() -> None:
+    """A snapshot and the tail are the whole, for a run with everything in it."""
+    _, records, log = recorded()
+
+    async def main(world: VirtualWorld) -> None:
+        view = await view_of(log)
+        whole = await replay(log, view, stream=view.stream)
+        last = msgspec.msgpack.encode(whole.state)
+        facts = view.initial()
+        for cut, record in enumerate(records):
+            tail: RunFacts = msgspec.msgpack.decode(msgspec.msgpack.encode(facts), type=RunFacts)
+            for later in records[cut:]:
+                tail = view.apply(tail, later)
+            assert msgspec.msgpack.encode(tail) == last
+            facts = view.apply(facts, record)
+
+    simulate(main)
+
+
+def test_cached_inputs_are_joined_from_their_sources() -> None:
+    """By argument name; each leaf of a container under its own; a mapped element is its own element."""
+    state, _, _ = recorded()
+    picture = state.result
+    inputs = {name: result.deserialize().value for name, result in picture["third[2]"].cached_inputs.items()}
+    assert inputs == {"number": 2}
+    assert picture["numbers"].cached_inputs == {}
+    assert type(picture["ok"]) is states.Skipped
+
+
+def test_finding_a_task() -> None:
+    """By name, child's name or address; anything else is a KeyError that names it."""
+    state, _, _ = recorded()
+    picture = state.result
+    assert picture[(1, 2)] == picture["third[2]"] == picture["third"].map_states[2]
+    assert list(picture) == ["numbers", "third", "last", "ok"]
+    assert len(picture) == 4
+    for wrong in ("thirds", "third[9]", "third[x]", "numbers[0]"):
+        with pytest.raises(KeyError, match="no task"):
+            picture[wrong]
+    with pytest.raises(LookupError):
+        picture[(7,)]
+
+
+def test_an_unknown_run() -> None:
+    """It is RunNotFound, by its id."""
+
+    async def main(world: VirtualWorld) -> None:
+        with pytest.raises(RunNotFound, match="'nobody'"):
+            await RunView.of(MemoryLog(), "nobody")
+
+    simulate(main)
+
+
+def test_a_final_state_can_be_dumped_whole() -> None:
+    """A run's own State dumps with all its tasks' states, and they open after loading."""
+    state, _, _ = recorded()
+    loaded = states.decode_json(states.encode_json(state))
+    assert type(loaded) is type(state)
+    payload = loaded._result.value
+    tasks = states.StatesSerializer().deserialize(payload)
+    assert tasks["numbers"].result == [0, 1, 2, 3]

@@ -124,8 +124,8 @@ def value_of(step: Step, name: str, arguments: Mapping[str, Any]) -> Any:
             return (number, str(number))
         case "text":
             return f"{number:04d}" * 200
-        case "numbers":
-            return [number] * 3000
+        case "large":
+            return [f"{number:04d}" * 300] * 4  # more than 4 KiB, which is shared
         case _:
             return number
 
@@ -394,7 +394,7 @@ def _exprs(draw: st.DrawFn, steps: list[Step], depth: int = 1) -> Expr:
             up = draw(st.integers(0, len(steps) - 1))
             likely: list[int | str] = {
                 "list": [0, -1],
-                "numbers": [7],
+                "large": [3],
                 "dict": ["k", "l"],
                 "tuple": [0, 1],
             }.get(steps[up].shape, [0])
@@ -429,7 +429,7 @@ def _overs(draw: st.DrawFn, steps: list[Step]) -> Expr:
 def _steps(draw: st.DrawFn, steps: list[Step]) -> Step:
     mapped = draw(st.integers(0, 9)) < 4
     retries = draw(st.sampled_from([0, 0, 1, 2]))
-    shape = draw(st.sampled_from(["int", "int", "list", "list", "dict", "tuple", "text", "numbers"]))
+    shape = draw(st.sampled_from(["int", "int", "list", "list", "dict", "tuple", "text", "large"]))
     return Step(
         args=tuple(draw(st.lists(_exprs(steps), max_size=1 if mapped else 2))),
         overs=tuple(draw(st.lists(_overs(steps), min_size=1, max_size=2))) if mapped else (),

@@ -1,0 +1,72 @@
+"""What can be wrong with a log file, each told once: which file, what about it, and what to do.
+
+SQLite's own errors never leave this package.  A busy database is no error here at all: whoever meets it
+waits and tries again (`is_busy`).
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Final
+
+from eventflow.events import LogDamaged
+
+__all__ = ["LogUnusable", "LogWriteFailed", "WalResetWarning", "explain", "is_busy"]
+
+
+class LogUnusable(Exception):
+    """The file cannot be a log here: it is not ours, newer than us, read-only, or in the wrong place."""
+
+
+class LogWriteFailed(Exception):
+    """The file could not be written; nothing of the append stands. Once the cause is gone, append again."""
+
+
+class WalResetWarning(RuntimeWarning):
+    """This SQLite can damage a file that other programs write to at the same time."""
+
+
+_BUSY: Final = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL}
+
+
+def _code(error: BaseException) -> int:
+    """The primary code of SQLite; 0 for what did not come from it."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+def is_busy(error: BaseException) -> bool:
+    """Whether somebody else is at it, so that waiting helps."""
+    return isinstance(error, sqlite3.OperationalError) and _code(error) in _BUSY
+
+
+def explain(error: sqlite3.Error, path: Path, raised: type[Exception] = LogUnusable) -> Exception:
+    """The error to raise instead: `LogDamaged`, `LogUnusable`, or `raised` for what may pass by itself."""
+    match _code(error):
+        case sqlite3.SQLITE_CORRUPT:
+            return LogDamaged(
+                f"{path} is damaged ({error}): restore it from a copy, or salvage it with "
+                "`sqlite3 <file> .recover`"
+            )
+        case sqlite3.SQLITE_NOTADB:
+            raised = LogUnusable
+            about = (
+                "is no SQLite file, so it is no log: name another file; if it was a log, its beginning is "
+                "damaged: restore it from a copy"
+            )
+        case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM:
+            raised = LogUnusable
+            about = "is read-only: make it and its folder writable, or name another file"
+        case sqlite3.SQLITE_CANTOPEN:
+            raised = LogUnusable
+            about = "cannot be opened: see that its folder exists and is writable"
+        case sqlite3.SQLITE_FULL:
+            about = "is on a full disk, and nothing of this was stored: free some space"
+        case sqlite3.SQLITE_IOERR:
+            about = (
+                f"met an error of the disk ({error}), and nothing of this was stored: see to the disk, its "
+                "quota and the limit on file sizes"
+            )
+        case _:
+            about = f"gave {type(error).__name__}: {error}"
+    return raised(f"{path} {about}")

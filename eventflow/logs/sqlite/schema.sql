@@ -1,0 +1,63 @@
+-- The birth of a log file, format 1: all of it or nothing.
+--
+-- Names of streams and kinds are stored once; an event has their numbers. `body` is the whole envelope
+-- (`eventflow.events.encode`), `crc` its checksum; the other columns are what has to be found. `key` is a
+-- 64-bit digest of the key, which stands in the body: half the space, and who finds one compares.
+-- STRICT tables need SQLite 3.37.
+
+BEGIN IMMEDIATE;
+
+CREATE TABLE info (
+    name  TEXT PRIMARY KEY,
+    value TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
+INSERT INTO info VALUES
+    ('id', lower(hex(randomblob(16)))),
+    ('created', CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER) * 1000); -- µs UTC
+
+CREATE TABLE stream (
+    id   INTEGER PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE
+) STRICT;
+
+CREATE TABLE kind (
+    id   INTEGER PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE
+) STRICT;
+
+CREATE TABLE event (
+    position INTEGER PRIMARY KEY CHECK (position > 0),
+    stream   INTEGER NOT NULL,
+    version  INTEGER NOT NULL CHECK (version > 0),
+    kind     INTEGER NOT NULL,
+    key      INTEGER,
+    body     BLOB NOT NULL,
+    crc      INTEGER NOT NULL,
+    UNIQUE (stream, version) -- the lock: of two writers of one version, one fails
+) STRICT;
+
+CREATE INDEX event_key ON event (key) WHERE key IS NOT NULL;
+
+CREATE TABLE value (
+    digest BLOB NOT NULL UNIQUE,
+    codec  TEXT NOT NULL,
+    data   BLOB NOT NULL
+) STRICT;
+
+-- With `recursive_triggers` they also stop INSERT OR REPLACE.
+CREATE TRIGGER event_is_immutable BEFORE UPDATE ON event
+BEGIN SELECT RAISE(ABORT, 'events are immutable'); END;
+CREATE TRIGGER event_is_permanent BEFORE DELETE ON event
+BEGIN SELECT RAISE(ABORT, 'events are permanent'); END;
+CREATE TRIGGER stream_is_immutable BEFORE UPDATE ON stream
+BEGIN SELECT RAISE(ABORT, 'names of streams are immutable'); END;
+CREATE TRIGGER stream_is_permanent BEFORE DELETE ON stream
+BEGIN SELECT RAISE(ABORT, 'names of streams are permanent'); END;
+CREATE TRIGGER value_is_immutable BEFORE UPDATE ON value
+BEGIN SELECT RAISE(ABORT, 'values are immutable'); END;
+
+PRAGMA application_id = 0x65766C67; -- "evlg"
+PRAGMA user_version = 1;
+
+COMMIT;

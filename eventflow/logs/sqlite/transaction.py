@@ -1,0 +1,307 @@
+"""One transaction: what is stored, decided under the write lock, on the writer's thread.
+
+A batch holds many appends, and each is judged alone: its writes are checked against the versions that
+stand, those of the batch's earlier appends included.  A conflict ends only its own append, before
+anything of it is staged, so no savepoint is needed; rows are inserted for all of them at the end, many at
+a time.  The rules of what a write may find are those of the memory log, see `eventflow.logs.memory`.
+
+What is known of the streams' ends is kept between transactions (`Ledger`) and checked in each one by a
+single number: positions are dense and events permanent, so as long as the last position is the one that
+we left, nobody has appended anything.  Otherwise all is forgotten and read again.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from hashlib import blake2b
+from typing import Any, Final
+
+import msgspec
+
+from eventflow.events import Draft, LogDamaged, Record, checksum, encode, kind_of
+from eventflow.logs.sqlite.connection import Connection
+from eventflow.ports import Conflict, Value, Write
+
+__all__ = ["Append", "Ledger", "digest_key", "stage", "store"]
+
+_UNKNOWN: Final = -1
+_HEADS_MAX: Final = 10_000
+"""Ends of streams kept between transactions."""
+
+_SIZES: Final = (512, 64, 8, 1)
+"""Rows of one INSERT: few steps, each of which lets go of the interpreter, and always the same texts."""
+
+
+class _Stamp(msgspec.Struct, array_like=True, gc=False):
+    """The beginning of a stored envelope; the rest is not looked at."""
+
+    version: int
+    at: int
+
+
+_stamp: Final = msgspec.msgpack.Decoder(_Stamp).decode
+
+
+class _Staged(msgspec.Struct, gc=False):
+    """A write with its bytes; within it, moments do not decrease."""
+
+    stream: str
+    expect: int
+    drafts: Sequence[Draft]
+    bodies: Sequence[bytes]
+
+
+class Append(msgspec.Struct, gc=False):
+    """One call of `append`: what to store, and what came of it."""
+
+    writes: Sequence[_Staged]
+    values: Sequence[Value]
+    full: bool
+    rows: int
+    size_bytes: int
+    records: Sequence[Record] = ()
+    error: BaseException | None = None
+    stored: bool = False
+    """Whether anything new was stored."""
+
+
+class _Head(msgspec.Struct, frozen=True, gc=False):
+    """Where a stream ends; `id` 0 is one that does not exist."""
+
+    id: int
+    version: int
+    at: int
+
+
+_NONE: Final = _Head(0, 0, 0)
+
+
+class Ledger:
+    """What the file holds, as far as appends must know it."""
+
+    def __init__(self) -> None:
+        self.position = _UNKNOWN
+        self.streams = 0
+        """The highest number of a stream."""
+        self.heads: dict[str, _Head] = {}
+        self.kinds: dict[str, int] = {}
+        self.full = True
+        """Whether the connection syncs each commit."""
+        self._notes: list[Any] = []
+
+    def note_keys(self, keys: Iterable[str]) -> None:
+        """Have the ids of signing keys written down with the next append."""
+        for key in keys:
+            self._notes += (f"key:{key}", "")
+
+    def write_notes(self, connection: Connection) -> int:
+        """Write down what was noted; gives how much that was, to be dropped after the commit."""
+        notes = self._notes[:]
+        _insert(connection, "INSERT OR IGNORE INTO info (name, value)", notes, 2)
+        return len(notes)
+
+    def drop_notes(self, count: int) -> None:
+        """Forget what was written down."""
+        del self._notes[:count]
+
+    def forget(self) -> None:
+        """Trust nothing of it in the next transaction."""
+        self.position = _UNKNOWN
+
+    def refresh(self, connection: Connection) -> None:
+        """Keep what is known if nobody else has appended, or begin anew."""
+        (position,) = connection.execute("SELECT ifnull(max(position), 0) FROM event").fetchone()
+        if position != self.position:
+            self.position = position
+            (self.streams,) = connection.execute("SELECT ifnull(max(id), 0) FROM stream").fetchone()
+            self.kinds = dict(connection.execute("SELECT name, id FROM kind").fetchall())
+            self.heads.clear()
+        elif len(self.heads) > _HEADS_MAX:
+            self.heads.clear()
+
+    def head(self, connection: Connection, stream: str) -> _Head:
+        """Where a stream ends."""
+        found = self.heads.get(stream)
+        if found is None:
+            row = connection.execute(
+                "SELECT stream.id, event.position, event.version, event.crc, event.body "
+                "FROM stream JOIN event ON event.stream = stream.id "
+                "WHERE stream.name = ? ORDER BY event.version DESC LIMIT 1",
+                (stream,),
+            ).fetchone()
+            found = _NONE
+            if row is not None:
+                number, position, version, crc, body = row
+                found = _Head(number, version, _moment(stream, position, crc, body))
+            self.heads[stream] = found
+        return found
+
+    def kind(self, connection: Connection, name: str) -> int:
+        """The number of a kind, given to it if it has none."""
+        found = self.kinds.get(name)
+        if found is None:
+            found = connection.execute("INSERT INTO kind (name) VALUES (?)", (name,)).lastrowid
+            assert found is not None
+            self.kinds[name] = found
+        return found
+
+
+def digest_key(key: str) -> int:
+    """The number by which a key is found; another key may have the same."""
+    return int.from_bytes(blake2b(key.encode(), digest_size=8).digest(), signed=True)
+
+
+def stage(write: Write) -> _Staged:
+    """Encode a write as if its stream stood at `expect`; raises what encoding raises."""
+    drafts = _in_time(write.drafts, write.drafts[0].at) if write.drafts else ()
+    bodies = [encode(version, draft) for version, draft in enumerate(drafts, write.expect + 1)]
+    return _Staged(write.stream, write.expect, drafts, bodies)
+
+
+def _in_time(drafts: Sequence[Draft], at: int) -> Sequence[Draft]:
+    """The same facts, none before `at` or before its predecessor."""
+    found = []
+    for draft in drafts:
+        if draft.at >= at:
+            at = draft.at
+            found.append(draft)
+        else:
+            found.append(Draft(at, draft.event, draft.key))
+    return found
+
+
+def store(connection: Connection, ledger: Ledger, appends: Sequence[Append]) -> None:
+    """Store what can be stored of a batch in one transaction; each append then has records or an error.
+
+    To be called under the append lock. Raises when nothing of the batch was stored.
+    """
+    full = any(append.full for append in appends)
+    if full != ledger.full:
+        connection.execute(f"PRAGMA synchronous = {'FULL' if full else 'NORMAL'}")
+        ledger.full = full
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        ledger.refresh(connection)
+        batch = _Transaction(connection, ledger)
+        for append in appends:
+            append.records, append.error, append.stored = (), None, False
+            try:
+                batch.take(append)
+            except (Conflict, LogDamaged) as error:
+                append.error = error
+        batch.flush()
+        notes = ledger.write_notes(connection)
+        connection.execute("COMMIT")
+        ledger.drop_notes(notes)
+    except BaseException:
+        ledger.forget()
+        if connection.in_transaction:
+            with suppress(sqlite3.Error):
+                connection.execute("ROLLBACK")
+        raise
+
+
+class _Transaction:
+    """A transaction under way: what was accepted and is not inserted yet."""
+
+    def __init__(self, connection: Connection, ledger: Ledger) -> None:
+        self._connection = connection
+        self._ledger = ledger
+        self._streams: list[Any] = []
+        self._events: list[Any] = []
+        self._values: list[Any] = []
+
+    def take(self, append: Append) -> None:
+        """Accept an append as a whole, or raise `Conflict` or `LogDamaged` with nothing changed."""
+        connection, ledger = self._connection, self._ledger
+        ends: dict[str, _Head] = {}
+        streams: list[Any] = []
+        events: list[Any] = []
+        records: list[Record] = []
+        position = ledger.position
+        for write in append.writes:
+            name = write.stream
+            head = ends.get(name) or ledger.head(connection, name)
+            if write.expect != head.version:
+                records += self._standing(write, head)
+                continue
+            if not write.drafts:
+                continue
+            number = head.id
+            if not number:
+                number = ledger.streams + len(streams) // 2 + 1
+                streams += (number, name)
+            drafts, bodies = write.drafts, write.bodies
+            if drafts[0].at < head.at:
+                drafts = _in_time(drafts, head.at)
+                bodies = [encode(version, draft) for version, draft in enumerate(drafts, head.version + 1)]
+            version = head.version
+            for draft, body in zip(drafts, bodies, strict=True):
+                position += 1
+                version += 1
+                event, key = draft.event, draft.key
+                kind = ledger.kind(connection, kind_of(event))
+                short = None if key is None else digest_key(key)
+                events += (position, number, version, kind, short, body, checksum(body))
+                records.append(Record(position, name, version, draft.at, key, event))
+            ends[name] = _Head(number, version, drafts[-1].at)
+        ledger.position = position
+        ledger.streams += len(streams) // 2
+        ledger.heads.update(ends)
+        self._streams += streams
+        self._events += events
+        for value in append.values:
+            self._values += (value.digest, value.codec, value.data)
+        append.records = records
+        append.stored = bool(events)
+
+    def flush(self) -> None:
+        """Insert what was accepted so far."""
+        for rows, width, head in (
+            (self._streams, 2, "INSERT INTO stream (id, name)"),
+            (self._events, 7, "INSERT INTO event (position, stream, version, kind, key, body, crc)"),
+            (self._values, 3, "INSERT OR IGNORE INTO value (digest, codec, data)"),
+        ):
+            _insert(self._connection, head, rows, width)
+            rows.clear()
+
+    def _standing(self, write: _Staged, head: _Head) -> Iterable[Record]:
+        """The records that already are what a write would store; `Conflict` when there are none."""
+        first, stream, count = write.expect, write.stream, len(write.drafts)
+        if not 0 <= first <= head.version - count:
+            raise Conflict(stream, first, head.version)
+        self.flush()  # they may be those of an append before this one
+        rows = self._connection.execute(
+            "SELECT position, version, crc, body FROM event "
+            "WHERE stream = ? AND version > ? AND version <= ? ORDER BY version",
+            (head.id, first, first + count),
+        ).fetchall()
+        if len(rows) != count:
+            raise Conflict(stream, first, head.version)
+        records = []
+        for draft, (position, version, crc, body) in zip(write.drafts, rows, strict=True):
+            at = _moment(stream, position, crc, body)
+            if encode(version, Draft(at, draft.event, draft.key)) != body:
+                raise Conflict(stream, first, head.version)
+            records.append(Record(position, stream, version, at, draft.key, draft.event))
+        return records
+
+
+def _moment(stream: str, position: int, crc: int, body: bytes) -> int:
+    """The moment of a stored record, whose bytes must be those that were written."""
+    if checksum(body) != crc:
+        raise LogDamaged(f"record {position} of {stream!r} fails its checksum")
+    return _stamp(body).at
+
+
+def _insert(connection: Connection, head: str, rows: list[Any], width: int) -> None:
+    """Insert rows that stand one after another in a flat list."""
+    start, end = 0, len(rows)
+    row = f"({', '.join('?' * width)})"
+    for size in _SIZES:
+        step = size * width
+        while end - start >= step:
+            connection.execute(f"{head} VALUES {', '.join([row] * size)}", rows[start : start + step])
+            start += step

@@ -1,0 +1,34 @@
+"""How to break what a SQLite log has stored, with the triggers out of the way."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+__all__ = ["damage", "execute", "lose"]
+
+
+def execute(path: Path, *statements: tuple[str, tuple[object, ...]]) -> None:
+    """Run statements with all triggers gone, and put those back."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        triggers = connection.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'").fetchall()
+        for name, _ in triggers:
+            connection.execute(f"DROP TRIGGER {name}")
+        for sql, parameters in statements:
+            assert connection.execute(sql, parameters).rowcount
+        for _, sql in triggers:
+            connection.execute(sql)
+
+
+def damage(path: Path, position: int) -> None:
+    """Flip the last bit of a record."""
+    with closing(sqlite3.connect(path)) as connection:
+        (body,) = connection.execute("SELECT body FROM event WHERE position = ?", (position,)).fetchone()
+    changed = body[:-1] + bytes([body[-1] ^ 1])
+    execute(path, ("UPDATE event SET body = ? WHERE position = ?", (changed, position)))
+
+
+def lose(path: Path, position: int) -> None:
+    """Take a record out, without closing the gap in the numbers."""
+    execute(path, ("DELETE FROM event WHERE position = ?", (position,)))

@@ -14,11 +14,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 from collections import Counter
+from statistics import median
 from typing import Any
 
 import msgspec
 from rich.console import Console
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -30,6 +32,8 @@ from examples.workload import Workload, expected_digest, job_digest, load
 
 RUN_ID = "montage"
 STREAM = f"run/{RUN_ID}"
+SHOWN = ("Success", "Running", "Pending")
+"""States that a task of this flow can be in before it fails, which it does not."""
 
 
 async def work(job: str, seconds: float, parents: list[str]) -> str:
@@ -97,24 +101,45 @@ class Progress:
 
 
 def progress_table(counts: Counts) -> Table:
-    """One bar for the run, and one for each kind."""
+    """One bar for the run, and one for each kind; a bar pulses while all of its kind is still to come."""
     table = Table.grid(padding=(0, 2))
     rows = [("montage", sum(counts.total.values()), counts.begun.total(), counts.done.total())]
     rows += [(f"  {kind}", n, counts.begun[kind], counts.done[kind]) for kind, n in counts.total.items()]
     for name, total, begun, done in rows:
         running = f"{begun - done} running" if begun > done else ""
-        bar = ProgressBar(total=max(total, 1), completed=done, width=32)
+        bar = ProgressBar(total=max(total, 1), completed=done, width=32, pulse=bool(running) and not done)
         table.add_row(name, bar, Text(f"{done}/{total}", justify="right"), Text(running, style="cyan"))
     return table
 
 
-async def show_progress(log: MemoryLog, console: Console) -> None:
-    """Follow the log until the run is over."""
-    with Live(console=console, refresh_per_second=10, auto_refresh=console.is_terminal) as live:
+async def show_bars(log: MemoryLog, console: Console) -> None:
+    """Follow the log until the run is over, on a terminal."""
+    with Live(console=console, refresh_per_second=10) as live:
         async for fold in follow(log, Progress()):
             live.update(progress_table(fold.state))
             if fold.state.over:
                 return
+
+
+async def print_lines(log: MemoryLog, console: Console) -> None:
+    """Follow the log until the run is over, into a pipe or a file: a line for each kind that is done."""
+    told: set[str] = set()
+    async for fold in follow(log, Progress()):
+        counts = fold.state
+        for kind, total in counts.total.items():
+            if counts.done[kind] == total and kind not in told:
+                told.add(kind)
+                console.print(f"{counts.done.total():>3} of {counts.total.total()} done, all of {kind}")
+        if counts.over:
+            return
+
+
+def tasks_by_kind(view: RunView) -> dict[str, dict[int, str]]:
+    """Index and name of every task, by the name of its function."""
+    found: dict[str, dict[int, str]] = {}
+    for i, node in enumerate(view.plan.graph.nodes):
+        found.setdefault(view.plan.graph.task_of(i).name, {})[i] = node.name
+    return found
 
 
 async def show_moment(log: MemoryLog, console: Console, version: int) -> None:
@@ -122,36 +147,33 @@ async def show_moment(log: MemoryLog, console: Console, version: int) -> None:
     view = await RunView.of(log, RUN_ID)
     position = next(r.position for r in await records(log) if r.version == version)
     past = view.picture((await replay(log, view, stream=STREAM, until=position)).state)
-    states = {name: past[name] for name in past}
-    counts = Counter(type(state).__name__ for state in states.values())
-    last = await log.head(STREAM)
-    console.print(f"\n[bold]as of event {version} of {last}[/bold]: ", end="")
-    console.print(", ".join(f"{n} {kind}" for kind, n in counts.most_common()))
-    running = [name for name, state in states.items() if state.is_running()]
-    console.print(f"  running then: {', '.join(running[:4])}" + (" …" if len(running) > 4 else ""))
+    table = Table.grid(padding=(0, 2))
+    for kind, tasks in tasks_by_kind(view).items():
+        states = Counter(type(past[name]).__name__ for name in tasks.values())
+        seen = (f"{states[name]:>2} {name}" if states[name] else "" for name in SHOWN)
+        table.add_row(f"  {kind}", *seen)
+    running = [name for name in past if past[name].is_running()]
+    console.print(f"\n[bold]as of event {version} of {await log.head(STREAM)}[/bold]")
+    console.print(table)
+    console.print(Padding(f"running then: {', '.join(running)}", (0, 2)))
 
 
 async def show_states(log: MemoryLog, console: Console) -> None:
-    """What became of the tasks, by kind, and how long their bodies took."""
+    """What became of the tasks, by kind, and how long they took."""
     view = await RunView.of(log, RUN_ID)
     picture = view.picture((await replay(log, view, stream=STREAM)).state)
     timeline = (await replay(log, Timeline(), stream=STREAM)).state
-    table = Table(title="\nstates", title_justify="left", title_style="bold", box=None, padding=(0, 2))
-    table.add_column("task")
-    for heading in ("tasks", "state", "median ms", "longest ms"):
-        table.add_column(heading, justify="right")
-    graph = view.plan.graph
-    for kind in dict.fromkeys(graph.task_of(i).name for i in range(len(graph.nodes))):
-        mine = [i for i in range(len(graph.nodes)) if graph.task_of(i).name == kind]
-        states = Counter(type(picture[graph.nodes[i].name]).__name__ for i in mine)
-        spans = sorted(
-            (attempt.ended_us - attempt.started_us) / 1000
-            for i in mine
-            for attempt in timeline.tasks[str(i)].attempts
-            if attempt.ended_us is not None
-        )
-        said = ", ".join(f"{n} {state}" for state, n in states.items())
-        table.add_row(kind, str(len(mine)), said, f"{spans[len(spans) // 2]:.0f}", f"{spans[-1]:.0f}")
+    table = Table.grid(padding=(0, 2))
+    table.add_row("[bold]states", "", "[bold]median ms", "[bold]longest ms")
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for kind, tasks in tasks_by_kind(view).items():
+        states = Counter(type(picture[name]).__name__ for name in tasks.values())
+        attempts = [attempt for i in tasks for attempt in timeline.tasks[str(i)].attempts]
+        spans_ms = [(a.ended_us - a.started_us) / 1000 for a in attempts if a.ended_us is not None]
+        became = ", ".join(f"{n:>2} {state}" for state, n in states.items())
+        table.add_row(f"  {kind}", became, f"{median(spans_ms):.0f}", f"{max(spans_ms):.0f}")
+    console.print()
     console.print(table)
 
 
@@ -166,7 +188,8 @@ async def main(seconds: float) -> None:
     workload = load("montage-chameleon-2mass-01d-001")
     flow, log = build(workload, seconds), MemoryLog()
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(show_progress(log, console))
+        show = show_bars if console.is_terminal else print_lines
+        tasks.create_task(show(log, console))
         running = tasks.create_task(flow.options(run_id=RUN_ID, log=log).run())
     state = running.result()
 

@@ -20,6 +20,9 @@ settings.register_profile(
     print_blob=True,
     suppress_health_check=_SLOW_IS_FINE,
 )
+# The conformance suite's assertions explain themselves.
+pytest.register_assert_rewrite("eventflow.testing.conformance")
+
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 

@@ -113,6 +113,8 @@ class Options(msgspec.Struct, frozen=True):
                 f"{where}: run_id={self.run_id!r} is not 1 to 200 of letters, digits and any of _.:+@- "
                 "(the first a letter or digit)"
             )
+        if isinstance(self.log, type):
+            raise TypeError(f"{where}: log={self.log.__name__} is a class; give a log made of it")
         if self.log is not None and not callable(getattr(self.log, "append", None)):
             raise TypeError(f"{where}: log={self.log!r:.80} is not a log; give for example MemoryLog()")
         if self.durability not in _DURABILITIES:

@@ -106,7 +106,12 @@ class RunView:
         return RunFacts.initial(self.plan)
 
     def apply(self, state: RunFacts, record: Record) -> RunFacts:
-        """Fold one record of the run's stream; raises `IllegalEvent`."""
+        """Fold one record of the run's stream; raises `IllegalEvent`, `ValueError` for another stream's."""
+        if record.stream != self.stream:
+            raise ValueError(
+                f"the view of run {self.run_id!r} was given a record of {record.stream!r}: fold one stream, "
+                f"with replay(log, view, stream=view.stream)"
+            )
         return self.advance(state, record.version, record)
 
     def advance(self, facts: RunFacts, version: int, draft: Draft | Record) -> RunFacts:

@@ -92,6 +92,8 @@ class Lanes:
         with self._lock:
             self._waking = False
             batch, self._finished = self._finished, deque()
+        if self._closed:
+            return  # nobody waits for them any more
         self._unfinished -= len(batch)
         if not self._unfinished:
             self._outside.__exit__(None, None, None)

@@ -119,6 +119,8 @@ class FlowRunner:
         self._reports: list[Command] = []
         self._in_round: list[Command] = []
         self._beside: list[Value] = []
+        self._completed: list[int] = []
+        """Nodes that finish in the round under way: what only they read is dropped once it is committed."""
         self._driving = False
         self._successor = False
         self._wake_at: int | None = None
@@ -223,6 +225,7 @@ class FlowRunner:
         self._successor = False
         self._wake_at = None
         self._claim = 0
+        self._completed.clear()
         self._values.forget()
 
     def _define(self) -> Write:
@@ -320,6 +323,8 @@ class FlowRunner:
         with self._world.outside():
             await self._log.append(*defined, write, values=beside, durability=self._request.durability)
         self._over = run.phase == Phase.FINISHED
+        self._values.release(self._completed)
+        self._completed.clear()
         if started:
             self._queued_us = self._world.monotonic()
             self._queue.extend(started)
@@ -334,7 +339,9 @@ class FlowRunner:
             drafts.append(draft)
         slot = getattr(command, "slot", None)
         if events and slot is not None and run.status[slot] in FINISHED:
-            self._values.finished(run, slot)
+            node = run.node(slot)
+            if node not in run.maps or not run.maps[node].open:
+                self._completed.append(node)
         return bool(events)
 
     async def _due(self, facts: RunFacts, now: int, drafts: list[Draft]) -> list[int]:
@@ -396,6 +403,7 @@ class FlowRunner:
         """
         self._facts = await fold_to_own(self._log, self._view)
         run = self._facts.run
+        self._completed.clear()
         self._values.recount(run)
         if run.claim != self._claim or run.phase != Phase.CLAIMED:
             raise Lost(f"run {self._view.run_id!r} was claimed by another runner")

@@ -17,6 +17,7 @@ import msgspec
 
 from eventflow.context import Skip as SkipSignal
 from eventflow.context import TaskContext, current
+from eventflow.events import LogDamaged
 from eventflow.graph import Policy
 from eventflow.machine import Command, Fail, Skip, Succeed
 from eventflow.ports import Body, Outcome, Raised, ThreadExecutor, Value, World
@@ -103,7 +104,7 @@ class TaskRunner:
         now = _Attempt(slot, body, policy, here, facts, queued_us, began)
         try:
             arguments = await self._values.arguments(facts, slot)
-        except (ResultError, LookupError, TypeError, ValueError) as error:
+        except (ResultError, LogDamaged, LookupError, TypeError, ValueError) as error:
             self._fail(now, error, "input")
             return began
         if body.is_async:

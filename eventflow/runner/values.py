@@ -82,19 +82,13 @@ class Values:
         if run.parent[slot] >= 0:
             self._children.setdefault(run.node(slot), []).append(slot)
 
-    def finished(self, run: RunState, slot: int) -> None:
-        """Drop what the task that just finished was the last to read."""
-        node = slot
-        if run.parent[slot] >= 0:
-            node = run.node(slot)
-            if run.maps[node].open:
-                return
-        elif slot in run.maps and run.maps[slot].open:
-            return
-        for up in self._plan.upstreams[node]:
-            self._readers[up] -= 1
-            if not self._readers[up]:
-                self._drop(up)
+    def release(self, nodes: Iterable[int]) -> None:
+        """Drop what these nodes, which are done with all their children, were the last to read."""
+        for node in nodes:
+            for up in self._plan.upstreams[node]:
+                self._readers[up] -= 1
+                if not self._readers[up]:
+                    self._drop(up)
 
     def forget(self) -> None:
         """Keep nothing live: what the log has is all there is."""

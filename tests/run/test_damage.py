@@ -1,0 +1,71 @@
+"""Bytes that are lost or altered beside the log: the task that needs them fails and says so."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from eventflow import MemoryLog, flow, task
+from eventflow.events import LogDamaged
+from eventflow.ports import EventLog, Value
+from eventflow.testing import Crash, CrashingLog, VirtualWorld, simulate
+
+
+@task
+async def large() -> str:
+    """Larger than what an event carries."""
+    return "x" * 1000
+
+
+@task
+async def length(text: str) -> int:
+    """Needs the large one."""
+    return len(text)
+
+
+@flow
+def measured() -> int:
+    """One after the other."""
+    return length(large())
+
+
+class Holed:
+    """A log whose values are gone, or do not bear a look."""
+
+    def __init__(self, log: MemoryLog, *, altered: bool) -> None:
+        """Wrap a log."""
+        self._log = log
+        self._altered = altered
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._log, name)
+
+    def peek(self, digest: bytes) -> Value | None:
+        """Nothing, or the news that it was altered."""
+        if self._altered:
+            raise LogDamaged(f"value {digest.hex()} was altered")
+        return None
+
+    async def values(self, digests: Any) -> dict[bytes, Value]:
+        """Nothing."""
+        return {}
+
+
+@pytest.mark.parametrize(("altered", "said"), [(True, "was altered"), (False, "are not in the log")])
+def test_a_value_that_is_gone_fails_the_task_that_needs_it(altered: bool, said: str) -> None:
+    """After a crash the producer's bytes are missing or damaged: its consumer fails, naming it; never None."""
+
+    async def main(world: VirtualWorld) -> None:
+        log = MemoryLog()
+        dying: EventLog = CrashingLog(log, crash_at=2, when="after")
+        with pytest.raises(Crash):
+            await measured.options(log=dying, run_id="r", world=world).run()
+        holed: Any = Holed(log, altered=altered)
+        state = await measured.options(log=holed, run_id="r", world=world).run()
+        assert state.is_failed()
+        assert state.result["large"].is_successful()
+        assert state.result["length"].is_failed()
+        assert said in state.result["length"].message
+
+    simulate(main)

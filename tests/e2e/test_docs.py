@@ -6,14 +6,20 @@ what that block prints.
 
 from __future__ import annotations
 
+import inspect
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 import eventflow
+import eventflow.events
+import eventflow.states
+import eventflow.testing
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md")])
@@ -45,11 +51,28 @@ def test_every_block_runs_and_prints_what_the_page_says(page: Path, tmp_path: Pa
             assert found == said, f"after:\n{code}"
 
 
-def test_the_reference_names_every_public_name() -> None:
-    """No public name is without its line in the reference, and none stands there that is gone."""
+def reference(heading: str) -> set[str]:
+    """The names that one section of the reference lists."""
     text = (ROOT / "docs/reference.md").read_text()
-    listed = set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE))
-    assert listed == set(eventflow.__all__)
+    section = text.partition(f"\n## `{heading}`\n")[2].partition("\n## ")[0]
+    return set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE))
+
+
+@pytest.mark.parametrize(
+    "module", [eventflow, eventflow.states, eventflow.events, eventflow.testing], ids=lambda m: m.__name__
+)
+def test_the_reference_names_every_public_name(module: ModuleType) -> None:
+    """No public name is without its line in the reference, and none stands there that is gone."""
+    assert reference(module.__name__) == set(module.__all__)
+
+
+@pytest.mark.parametrize(
+    ("heading", "taker"), [("@task(...)", eventflow.task), ("flow.options(...)", eventflow.Flow.options)]
+)
+def test_the_reference_names_every_option(heading: str, taker: Callable[..., object]) -> None:
+    """No option of a task or of a run is without its line in the reference."""
+    parameters = inspect.signature(taker).parameters.values()
+    assert reference(heading) == {part.name for part in parameters if part.kind is part.KEYWORD_ONLY}
 
 
 def test_the_diagram_in_the_docs_is_the_table() -> None:

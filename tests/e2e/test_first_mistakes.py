@@ -9,11 +9,13 @@ from eventflow import MemoryLog, RunView, flow, replay, task
 
 @task
 def double(x: int) -> int:
+    """Any task."""
     return 2 * x
 
 
 @flow
 def doubled(x: int) -> int:
+    """Any flow."""
     return double(x)
 
 

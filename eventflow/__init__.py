@@ -4,12 +4,16 @@ Write tasks, join them into a flow, and `await flow.run()`.  Each state transiti
 in an append-only log, and everything else (state, cached inputs, retries, dashboards) is a fold of it.
 """
 
+from typing import Any
+
 from eventflow.context import Skip, context
 from eventflow.flows import Flow, Parameter, ParameterError, flow
 from eventflow.logs.memory import MemoryLog
 from eventflow.nodes import BuildError, NodeIsNotAValue
 from eventflow.projections import Fold, Projection, Runs, Timeline, follow, replay
 from eventflow.result import NoResult, Result, ResultSerializer
+from eventflow.runner.ownership import FlowChanged, ParametersDiffer
+from eventflow.runs import NoValue, RunNotFinished
 from eventflow.runview import Picture, RunNotFound, RunView
 from eventflow.states import State, TaskError
 from eventflow.tasks import exponential, task, unmapped
@@ -17,16 +21,20 @@ from eventflow.tasks import exponential, task, unmapped
 __all__ = [
     "BuildError",
     "Flow",
+    "FlowChanged",
     "Fold",
     "MemoryLog",
     "NoResult",
+    "NoValue",
     "NodeIsNotAValue",
     "Parameter",
     "ParameterError",
+    "ParametersDiffer",
     "Picture",
     "Projection",
     "Result",
     "ResultSerializer",
+    "RunNotFinished",
     "RunNotFound",
     "RunView",
     "Runs",
@@ -42,3 +50,12 @@ __all__ = [
     "task",
     "unmapped",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`__version__`, looked up when it is asked for: the look-up costs a tenth of the whole import."""
+    if name == "__version__":
+        from importlib.metadata import version  # noqa: PLC0415
+
+        return version("eventflow")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -18,7 +18,7 @@ from eventflow.graph import Arg, Const, DictOf, Graph, Key, ListOf, ParameterNod
 from eventflow.logs.memory import MemoryLog
 from eventflow.machine import Command, Phase, Plan
 from eventflow.ports import Bindings, Durability, EventLog, Value, World
-from eventflow.result import Inline, Payload, ResultSerializer, SerializationError
+from eventflow.result import Inline, NoResult, Payload, ResultSerializer, SerializationError
 from eventflow.runner.flow_runner import FlowRunner, Request
 from eventflow.runner.ownership import fold
 from eventflow.runner.rerun import kept_results
@@ -28,7 +28,7 @@ from eventflow.serializers import Serializer, digest_of
 from eventflow.states import Failed, Mapped, State
 from eventflow.world import RealWorld
 
-__all__ = ["Launch", "Options", "RunNotFinished", "Runnable", "default_log"]
+__all__ = ["Launch", "NoValue", "Options", "RunNotFinished", "Runnable", "default_log"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -36,6 +36,10 @@ R = TypeVar("R")
 _RUN_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:+@-]{0,199}")
 _DURABILITIES: Final = ("full", "normal", "pipelined")
 _default: MemoryLog | None = None
+
+
+class NoValue(LookupError):
+    """The run succeeded, but what its flow returns was skipped, so there is no value."""
 
 
 class RunNotFinished(RuntimeError):
@@ -152,7 +156,7 @@ class Launch(Generic[P, R]):
         """Run the flow as `run` does and give what it returns, as a Python value.
 
         Raises `TaskError` when that value could not be made, with the live exception as its cause if it
-        was raised in this process; `TypeError` for a flow that was spelled out in a `with` block.
+        was raised in this process; `NoValue` when that task was skipped; `TypeError` for a flow that was spelled out in a `with` block.
         """
         if not self._flow.returns:
             raise TypeError(
@@ -168,7 +172,13 @@ class Launch(Generic[P, R]):
             if isinstance(failed, Failed):
                 raise picture.root_error()
             return None  # type: ignore[return-value]  # a flow that returns nothing
-        value: R = _evaluate(arg, picture, view)
+        value: R = _evaluate(arg, picture)
+        if value is NoResult:
+            assert isinstance(arg, Ref), "what is made of several values is a value"
+            raise NoValue(
+                f"flow {self._flow.name!r} returns the value of a task that was skipped: "
+                f"{picture.at_ref(arg).message}"
+            )
         return value
 
     async def rerun(self, run_id: str, /) -> State:
@@ -279,7 +289,7 @@ def _default_payload(node: ParameterNode) -> Payload:
     return Inline(node.default.codec, data, digest_of(data))
 
 
-def _evaluate(arg: Arg, picture: Picture, view: RunView) -> Any:
+def _evaluate(arg: Arg, picture: Picture) -> Any:
     """The Python value of what a flow returned."""
     match arg:
         case Ref():
@@ -287,11 +297,11 @@ def _evaluate(arg: Arg, picture: Picture, view: RunView) -> Any:
         case Const():
             raise AssertionError("a flow returns nodes; refused when it is built")
         case ListOf(items=items):
-            return [_evaluate(part, picture, view) for part in items]
+            return [_evaluate(part, picture) for part in items]
         case TupleOf(items=items):
-            return tuple([_evaluate(part, picture, view) for part in items])
+            return tuple([_evaluate(part, picture) for part in items])
         case DictOf(keys=keys, items=items):
-            return {key: _evaluate(part, picture, view) for key, part in zip(keys, items, strict=True)}
+            return {key: _evaluate(part, picture) for key, part in zip(keys, items, strict=True)}
 
 
 def _value_of(state: State, picture: Picture) -> Any:

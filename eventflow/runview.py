@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
+from difflib import get_close_matches
 from typing import Any, Final, cast
 
 from eventflow import states
@@ -293,7 +294,9 @@ class Picture(Mapping[Any, State]):
         try:
             return self._facts.run.slot((index[base], *map(int, rest)))
         except (LookupError, ValueError):
-            raise KeyError(f"the run has no task {name!r}") from None
+            near = get_close_matches(base, index, 1)
+            hint = f"; did you mean {near[0]!r}?" if near and near[0] != base else ""
+            raise KeyError(f"the run has no task {name!r}{hint}") from None
 
     def _name(self, slot: int) -> str:
         return self._facts.run.name(self._view.plan, slot)

@@ -123,6 +123,10 @@ class State(msgspec.Struct, frozen=True, kw_only=True, eq=False, dict=True, tag_
     def __hash__(self) -> int:
         return id(self) >> 4
 
+    def __repr__(self) -> str:
+        """The class and the message; what else there is, its fields say."""
+        return f"<{type(self).__name__}: {self.message}>" if self.message else f"<{type(self).__name__}>"
+
     def is_pending(self) -> bool:
         """Not begun, or to be begun again."""
         return isinstance(self, Pending)

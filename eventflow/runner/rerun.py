@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import msgspec
 
 from eventflow.events import Origin
-from eventflow.graph import Arg, Const, Graph, ParameterNode, Ref, TaskNode
+from eventflow.graph import Arg, Const, Graph, ListOf, ParameterNode, Ref, TaskNode, TupleOf, refs
 from eventflow.machine import Command, Map, Plan, Reuse, Status
 from eventflow.result import Inline, Stored
 from eventflow.runfacts import RunFacts
@@ -35,6 +35,8 @@ class _Keeper:
         self.new = new
         self.kept: set[int] = set()
         """Nodes of the new graph whose work is all there."""
+        self.children: dict[int, set[int]] = {}
+        """Mapped nodes of the new graph that have their children → those that are kept."""
         self.next_slot = len(new.nodes)
 
     def commands(self) -> Iterator[Command]:
@@ -48,8 +50,14 @@ class _Keeper:
                 yield from self._mapped(slot, before) if node.mapped else self._plain(slot, before)
 
     def _is_same(self, slot: int, before: int) -> bool:
-        if any(up not in self.kept for up in self.new.upstreams[slot]):
-            return False
+        followed = set(self._followed(slot))
+        listed = {up for item in self._lists(slot) for up in item}
+        for up in self.new.upstreams[slot]:
+            if up in followed:
+                if up not in self.children:
+                    return False
+            elif up not in self.kept and up not in listed:
+                return False
         return _described(self.new.graph, slot) == _described(self.old.plan.graph, before)
 
     def _plain(self, slot: int, before: int) -> Iterator[Command]:
@@ -65,15 +73,39 @@ class _Keeper:
         children = run.maps[before]
         base, self.next_slot = self.next_slot, self.next_slot + children.width
         yield Map(slot, children.width)
-        all_kept = True
+        mine = self.children[slot] = set()
         for nth in range(children.width):
-            command = self._reuse(base + nth, children.base + nth)
-            if command is None:
-                all_kept = False
-            else:
+            command = self._reuse(base + nth, children.base + nth) if self._has_inputs(slot, nth) else None
+            if command is not None:
+                mine.add(nth)
                 yield command
-        if all_kept:
+        if len(mine) == children.width:
             self.kept.add(slot)
+
+    def _has_inputs(self, slot: int, nth: int) -> bool:
+        """Whether what child `nth` waits for by itself is kept."""
+        if any(nth not in self.children[up] for up in self._followed(slot)):
+            return False
+        return all(up in self.kept for item in self._lists(slot, nth) for up in item)
+
+    def _followed(self, slot: int) -> Iterator[int]:
+        """Mapped nodes that a mapped one follows child by child."""
+        node = self.new.nodes[slot]
+        assert isinstance(node, TaskNode)
+        for item in node.inputs:
+            if self.new.follows(item):
+                assert isinstance(item.arg, Ref)
+                yield item.arg.node
+
+    def _lists(self, slot: int, nth: int | None = None) -> Iterator[set[int]]:
+        """The task nodes in the written lists that a mapped node is mapped over, or in their item `nth`."""
+        node = self.new.nodes[slot]
+        assert isinstance(node, TaskNode)
+        for item in node.inputs:
+            if item.each and isinstance(item.arg, ListOf | TupleOf):
+                parts = item.arg.items if nth is None else item.arg.items[nth : nth + 1]
+                found = {ref.node for part in parts for ref in refs(part)}
+                yield {up for up in found if isinstance(self.new.nodes[up], TaskNode)}
 
     def _reuse(self, slot: int, before: int) -> Reuse | None:
         run = self.facts.run

@@ -158,7 +158,7 @@ def _open(payload: Inline, declared: Any, keyring: Keyring | None) -> Any:
 def _refusal(value: object, declared: Any, why: SerializationError | None) -> str:
     annotate = (
         "annotate what the task returns with a type that msgspec knows"
-        if declared is Any
+        if declared in (Any, object)
         else f"let it agree with the declared type {declared!r}"
     )
     return (

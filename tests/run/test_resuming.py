@@ -182,6 +182,42 @@ def test_rerun_keeps_the_successes_and_runs_the_rest() -> None:
     simulate(main)
 
 
+def test_rerun_of_a_map_over_a_map_keeps_it_element_by_element() -> None:
+    """A failed element is run again with what hangs on it; the others are kept all the way down."""
+    ran: Counter[str] = Counter()
+    broken = True
+
+    @task(version="1")
+    async def first(number: int) -> int:
+        ran[f"first {number}"] += 1
+        if broken and number == 0:
+            raise ValueError
+        return number
+
+    @task(version="1")
+    async def second(number: int, other: int) -> int:
+        ran[f"second {number}"] += 1
+        return number + other
+
+    @flow
+    def twice() -> list[int]:
+        ones = first.map([0, 1, 2])
+        return second.map(ones, [first(10), first(11), first(12)])
+
+    async def main(world: VirtualWorld) -> None:
+        nonlocal broken
+        log = MemoryLog()
+        assert (await twice.options(log=log, world=world, run_id="r").run()).is_failed()
+        assert ran["second 1"] == ran["second 2"] == 1
+        broken = False
+        ran.clear()
+        state = await twice.options(log=log, world=world).rerun("r")
+        assert state.result["second"].result == [10, 12, 14]
+        assert ran == Counter({"first 0": 1, "second 0": 1})
+
+    simulate(main)
+
+
 def test_rerun_with_a_changed_graph() -> None:
     """Results are found by name: a task that was added runs, the others are kept."""
     ran: Counter[str] = Counter()

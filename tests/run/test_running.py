@@ -11,6 +11,7 @@ from eventflow import (
     Flow,
     MemoryLog,
     NoResult,
+    NoValue,
     ParameterError,
     Result,
     Skip,
@@ -248,7 +249,8 @@ def test_skip_goes_downstream_and_is_a_success() -> None:
         assert state.result["nothing"].message == "weekend"
         assert type(state.result["total"]) is Skipped
         assert state.result["total"].result is NoResult
-        assert await options.value() is NoResult
+        with pytest.raises(NoValue, match="an upstream was skipped"):
+            await options.value()
 
     simulate(main)
 

@@ -199,6 +199,10 @@ class ThreadExecutor(Protocol):
         """Calls submitted and not yet handed back."""
         ...
 
+    def drop_queued(self) -> None:
+        """Forget the calls that have not begun; nobody is told of them."""
+        ...
+
     def submit(self, call: Callable[[], Any], done: Callable[[Outcome], None]) -> None:
         """Run `call` in a thread, then `done(outcome)` on the event loop; many may be handed back at once.
 

@@ -12,13 +12,13 @@ from typing import Any, Final, Generic, ParamSpec, Protocol, TypeVar
 
 import msgspec
 
-from eventflow.events import Origin
+from eventflow.events import Origin, RunStarted
 from eventflow.executors.local import Lanes
 from eventflow.graph import Arg, Const, DictOf, Graph, Key, ListOf, ParameterNode, Ref, TupleOf
 from eventflow.logs.memory import MemoryLog
 from eventflow.machine import Command, Phase, Plan
 from eventflow.ports import Bindings, Durability, EventLog, Value, World
-from eventflow.result import Inline, NoResult, Payload, ResultSerializer, SerializationError
+from eventflow.result import Inline, NoResult, Payload, Result, ResultSerializer, SerializationError
 from eventflow.runner.flow_runner import FlowRunner, Request
 from eventflow.runner.ownership import fold
 from eventflow.runner.rerun import kept_results
@@ -99,6 +99,10 @@ def _is_run_id(given: object) -> bool:
     return isinstance(given, str) and _RUN_ID.fullmatch(given) is not None
 
 
+def _is_text(given: object) -> bool:
+    return isinstance(given, str) and given.isprintable()
+
+
 class Options(msgspec.Struct, frozen=True):
     """How a flow is run, apart from its parameters."""
 
@@ -123,8 +127,10 @@ class Options(msgspec.Struct, frozen=True):
             raise TypeError(f"{where}: log={self.log!r:.80} is not a log; give for example MemoryLog()")
         if self.durability not in _DURABILITIES:
             raise ValueError(f"{where}: durability={self.durability!r} is none of {', '.join(_DURABILITIES)}")
+        if not isinstance(self.labels, Mapping):
+            raise TypeError(f"{where}: labels={self.labels!r:.80} is not a mapping of text to text")
         for key, text in self.labels.items():
-            if type(key) is not str or type(text) is not str:
+            if not _is_text(key) or not _is_text(text):
                 raise TypeError(f"{where}: labels are text by text, not {key!r}: {text!r:.80}")
         return self
 
@@ -156,7 +162,8 @@ class Launch(Generic[P, R]):
         """Run the flow as `run` does and give what it returns, as a Python value.
 
         Raises `TaskError` when that value could not be made, with the live exception as its cause if it
-        was raised in this process; `NoValue` when that task was skipped; `TypeError` for a flow that was spelled out in a `with` block.
+        was raised in this process; `NoValue` when that task was skipped; `TypeError` for a flow that was
+        spelled out in a `with` block.
         """
         if not self._flow.returns:
             raise TypeError(
@@ -168,8 +175,7 @@ class Launch(Generic[P, R]):
         if picture.phase != Phase.FINISHED:
             raise RunNotFinished(f"run {view.run_id!r} has no value yet: {picture.state.message}")
         if arg is None:
-            failed = picture.state
-            if isinstance(failed, Failed):
+            if isinstance(picture.state, Failed):
                 raise picture.root_error()
             return None  # type: ignore[return-value]  # a flow that returns nothing
         value: R = _evaluate(arg, picture)
@@ -182,17 +188,17 @@ class Launch(Generic[P, R]):
         return value
 
     async def rerun(self, run_id: str, /) -> State:
-        """Make a new run that keeps a finished run's successes and runs the rest with today's code.
+        """Make a new run that keeps an old run's successes and runs the rest with today's code.
 
-        The parameters are the old run's. Raises `RunNotFound`, and `RunNotFinished` for a run that can
-        simply be resumed.
+        The old run has finished, or was interrupted and is nobody's; its parameters are taken over. Raises
+        `RunNotFound`, `RunNotFinished` for a run that is live, and `ValueError` for a run of another flow or
+        when `options(run_id=...)` names a run that exists and is not this rerun.
         """
         old = await RunView.of(self._log, run_id)
-        facts = await fold(self._log, old)
-        if facts.run.phase != Phase.FINISHED:
-            raise RunNotFinished(
-                f"run {run_id!r} has not finished: resume it with options(run_id={run_id!r})"
-            )
+        async with self._log.hold(run_id) as held:
+            facts = await fold(self._log, old)
+        if not held and facts.run.phase != Phase.FINISHED:
+            raise RunNotFinished(f"run {run_id!r} is live: rerun it once it has ended or was let go of")
         if old.plan.graph.name != self._flow.name:
             raise ValueError(
                 f"run {run_id!r} is a run of flow {old.plan.graph.name!r}, not of {self._flow.name!r}"
@@ -211,14 +217,45 @@ class Launch(Generic[P, R]):
             for name, node in self._flow.graph.parameters.items()
         }
         origin = Origin(old.stream, facts.run.version)
+        await self._check_target(old)
         request = self._request(
             parameters, frozenset(), (), origin=origin, first=kept_results(old, facts, self._flow.plan)
         )
         _, picture = await self._execute(request)
         return picture.state
 
+    async def _check_target(self, old: RunView) -> None:
+        """Refuse to rerun into a run that exists, unless it is this very rerun, to be resumed."""
+        target = self._options.run_id
+        born = await self._birth() if target is not None else None
+        if born is not None and (born.origin is None or born.origin.stream != old.stream):
+            raise ValueError(
+                f"run {target!r} exists already: a rerun is a new run, so choose another run_id, or none"
+            )
+
+    async def _birth(self) -> RunStarted | None:
+        """How the run of `options(run_id=...)` began, if it did."""
+        async for record in self._log.read(stream=f"run/{self._options.run_id}"):
+            if isinstance(record.event, RunStarted):
+                return record.event
+            break
+        return None
+
+    async def _bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The parameters' values; of a run that exists, what is not given is what was recorded."""
+        born = await self._birth() if self._options.run_id is not None else None
+        if born is None:
+            return self._flow.bind(args, kwargs)
+        given, fetch = self._flow.given(args, kwargs), fetcher(self._log)
+        recorded = {
+            name: Result(payload, True, self._opener(name), fetch=fetch).deserialize().value
+            for name, payload in born.parameters.items()
+            if name not in given and name in self._flow.openers
+        }
+        return self._flow.bind(args, {**kwargs, **recorded})
+
     async def _run(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[RunView, Picture]:
-        values = self._flow.bind(args, kwargs)
+        values = await self._bind(args, kwargs)
         parameters: dict[str, Payload] = {}
         beside: list[Value] = []
         for name, value in values.items():
@@ -294,8 +331,8 @@ def _evaluate(arg: Arg, picture: Picture) -> Any:
     match arg:
         case Ref():
             return _value_of(picture.at_ref(arg), picture)
-        case Const():
-            raise AssertionError("a flow returns nodes; refused when it is built")
+        case Const(codec=codec, data=data):
+            return Serializer().deserialize(Inline(codec, data, digest_of(data)))
         case ListOf(items=items):
             return [_evaluate(part, picture) for part in items]
         case TupleOf(items=items):

@@ -11,7 +11,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from contextvars import Context, copy_context
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from threading import Lock, Thread
 from typing import Any, TypeAlias
 
@@ -55,14 +55,14 @@ class Lanes:
         """Run `call` in a lane, in a copy of the caller's context variables, then `done` on the loop."""
         if self._closed:
             raise RuntimeError("the executor is closed")
+        if self._lanes < self._limit and self._lanes <= self._unfinished:
+            Thread(target=self._work, name=f"eventflow-lane-{self._lanes + 1}", daemon=True).start()
+            self._lanes += 1
         if not self._unfinished:
             self._outside = self._world.outside()
             self._outside.__enter__()
         self._unfinished += 1
         self._jobs.put((copy_context(), call, done))
-        if self._lanes < self._limit and self._lanes < self._unfinished:
-            self._lanes += 1
-            Thread(target=self._work, name=f"eventflow-lane-{self._lanes}", daemon=True).start()
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
@@ -94,16 +94,29 @@ class Lanes:
             batch, self._finished = self._finished, deque()
         if self._closed:
             return  # nobody waits for them any more
-        self._unfinished -= len(batch)
-        if not self._unfinished:
-            self._outside.__exit__(None, None, None)
+        self._count_down(len(batch))
         for done, outcome in batch:
             done(outcome)
 
+    def drop_queued(self) -> None:
+        """Forget the calls that no lane has begun; nobody is told of them."""
+        try:
+            while self._unfinished:
+                self._jobs.get_nowait()
+                self._count_down(1)
+        except Empty:
+            pass
+
+    def _count_down(self, count: int) -> None:
+        self._unfinished -= count
+        if not self._unfinished:
+            self._outside.__exit__(None, None, None)
+
     def close(self) -> None:
-        """Let idle lanes end; running bodies end when they do, and are handed to nobody."""
+        """Let idle lanes end; what is queued is dropped, running bodies are handed to nobody."""
         if self._closed:
             return
+        self.drop_queued()
         self._closed = True
         for _ in range(self._lanes):
             self._jobs.put(None)

@@ -15,7 +15,7 @@ from eventflow.graph import Arg, Const, DictOf, Key, ListOf, ParameterNode, Ref,
 from eventflow.machine.plan import Plan
 from eventflow.machine.run import RunState
 
-__all__ = ["Leaf", "bind", "leaves", "sources", "width_max"]
+__all__ = ["Leaf", "bind", "leaf_of", "leaves", "sources", "width_max"]
 
 
 class Leaf:
@@ -68,7 +68,7 @@ def leaves(plan: Plan, run: RunState, slot: int) -> Iterator[Leaf]:
 def _leaves(run: RunState, label: str, arg: Arg) -> Iterator[Leaf]:
     match arg:
         case Ref():
-            yield _leaf(run, label, arg)
+            yield leaf_of(run, label, arg)
         case Const():
             return
         case DictOf(keys=keys, items=items):
@@ -79,7 +79,8 @@ def _leaves(run: RunState, label: str, arg: Arg) -> Iterator[Leaf]:
                 yield from _leaves(run, f"{label}[{nth}]", part)
 
 
-def _leaf(run: RunState, label: str, ref: Ref) -> Leaf:
+def leaf_of(run: RunState, label: str, ref: Ref) -> Leaf:
+    """Where a reference leads in this run: to one slot, or to all children of a mapped task."""
     up, path = ref.node, ref.path
     children = run.maps.get(up)
     if children is None:
@@ -93,7 +94,7 @@ def _element(run: RunState, label: str, arg: Arg, nth: int) -> Iterator[Leaf]:
     """The leaves of element `nth` of an input that is mapped over."""
     match arg:
         case Ref(node=up, path=path):
-            yield _leaf(run, label, Ref(up, (*path, nth)))
+            yield leaf_of(run, label, Ref(up, (*path, nth)))
         case ListOf(items=items) | TupleOf(items=items):
             yield from _leaves(run, label, items[nth])
         case _:
@@ -139,7 +140,7 @@ def bind(
     def build(name: str, path: tuple[Key, ...], arg: Arg) -> Any:
         match arg:
             case Ref():
-                return take(_leaf(run, name, arg))
+                return take(leaf_of(run, name, arg))
             case Const():
                 return constant(name, path, arg)
             case ListOf(items=items):
@@ -153,7 +154,7 @@ def bind(
     def element(name: str, arg: Arg) -> Any:
         match arg:
             case Ref(node=up, path=path):
-                return take(_leaf(run, name, Ref(up, (*path, nth))))
+                return take(leaf_of(run, name, Ref(up, (*path, nth))))
             case ListOf(items=items) | TupleOf(items=items):
                 return build(name, (), items[nth])
             case _:

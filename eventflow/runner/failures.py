@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import traceback
 from pathlib import Path
 from typing import Final
 
 from eventflow.events import Failure
 
-__all__ = ["failure_of"]
+__all__ = ["failure_of", "text_of"]
 
-_ENGINE: Final = str(Path(__file__).parent.parent)
+_ENGINE: Final = f"{Path(__file__).parent.parent}{os.sep}"
 _TEXT_MAX: Final = 16_384
 """Characters of a message or a traceback that are kept; what is cut is said."""
 _CAUSES_MAX: Final = 8
@@ -21,7 +22,7 @@ def failure_of(error: BaseException, depth: int = 0) -> Failure:
     cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return Failure(
         type=_type_name(type(error)),
-        message=_clip(_message(error)),
+        message=text_of(error),
         traceback=_clip(_traceback(error)),
         cause=failure_of(cause, depth + 1) if cause is not None and depth < _CAUSES_MAX else None,
     )
@@ -32,9 +33,10 @@ def _type_name(kind: type[BaseException]) -> str:
     return name if kind.__module__ == "builtins" else f"{kind.__module__}.{name}"
 
 
-def _message(error: BaseException) -> str:
+def text_of(said: object) -> str:
+    """What somebody else's object says, as text that can be kept: encodable and of bounded length."""
     try:
-        return str(error)
+        return _clip(str(said))
     except Exception as second:  # noqa: BLE001 - a broken __str__ must not hide the failure
         return f"<message unavailable: __str__ raised {type(second).__qualname__}>"
 
@@ -42,7 +44,10 @@ def _message(error: BaseException) -> str:
 def _traceback(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if not frame.filename.startswith(_ENGINE)]
-    return "".join(traceback.format_list(own))
+    notes = [f"note: {text_of(note)}\n" for note in getattr(error, "__notes__", ())]
+    parts = getattr(error, "exceptions", ())[:_CAUSES_MAX] if isinstance(error, BaseExceptionGroup) else ()
+    inside = [f"+ {_type_name(type(part))}: {text_of(part)}\n{_traceback(part)}" for part in parts]
+    return "".join([*traceback.format_list(own), *notes, *inside])
 
 
 def _clip(text: str) -> str:

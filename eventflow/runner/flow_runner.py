@@ -57,7 +57,7 @@ from eventflow.ports import (
     World,
     Write,
 )
-from eventflow.result import Payload, ResultError
+from eventflow.result import Payload
 from eventflow.runfacts import RunFacts
 from eventflow.runner import ownership
 from eventflow.runner.failures import failure_of
@@ -171,12 +171,20 @@ class FlowRunner:
             async with anyio.create_task_group() as self._tasks:
                 await self._keep()
                 self._tasks.cancel_scope.cancel()
+            self._check_end()
         except BaseExceptionGroup as group:
             await self._let_go(group)
             raise _the_one(group) from None
         except BaseException as error:
             await self._let_go(error)
             raise
+
+    def _check_end(self) -> None:
+        """After the workers: they end without an error and without the run's end if one was cancelled."""
+        if not self._over:
+            raise RuntimeError(
+                f"a worker of run {self._view.run_id!r} was cancelled by code that is not the engine's"
+            )
 
     # -- open, claim, recover ---------------------------------------------------------------------
 
@@ -213,7 +221,7 @@ class FlowRunner:
         self._claim = run.version + (2 if born else 1)
         try:
             await self._commit(commands, defined, request.beside if born else ())
-        except Conflict as conflict:
+        except (Conflict, OutcomeUnknown) as conflict:
             raise Lost(f"run {self._view.run_id!r} was claimed by another runner") from conflict
 
     def _forget(self) -> None:
@@ -369,7 +377,7 @@ class FlowRunner:
         names = ", ".join(run.name(plan, up) for up in failed[:3])
         return f"{run.failed[slot]} of its upstreams failed ({names})"
 
-    async def _map(self, facts: RunFacts, slot: int) -> Map:
+    async def _map(self, facts: RunFacts, slot: int) -> Map | Block:
         """How many children a mapped task gets: as many as its shortest input has elements."""
         node = self._plan.nodes[slot]
         assert isinstance(node, TaskNode)
@@ -377,9 +385,11 @@ class FlowRunner:
         for item in node.inputs:
             if not item.each:
                 continue
+            if isinstance(item.arg, Ref) and self._values.is_failed(facts, item.arg):
+                return Block(slot, f"what it maps over as {item.name!r} failed")
             try:
                 widths.append(await self._width(facts, item))
-            except (TypeError, LookupError, ResultError) as error:
+            except Exception as error:  # noqa: BLE001 - `len()` and opening run what users wrote
                 failure = failure_of(TypeError(f"argument {item.name!r}: {error}"))
                 return Map(slot, 0, failure)
         return Map(slot, min(widths))
@@ -415,12 +425,16 @@ class FlowRunner:
             return
         with anyio.CancelScope(deadline=anyio.current_time() + RELEASE_S, shield=True):
             try:
+                self._threads.drop_queued()
                 await self._finish_threads()
                 self._facts = await fold(self._log, self._view)
                 if self._facts.run.phase != Phase.CLAIMED or self._facts.run.claim != self._claim:
                     return
-                done = self._in_round + self._reports
-                await self._release(done, self._beside)
+                try:
+                    await self._release(self._in_round + self._reports, self._beside)
+                except Exception:  # noqa: BLE001 - what is reported cannot be written: let go without it
+                    self._facts = await fold(self._log, self._view)
+                    await self._release([], [])
             except Exception as second:  # noqa: BLE001 - the first error is the one to be told
                 error.add_note(f"and the run could not be released: {second!r}")
 

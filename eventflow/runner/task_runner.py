@@ -6,10 +6,13 @@ exception is an interruption from outside, which passes through.
 
 from __future__ import annotations
 
+import asyncio
 import math
 import types
 from collections.abc import Callable, Coroutine, Generator
+from contextlib import suppress
 from contextvars import Context, copy_context
+from datetime import timedelta
 from typing import Any, Final, Literal, TypeAlias
 
 import anyio
@@ -17,13 +20,12 @@ import msgspec
 
 from eventflow.context import Skip as SkipSignal
 from eventflow.context import TaskContext, current
-from eventflow.events import LogDamaged
 from eventflow.graph import Policy
 from eventflow.machine import Command, Fail, Skip, Succeed
 from eventflow.ports import Body, Outcome, Raised, ThreadExecutor, Value, World
-from eventflow.result import ResultError
+from eventflow.result import Inline
 from eventflow.runfacts import RunFacts
-from eventflow.runner.failures import failure_of
+from eventflow.runner.failures import failure_of, text_of
 from eventflow.runner.values import Values, to_store
 from eventflow.runview import RunView
 
@@ -50,6 +52,44 @@ def _within(context: Context, body: Coroutine[Any, Any, Any]) -> Generator[Any, 
                 waits_for = context.run(send, answer)
     except StopIteration as end:
         return end.value
+
+
+async def _takes_back(worker: asyncio.Task[Any], asked: int) -> bool:
+    """Undo a cancellation of the worker that came from its body; false when it comes from outside.
+
+    A worker runs many bodies: what one of them asks for must not hit the engine, or the next.
+    """
+    if anyio.current_effective_deadline() == -math.inf:
+        return False
+    while worker.cancelling() > asked:
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(0)  # what was asked for arrives here
+        worker.uncancel()
+    return True
+
+
+def _awaited(value: Any) -> Any:
+    """A value that is one; a coroutine is not, it is a call that nobody made."""
+    if isinstance(value, types.CoroutineType):
+        value.close()
+        raise TypeError(
+            "the task returned a coroutine, so it has not run yet: write it as `async def` and await"
+        )
+    return value
+
+
+def _checked(payload: object) -> Inline:
+    """A payload that can be encoded; a user's serializer may give anything."""
+    if (
+        type(payload) is not Inline
+        or type(payload.codec) is not str
+        or type(payload.data) is not bytes
+        or type(payload.digest) is not bytes
+    ):
+        raise TypeError(
+            f"the task's serializer gave {text_of(repr(payload))[:80]}, not an Inline of str and bytes"
+        )
+    return payload
 
 
 class _Attempt(msgspec.Struct, gc=False):
@@ -104,7 +144,7 @@ class TaskRunner:
         now = _Attempt(slot, body, policy, here, facts, queued_us, began)
         try:
             arguments = await self._values.arguments(facts, slot)
-        except (ResultError, LogDamaged, LookupError, TypeError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001 - opening runs what users wrote: serializers, `__getitem__`
             self._fail(now, error, "input")
             return began
         if body.is_async:
@@ -119,6 +159,9 @@ class TaskRunner:
         context.run(current.set, now.here)
         error: BaseException | None = None
         value: Any = None
+        worker = asyncio.current_task()
+        assert worker is not None, "attempts run in tasks of the event loop"
+        asked = worker.cancelling()
         with anyio.CancelScope(
             deadline=anyio.current_time() + limit_us / 1e6 if limit_us else _NEVER
         ) as scope:
@@ -132,6 +175,8 @@ class TaskRunner:
                 raise
             except BaseException as raised:  # noqa: BLE001 - all else a body raises is its failure, `sys.exit` too
                 error = raised
+        if worker.cancelling() > asked and await _takes_back(worker, asked):
+            error = error or asyncio.CancelledError("the body cancelled the task it runs in")
         now.ended_us = self._monotonic()
         if scope.cancelled_caught:
             error = TimeoutError(f"the attempt took longer than its timeout of {limit_us / 1e6:g} s")
@@ -164,11 +209,11 @@ class TaskRunner:
     def _returned(self, now: _Attempt, value: Any) -> None:
         slot, run = now.slot, now.facts.run
         try:
-            payload = self._view.serializer_of(slot, run).serialize(value)
+            payload = self._view.serializer_of(slot, run).serialize(_awaited(value))
+            stored, bytes_beside = to_store(_checked(payload))
         except Exception as error:  # noqa: BLE001 - the serializer may be the user's own
             self._fail(now, error, "unserializable")
             return
-        stored, bytes_beside = to_store(payload)
         self._values.put(run, slot, value, payload, share=now.policy.share)
         began, ended = now.began_us, now.ended_us
         now.ended_us = self._monotonic()
@@ -177,7 +222,8 @@ class TaskRunner:
 
     def _raised(self, now: _Attempt, error: BaseException) -> None:
         if isinstance(error, SkipSignal):
-            self._report(Skip(now.slot, error.reason or "its body said so", now.here.attempt), None)
+            reason = text_of(getattr(error, "reason", "") or "its body said so")
+            self._report(Skip(now.slot, reason, now.here.attempt), None)
         else:
             self._fail(now, error, "raised")
 
@@ -202,7 +248,9 @@ class TaskRunner:
             return 0
         if policy.backoff == "callable":
             assert now.body.delay is not None, "a callable backoff has its callable in the bindings"
-            return min(max(0, round(now.body.delay(failures) * 1e6)), _DELAY_MAX_US)
+            said: float | timedelta = now.body.delay(failures)
+            seconds = said.total_seconds() if isinstance(said, timedelta) else said
+            return min(max(0, round(seconds * 1e6)), _DELAY_MAX_US)
         if policy.backoff == "exponential":
             grown: int = policy.retry_delay_us << min(failures - 1, 62)
             ceiling = min(grown, policy.backoff_max_us or _DELAY_MAX_US)

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from eventflow.graph import Const, Key, ParameterNode, Ref, TaskNode
 from eventflow.machine import FINISHED, RunState, Status, bind
-from eventflow.machine.inputs import Leaf, leaves
+from eventflow.machine.inputs import Leaf, leaf_of, leaves
 from eventflow.ports import Bindings, Body, EventLog, Value
 from eventflow.result import Inline, NoResult, Payload, ResultNotLoaded, Stored
 from eventflow.runfacts import Ending, RunFacts
@@ -232,9 +232,14 @@ class Values:
                 raise ResultNotLoaded(f"the {payload.size} bytes under {digest.hex()} are not in the log")
             self._loaded[digest] = Inline(payload.codec, found[digest].data, digest)
 
+    def is_failed(self, facts: RunFacts, arg: Ref) -> bool:
+        """Whether the one task behind a reference, which may be a child of a map, has no value to give."""
+        leaf = leaf_of(facts.run, "it", arg)
+        return not leaf.whole_map and facts.run.ends(leaf.slots[0])[0] > 0
+
     async def length(self, facts: RunFacts, arg: Ref) -> int:
         """How many elements lie at a node's value; raises `TypeError` when it is nothing to map over."""
-        leaf = Leaf("it", (arg.node,), arg.path, whole_map=False)
+        leaf = leaf_of(facts.run, "it", arg)
         try:
             return length_of(self._leaf(facts, leaf))
         except _NotAtHand:

@@ -1,0 +1,308 @@
+"""Bodies, serializers and callers that do what nobody should: one task pays, never the run or the log."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import Counter
+from typing import Any
+
+import anyio
+import pytest
+
+from eventflow import (
+    FlowChanged,
+    MemoryLog,
+    RunNotFinished,
+    Runs,
+    Skip,
+    flow,
+    replay,
+    task,
+)
+from eventflow.result import Inline
+from eventflow.testing import VirtualWorld, simulate
+
+
+class OddSkip(Skip):
+    """A skip that forgets its reason."""
+
+    def __init__(self) -> None:
+        """Say nothing."""
+
+
+class Lying:
+    """A serializer that gives and takes whatever it likes."""
+
+    def __init__(self, gives: Any) -> None:
+        """Give that."""
+        self.gives = gives
+
+    def serialize(self, value: Any) -> Any:
+        """Not what was asked."""
+        return self.gives
+
+    def deserialize(self, payload: Inline) -> Any:
+        """Not even that."""
+        raise RuntimeError("cannot open")
+
+
+@pytest.mark.parametrize(
+    "reason", [123, "bad \ud800", None, OddSkip()], ids=["int", "surrogate", "none", "odd"]
+)
+@pytest.mark.parametrize("plain", [True, False])
+def test_whatever_a_skip_says_can_be_recorded(reason: Any, plain: bool) -> None:
+    """The reason becomes text that can be encoded, and the whole log can be read again."""
+    error = reason if isinstance(reason, Skip) else Skip(reason)
+
+    @task
+    def plainly() -> int:
+        raise error
+
+    @task
+    async def async_() -> int:
+        raise error
+
+    @flow
+    def skipping() -> int:
+        return plainly() if plain else async_()
+
+    async def main(world: VirtualWorld) -> None:
+        log = MemoryLog()
+        options = skipping.options(log=log, world=world, run_id="r")
+        for _ in range(2):
+            assert (await options.run()).is_successful()
+        assert (await replay(log, Runs())).state
+
+    simulate(main)
+
+
+@pytest.mark.parametrize("gives", [b"x", Inline("x", "text", b""), None], ids=["bytes", "text", "none"])  # type: ignore[arg-type]
+@pytest.mark.parametrize("plain", [True, False])
+def test_a_serializer_that_lies_fails_its_task(gives: Any, plain: bool) -> None:
+    """What it gives is looked at before it is believed; the run goes on, the log stays whole."""
+
+    @task(serializer=Lying(gives))
+    def plainly() -> int:
+        return 1
+
+    @task(serializer=Lying(gives))
+    async def async_() -> int:
+        return 1
+
+    @flow
+    def lying() -> int:
+        return plainly() if plain else async_()
+
+    async def main(world: VirtualWorld) -> None:
+        log = MemoryLog()
+        state = await lying.options(log=log, world=world, run_id="r").run()
+        assert state.is_failed()
+        assert "serializer gave" in state.result["plainly" if plain else "async_"].message
+        assert (await replay(log, Runs())).state
+
+    simulate(main)
+
+
+def test_an_input_that_does_not_open_fails_its_consumer() -> None:
+    """Opening runs what users wrote; what it raises is the consumer's failure."""
+
+    @task(serializer=Lying(Inline("msgpack", b"\x91\x01", b"d" * 16)))
+    async def give() -> list[int]:
+        return [1]
+
+    @task
+    async def take(value: list[int]) -> int:
+        return len(value)
+
+    @flow
+    def taking() -> int:
+        return take(give())
+
+    async def main(world: VirtualWorld) -> None:
+        state = await taking.options(log=MemoryLog(), world=world).run()
+        assert state.result["give"].is_successful()
+        assert "cannot open" in state.result["take"].message
+
+    simulate(main)
+
+
+def test_a_body_that_cancels_its_own_task_harms_nobody_else() -> None:
+    """Workers are shared: the cancellation is taken back, the attempt fails, the others go on."""
+
+    @task
+    async def quick() -> int:
+        current = asyncio.current_task()
+        assert current is not None
+        current.cancel()
+        return 1
+
+    @task
+    async def later() -> int:
+        current = asyncio.current_task()
+        assert current is not None
+        current.cancel()
+        await anyio.sleep(1)
+        return 1
+
+    @task
+    async def slow() -> int:
+        await anyio.sleep(5)
+        return 2
+
+    @flow
+    def both() -> list[int]:
+        return [quick(), later(), slow(), slow()]
+
+    async def main(world: VirtualWorld) -> None:
+        state = await both.options(log=MemoryLog(), world=world).run()
+        assert state.is_failed()
+        assert state.result["quick"].failure.type == "asyncio.exceptions.CancelledError"
+        assert state.result["later"].is_failed()
+        assert state.result["slow"].result == state.result["slow-2"].result == 2
+
+    simulate(main)
+
+
+async def test_an_interruption_drops_queued_plain_functions() -> None:
+    """Bodies that no thread has begun never begin; those that run are waited for; resuming runs the rest once."""
+    ran: Counter[int] = Counter()
+    begun, free = threading.Semaphore(0), threading.Event()
+
+    @task(version="1")
+    def work(number: int) -> int:
+        begun.release()
+        free.wait()
+        ran[number] += 1
+        return number
+
+    @flow
+    def many() -> list[int]:
+        return work.map(list(range(100)))
+
+    log = MemoryLog()
+
+    running = asyncio.create_task(many.options(log=log, run_id="r").run())
+    for _ in range(32):
+        await asyncio.to_thread(begun.acquire)
+    running.cancel()
+    for _ in range(50):  # let the runner see it before the threads may go on
+        await asyncio.sleep(0)
+    free.set()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert sum(ran.values()) <= 33
+    state = await many.options(log=log, run_id="r").run()
+    assert state.is_successful()
+    assert ran == Counter(range(100))
+
+
+def test_an_interrupted_run_of_changed_code_can_be_rerun() -> None:
+    """Kill it, fix it, go on: the way out that FlowChanged names is open."""
+    ran: Counter[str] = Counter()
+
+    def pipeline(version: str) -> Any:
+        @task(version=version)
+        async def first() -> int:
+            ran["first"] += 1
+            return 1
+
+        @task(version=version)
+        async def second(value: int) -> int:
+            ran["second"] += 1
+            if version == "1":
+                await anyio.sleep(100)
+            return value + 1
+
+        @flow(name="pipeline")
+        def pipe() -> int:
+            return second(first())
+
+        return pipe
+
+    async def main(world: VirtualWorld) -> None:
+        log = MemoryLog()
+        with anyio.move_on_after(10):
+            await pipeline("1").options(log=log, world=world, run_id="r").run()
+        fixed = pipeline("2").options(log=log, world=world)
+        with pytest.raises(FlowChanged, match="rerun"):
+            await pipeline("2").options(log=log, world=world, run_id="r").run()
+        state = await fixed.rerun("r")
+        assert state.result["second"].result == 2
+        assert ran == Counter({"first": 1, "second": 2})
+
+    simulate(main)
+
+
+def test_a_live_run_is_not_rerun_and_no_run_is_rerun_into_another() -> None:
+    """Both are refused by name."""
+
+    @task
+    async def slow() -> int:
+        await anyio.sleep(10)
+        return 1
+
+    @flow
+    def waiting() -> int:
+        return slow()
+
+    async def main(world: VirtualWorld) -> None:
+        log = MemoryLog()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(waiting.options(log=log, world=world, run_id="live").run)
+            await anyio.sleep(1)
+            with pytest.raises(RunNotFinished, match="live"):
+                await waiting.options(log=log, world=world).rerun("live")
+        with pytest.raises(ValueError, match="exists already"):
+            await waiting.options(log=log, world=world, run_id="live").rerun("live")
+
+    simulate(main)
+
+
+def test_resuming_needs_no_parameters_and_returns_may_hold_constants() -> None:
+    """What was recorded is taken; a list or dict that a flow returns may have plain values in it."""
+
+    @task
+    async def echo(value: int) -> int:
+        return value
+
+    @flow
+    def echoing(value: int) -> Any:
+        return {"echo": echo(value), "plain": [1, (2, "x")]}
+
+    async def main(world: VirtualWorld) -> None:
+        options = echoing.options(log=MemoryLog(), world=world, run_id="r")
+        assert (await options.run(7)).is_successful()
+        again: Any = options.value
+        assert await again() == {"echo": 7, "plain": [1, (2, "x")]}
+
+    simulate(main)
+
+
+def test_what_is_inside_a_group_is_recorded_and_a_forgotten_async_is_named() -> None:
+    """A group's members and an error's notes are in the failure; a coroutine is no result."""
+
+    @task
+    async def group() -> None:
+        error = ValueError("the real one")
+        error.add_note("look here")
+        raise ExceptionGroup("several", [error])
+
+    async def hidden() -> int:
+        return 1
+
+    @task
+    def forgot() -> Any:
+        return hidden()
+
+    @flow
+    def failing() -> Any:
+        return [group(), forgot()]
+
+    async def main(world: VirtualWorld) -> None:
+        state = await failing.options(log=MemoryLog(), world=world).run()
+        assert "ValueError: the real one" in state.result["group"].failure.traceback
+        assert "look here" in state.result["group"].failure.traceback
+        assert "async def" in state.result["forgot"].message
+
+    simulate(main)

@@ -19,6 +19,7 @@ workers when nobody else does.
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
@@ -265,12 +266,14 @@ class FlowRunner:
     async def _work(self) -> None:
         """Run what is queued; drive the round when there is something to report and nobody drives."""
         self._successor = False
+        worker = asyncio.current_task()
+        assert worker is not None, "a worker is a task of the event loop"
         while True:
             while self._queue:
                 slot = self._queue.popleft()
                 if self._queue and not self._successor:
                     self._spawn()
-                ended = await self._runner.attempt(self._facts, slot, self._queued_us)
+                ended = await self._runner.attempt(self._facts, slot, self._queued_us, worker)
                 if ended - self._yielded_us > YIELD_US:
                     await anyio.lowlevel.cancel_shielded_checkpoint()
                     self._yielded_us = self._world.monotonic()

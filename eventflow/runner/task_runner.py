@@ -28,6 +28,7 @@ from eventflow.runfacts import RunFacts
 from eventflow.runner.failures import failure_of, text_of
 from eventflow.runner.values import Values, to_store
 from eventflow.runview import RunView
+from eventflow.serializers import Serializer
 
 __all__ = ["TaskRunner"]
 
@@ -68,28 +69,26 @@ async def _takes_back(worker: asyncio.Task[Any], asked: int) -> bool:
     return True
 
 
-def _awaited(value: Any) -> Any:
-    """A value that is one; a coroutine is not, it is a call that nobody made."""
-    if isinstance(value, types.CoroutineType):
-        value.close()
-        raise TypeError(
-            "the task returned a coroutine, so it has not run yet: write it as `async def` and await"
-        )
-    return value
+def _forgotten_await(value: Any) -> TypeError | None:
+    """The error for a body that returned a coroutine, which is a call that nobody made; None for a value."""
+    if not isinstance(value, types.CoroutineType):
+        return None
+    value.close()
+    return TypeError(
+        "the task returned a coroutine, so it has not run yet: write it as `async def` and await"
+    )
 
 
-def _checked(payload: object) -> Inline:
-    """A payload that can be encoded; a user's serializer may give anything."""
+def _check(payload: object) -> None:
+    """Refuse a payload that cannot be encoded; a user's serializer may give anything."""
     if (
         type(payload) is not Inline
         or type(payload.codec) is not str
         or type(payload.data) is not bytes
         or type(payload.digest) is not bytes
     ):
-        raise TypeError(
-            f"the task's serializer gave {text_of(repr(payload))[:80]}, not an Inline of str and bytes"
-        )
-    return payload
+        given = text_of(repr(payload))[:80]
+        raise TypeError(f"the task's serializer gave {given}, not an Inline of str and bytes")
 
 
 class _Attempt(msgspec.Struct, gc=False):
@@ -129,10 +128,11 @@ class TaskRunner:
         self.errors: dict[int, BaseException] = {}
         """The live exceptions of failed tasks, by slot; at most `ERRORS_MAX`, for they hold frames."""
 
-    async def attempt(self, facts: RunFacts, slot: int, queued_us: int) -> int:
+    async def attempt(self, facts: RunFacts, slot: int, queued_us: int, worker: asyncio.Task[Any]) -> int:
         """Run the attempt that was started for a slot; a plain function goes on in its thread.
 
-        Gives the moment it came back, by the world's monotonic clock. Cancelled, it cancels the body and
+        `worker` is the task it is awaited in. Gives the moment it came back, by the world's monotonic clock.
+        Cancelled, it cancels the body and
         reports nothing.
         """
         run, plan = facts.run, self._plan
@@ -148,19 +148,17 @@ class TaskRunner:
             self._fail(now, error, "input")
             return began
         if body.is_async:
-            await self._call(now, arguments)
+            await self._call(now, arguments, worker)
         else:
             self._submit(now, arguments)
         return now.ended_us
 
-    async def _call(self, now: _Attempt, arguments: dict[str, Any]) -> None:
+    async def _call(self, now: _Attempt, arguments: dict[str, Any], worker: asyncio.Task[Any]) -> None:
         limit_us = now.policy.timeout_us
         context = copy_context()
         context.run(current.set, now.here)
         error: BaseException | None = None
         value: Any = None
-        worker = asyncio.current_task()
-        assert worker is not None, "attempts run in tasks of the event loop"
         asked = worker.cancelling()
         with anyio.CancelScope(
             deadline=anyio.current_time() + limit_us / 1e6 if limit_us else _NEVER
@@ -209,10 +207,13 @@ class TaskRunner:
     def _returned(self, now: _Attempt, value: Any) -> None:
         slot, run = now.slot, now.facts.run
         try:
-            payload = self._view.serializer_of(slot, run).serialize(_awaited(value))
-            stored, bytes_beside = to_store(_checked(payload))
+            serializer = self._view.serializer_of(slot, run)
+            payload = serializer.serialize(value)
+            if type(serializer) is not Serializer:
+                _check(payload)
+            stored, bytes_beside = to_store(payload)
         except Exception as error:  # noqa: BLE001 - the serializer may be the user's own
-            self._fail(now, error, "unserializable")
+            self._fail(now, _forgotten_await(value) or error, "unserializable")
             return
         self._values.put(run, slot, value, payload, share=now.policy.share)
         began, ended = now.began_us, now.ended_us

@@ -14,6 +14,7 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import Token
+from threading import RLock
 from types import FunctionType, TracebackType
 from typing import Any, Generic, NoReturn, ParamSpec, Protocol, Self, TypeAlias, TypeVar, overload
 
@@ -245,6 +246,7 @@ class _TracedFlow(Flow[P, R]):
         self.__doc__ = fn.__doc__
         self.__wrapped__ = fn
         self._signature = signature
+        self._lock = RLock()  # threads may need it first at the same time
 
     def __enter__(self) -> NoReturn:
         raise BuildError(
@@ -252,10 +254,12 @@ class _TracedFlow(Flow[P, R]):
         )
 
     def _build(self) -> _Built:
-        if self._built is not None:
-            return self._built
+        with self._lock:
+            return self._built if self._built is not None else self._trace()
+
+    def _trace(self) -> _Built:
         if self._outer is not None:
-            return super()._build()
+            return super()._build()  # asked for by the function that is being traced
         self._builder = Builder(self.name, traced=True)  # anew: an earlier attempt may have raised halfway
         self._begin()
         try:

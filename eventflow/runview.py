@@ -11,6 +11,7 @@ acts on, what it returns and what a replay shows are one thing.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from difflib import get_close_matches
@@ -197,6 +198,10 @@ class PartOf:
         return hash(self.path)
 
 
+_INDICES: Final = re.compile(r"(\[\d+\])+")
+"""What follows a mapped task's name in its child's: `[3]`, `[3][0]`."""
+
+
 class Picture(Mapping[Any, State]):
     """The states of a run's tasks by name (`enrich`, `enrich[3]`), by address, or by node.
 
@@ -274,10 +279,17 @@ class Picture(Mapping[Any, State]):
         if isinstance(key, str):
             return self._find_name(key), ()
         if isinstance(key, tuple):
-            return run.slot(key), ()
+            try:
+                return run.slot(key), ()
+            except (LookupError, TypeError):
+                raise KeyError(f"the run has no task {key!r}") from None
         if self._view.locate is None:
             raise KeyError(f"{key!r}: look a task up by its name or its address")
-        return self._find_ref(*self._view.locate(key))
+        try:
+            place = self._view.locate(key)
+        except TypeError as error:  # what is no node, or one of another flow
+            raise KeyError(str(error)) from error
+        return self._find_ref(*place)
 
     def _find_ref(self, node: int, path: tuple[Key, ...]) -> tuple[int, tuple[Key, ...]]:
         children = self._facts.run.maps.get(node)
@@ -290,10 +302,13 @@ class Picture(Mapping[Any, State]):
         found = index.get(name)
         if found is not None:
             return found
-        base, *rest = name.replace("]", "").split("[")
+        base, _, rest = name.partition("[")
         try:
-            return self._facts.run.slot((index[base], *map(int, rest)))
-        except (LookupError, ValueError):
+            if rest and not _INDICES.fullmatch(f"[{rest}"):
+                raise KeyError(name)
+            path = [int(part) for part in rest.rstrip("]").split("][")] if rest else []
+            return self._facts.run.slot((index[base], *path))
+        except LookupError:
             near = get_close_matches(base, index, 1)
             hint = f"; did you mean {near[0]!r}?" if near and near[0] != base else ""
             raise KeyError(f"the run has no task {name!r}{hint}") from None

@@ -60,7 +60,7 @@ def evolve(plan: Plan, run: RunState, version: int, draft: Draft | Record) -> Ru
     return run
 
 
-def _enter(run: RunState, event: Any) -> int:
+def _enter(plan: Plan, run: RunState, event: Any) -> int:
     """Check an owned task event against the table and move its task; give its slot."""
     if event.claim != run.claim or run.phase is not CLAIMED:
         raise IllegalEvent(
@@ -76,6 +76,12 @@ def _enter(run: RunState, event: Any) -> int:
         raise IllegalEvent(f"{kind_of(event)}: task {event.task} is {before.name}, not to be {after.name}")
     if before is Status.PENDING and run.waiting[slot]:
         raise IllegalEvent(f"{kind_of(event)}: task {event.task} waits for {run.waiting[slot]} upstreams")
+    attempt = getattr(event, "attempt", None)
+    current = run.attempt[slot] + (type(event) is TaskStarted)
+    if attempt is not None and attempt != current:
+        raise IllegalEvent(f"{kind_of(event)}: attempt {attempt} of task {event.task}, which is at {current}")
+    if slot in plan.mapped and type(event) in (TaskStarted, TaskReused):
+        raise IllegalEvent(f"{kind_of(event)}: task {event.task} is mapped, its children are what runs")
     if before is Status.RUNNING:
         run.running -= 1
     run.status[slot] = after
@@ -91,12 +97,17 @@ def _started(plan: Plan, run: RunState, version: int, event: TaskStarted) -> Non
         and 0 <= task[0] < len(plan.nodes)
     ):
         slot = task[0]  # the common case, spelled out: a plain node
-        if run.status[slot] != PENDING or run.waiting[slot]:
-            slot = _enter(run, event)
+        if (
+            run.status[slot] != PENDING
+            or run.waiting[slot]
+            or event.attempt != run.attempt[slot] + 1
+            or slot in plan.mapped
+        ):
+            slot = _enter(plan, run, event)
         else:
             run.status[slot] = RUNNING
     else:
-        slot = _enter(run, event)
+        slot = _enter(plan, run, event)
     run.attempt[slot] = event.attempt
     run.started[slot] = version
     run.running += 1
@@ -114,13 +125,13 @@ def _succeeded(plan: Plan, run: RunState, version: int, event: TaskSucceeded) ->
         and 0 <= task[0] < len(plan.nodes)
     ):
         slot = task[0]
-        if run.status[slot] != RUNNING:
-            slot = _enter(run, event)
+        if run.status[slot] != RUNNING or event.attempt != run.attempt[slot]:
+            slot = _enter(plan, run, event)
         else:
             run.status[slot] = Status.SUCCEEDED
             run.running -= 1
     else:
-        slot = _enter(run, event)
+        slot = _enter(plan, run, event)
     run.source[slot] = version
     if run.crashes:
         run.crashes.pop(slot, None)
@@ -128,14 +139,14 @@ def _succeeded(plan: Plan, run: RunState, version: int, event: TaskSucceeded) ->
 
 
 def _ended(plan: Plan, run: RunState, version: int, event: TaskReused | TaskSkipped | TaskBlocked) -> None:
-    slot = _enter(run, event)
+    slot = _enter(plan, run, event)
     run.source[slot] = version
     _take_due(run)
     _finished(plan, run, slot)
 
 
 def _failed(plan: Plan, run: RunState, version: int, event: TaskFailed) -> None:
-    slot = _enter(run, event)
+    slot = _enter(plan, run, event)
     run.failures[slot] = run.failures.get(slot, 0) + 1
     run.crashes.pop(slot, None)
     if event.retry_at is None:
@@ -148,7 +159,7 @@ def _failed(plan: Plan, run: RunState, version: int, event: TaskFailed) -> None:
 
 
 def _abandoned(plan: Plan, run: RunState, version: int, event: TaskAbandoned) -> None:
-    slot = _enter(run, event)
+    slot = _enter(plan, run, event)
     if event.reason == "lost":
         run.crashes[slot] = run.crashes.get(slot, 0) + 1
     run.due.append(slot)
@@ -161,7 +172,7 @@ def _mapped(plan: Plan, run: RunState, version: int, event: TaskMapped) -> None:
     limit = width_max(plan, run, event.task[0])
     if limit is not None and width > limit:
         raise IllegalEvent(f"{kind_of(event)}: task {event.task} can have {limit} children, not {width}")
-    slot = _enter(run, event)
+    slot = _enter(plan, run, event)
     base = len(run.status)
     run.source[slot] = version
     run.maps[slot] = children = Mapped(base, width, width)
@@ -337,6 +348,8 @@ def _run_released(plan: Plan, run: RunState, version: int, event: RunReleased) -
 
 
 def _run_finished(plan: Plan, run: RunState, version: int, event: RunFinished) -> None:
+    if run.open:
+        raise IllegalEvent(f"{kind_of(event)}: {run.open} tasks of the run have not finished")
     _turn(run, event)
     run.outcome = event.outcome
 

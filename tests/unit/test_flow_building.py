@@ -756,3 +756,30 @@ def test_nodes_of_a_flow_are_nodes() -> None:
     """At run time a typed value in a flow is a handle."""
     with Flow("f"):
         assert isinstance(fetch("a"), Node)
+
+
+def test_threads_that_need_a_flow_first_at_once_build_it_once() -> None:
+    """All get the same graph, none the news that it is still being built."""
+    from concurrent.futures import ThreadPoolExecutor
+    from threading import Barrier
+
+    @task(version="1")
+    async def step(value: int) -> int:
+        return value
+
+    @flow
+    def long() -> int:
+        value = step(0)
+        for _ in range(500):
+            value = step(value)
+        return value
+
+    together = Barrier(8)
+
+    def graph() -> Any:
+        together.wait()
+        return long.graph
+
+    with ThreadPoolExecutor(8) as threads:
+        graphs = [future.result() for future in [threads.submit(graph) for _ in range(8)]]
+    assert all(found is graphs[0] for found in graphs)

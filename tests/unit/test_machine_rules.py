@@ -101,6 +101,13 @@ def in_status(status: Status, *, to_map: bool = False) -> Machine:
     return machine
 
 
+def at_its_attempt(machine: Machine, event: Any) -> Any:
+    """The event as it would be decided now: of the next attempt for a start, of the current one for the rest."""
+    if not hasattr(event, "attempt"):
+        return event
+    return msgspec.structs.replace(event, attempt=machine.run.attempt[0] + isinstance(event, TaskStarted))
+
+
 def Input_const() -> Any:  # noqa: N802 - reads as what it makes
     """A mapped input that waits for nothing."""
     from eventflow.graph import ListOf
@@ -122,11 +129,37 @@ def refused(machine: Machine, event: Any, version: int | None = None) -> None:
 def test_the_task_table(event: Any, status: Status) -> None:
     """Each event in each status: what the table has leads where the event says, all else is refused."""
     machine = in_status(status, to_map=isinstance(event, TaskMapped))
+    event = at_its_attempt(machine, event)
     if outcome_of(event) in TASK.get((type(event), status), ()):
         machine.fold(event)
         assert machine.run.status[0] == outcome_of(event)
     else:
         refused(machine, event)
+
+
+def test_an_event_of_another_attempt_is_refused() -> None:
+    """A start is of the next attempt, an end of the current one; nothing else can be meant."""
+    running = in_status(Status.RUNNING)
+    for event in (
+        TaskSucceeded(**OWNED, attempt=2, result=PAYLOAD),
+        TaskFailed(**OWNED, attempt=0, failure=FAILURE, reason="raised"),
+        TaskAbandoned(**OWNED, attempt=77, reason="lost"),
+    ):
+        refused(running, event)
+    refused(in_status(Status.PENDING), TaskStarted(**OWNED, attempt=77))
+    refused(in_status(Status.RETRYING), TaskStarted(**OWNED, attempt=1))
+
+
+def test_a_mapped_task_neither_runs_nor_is_reused_itself() -> None:
+    """Its children do."""
+    pending = in_status(Status.PENDING, to_map=True)
+    refused(pending, TaskStarted(**OWNED, attempt=1))
+    refused(pending, TaskReused(**OWNED, result=PAYLOAD, source=Origin("run/x", 3), why="fork"))
+
+
+def test_a_run_with_open_tasks_is_not_finished() -> None:
+    """The end is refused until every task has come to its own."""
+    refused(in_phase(Phase.CLAIMED), RunFinished(claim=2, outcome="success"))
 
 
 @pytest.mark.parametrize("width", [-1, 3])
@@ -140,7 +173,7 @@ def test_a_map_has_no_more_children_than_what_it_is_made_over(width: int) -> Non
 @pytest.mark.parametrize("event", RUN_EVENTS, ids=lambda e: type(e).__name__)
 def test_the_run_table(event: Any, phase: Phase) -> None:
     """The same for the run as a whole."""
-    machine = in_phase(phase)
+    machine = in_phase(phase, tasks=not isinstance(event, RunFinished))
     after = RUN.get((type(event), phase))
     if after is None:
         refused(machine, event)
@@ -149,9 +182,9 @@ def test_the_run_table(event: Any, phase: Phase) -> None:
         assert machine.run.phase == after
 
 
-def in_phase(phase: Phase) -> Machine:
+def in_phase(phase: Phase, *, tasks: bool = True) -> Machine:
     """A run of one task (none, to be finished) in a phase."""
-    machine = Machine(*([] if phase == Phase.FINISHED else [task()]), claimed=False)
+    machine = Machine(*([task()] if tasks and phase != Phase.FINISHED else []), claimed=False)
     steps: list[Command] = [StartRun("f", {}, "full", {}), Claim("me", {}, "f")]
     for command in steps[: min(phase, 2)]:
         machine.do(command)

@@ -169,3 +169,22 @@ def test_a_final_state_can_be_dumped_whole() -> None:
     payload = loaded._result.value
     tasks = states.StatesSerializer().deserialize(payload)
     assert tasks["numbers"].result == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "key", [(99,), (-1,), (), 0, None, "third]", "third[1", "third[-1]", "thrid", numbers]
+)
+def test_what_is_no_task_is_a_key_error(key: Any) -> None:
+    """The states of a run are a mapping like any other: `in` and `.get` say no, `[]` raises KeyError."""
+    state, _, _ = recorded()
+    assert key not in state.result
+    assert state.result.get(key) is None
+    with pytest.raises(KeyError):
+        state.result[key]
+
+
+def test_a_wrong_name_is_answered_with_a_near_one() -> None:
+    """A slip of the hand is named."""
+    state, _, _ = recorded()
+    with pytest.raises(KeyError, match="did you mean 'third'"):
+        state.result["thrid"]

@@ -282,7 +282,8 @@ def _why_not_loaded(payload: Stored | Withheld | Forgotten) -> str:
 def enc_hook(value: Any) -> Any:
     """The hook for msgspec's encoders: the one place where a `Result` turns into its `Payload` by itself."""
     if isinstance(value, Result):
-        return value.serialize().value
+        part_of = getattr(value.serializer, "part", None)  # a view of a part of a value travels as that part
+        return part_of(value) if part_of is not None and value.serialized else value.serialize().value
     if value is NoResult:
         return None
     raise SerializationError(f"cannot encode a {type(value).__qualname__} here")

@@ -36,9 +36,11 @@ from eventflow.result import (
     NoResultType,
     Payload,
     Result,
+    ResultError,
     ResultNotLoaded,
     ResultSerializer,
     Stored,
+    Withheld,
 )
 from eventflow.runfacts import Ending, RunFacts, advance
 from eventflow.serializers import Keyring, Serializer
@@ -190,6 +192,13 @@ class PartOf:
         for key in self.path:
             value = value[key]
         return value
+
+    def part(self, result: Result) -> Payload:
+        """The payload of the part by itself, for the wire, where no path goes with it."""
+        try:
+            return self.whole.serialize(result.deserialize().value)
+        except (ResultError, LookupError, TypeError) as error:
+            return Withheld(f"a part of a value that is kept as a whole: {error}")
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, PartOf) and (self.whole, self.path) == (other.whole, other.path)

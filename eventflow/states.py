@@ -33,7 +33,7 @@ import msgspec
 
 from eventflow.events import Failure
 from eventflow.result import Inline, NoResult, NoResultType, Payload, Result, enc_hook
-from eventflow.serializers import digest_of
+from eventflow.serializers import digest_of, register_codec
 
 __all__ = [
     "AnyState",
@@ -368,13 +368,19 @@ def decode_msgpack(data: bytes) -> State:
 
 
 class StatesSerializer:
-    """Keeps a mapping of names to states, which is what a run's own state has for its result."""
+    """Keeps a mapping of names to states, which is what a run's own state has for its result.
+
+    Loaded, it is a plain dict, in which the children of a mapped task stand beside it, as `enrich[0]`.
+    """
 
     codec: Final = "states"
 
     def serialize(self, value: Mapping[str, State]) -> Inline:
         """Dump every state; raises `SerializationError`."""
-        data = _msgpack_encoder.encode({name: value[name] for name in value})
+        found: dict[str, State] = {}
+        for name in value:
+            _add(found, name, value[name])
+        data = _msgpack_encoder.encode(found)
         return Inline(self.codec, data, digest_of(data))
 
     def deserialize(self, payload: Inline) -> Mapping[str, State]:
@@ -386,3 +392,27 @@ class StatesSerializer:
 
     def __hash__(self) -> int:
         return hash(self.codec)
+
+
+def _add(found: dict[str, State], name: str, state: State) -> None:
+    found[name] = state
+    if isinstance(state, Mapped):
+        for nth, child in enumerate(state.map_states):
+            if child is not None:
+                _add(found, f"{name}[{nth}]", child)
+
+
+class _StatesCodec:
+    """Opens what `StatesSerializer` wrote, for whoever loads a run's state without knowing that it is one."""
+
+    name: Final = StatesSerializer.codec
+
+    def encode(self, _value: object, _declared: Any) -> None:
+        """Take no value: only a run's own result is kept like this."""
+
+    def decode(self, data: bytes, _declared: Any) -> Mapping[str, State]:
+        """Load the states."""
+        return _mapping_decoder.decode(data)
+
+
+register_codec(_StatesCodec())

@@ -188,3 +188,26 @@ def test_a_wrong_name_is_answered_with_a_near_one() -> None:
     state, _, _ = recorded()
     with pytest.raises(KeyError, match="did you mean 'third'"):
         state.result["thrid"]
+
+
+@pytest.mark.parametrize("form", ["json", "msgpack"])
+def test_a_runs_own_state_is_dumped_with_all_its_tasks(form: str) -> None:
+    """Dumped and loaded, the states of tasks and of mapped children open to the same values."""
+    state, _, _ = recorded()
+    encode, decode = getattr(states, f"encode_{form}"), getattr(states, f"decode_{form}")
+    again = decode(encode(state))
+    assert type(again) is type(state)
+    loaded = again.result
+    assert loaded["third[2]"].result == state.result["third[2]"].result == 3.0
+    assert loaded["third[1]"].is_skipped()
+    assert loaded["numbers"].result == [0, 1, 2, 3]
+    assert type(loaded["third"]) is states.Mapped
+
+
+def test_a_part_of_a_value_travels_as_that_part() -> None:
+    """`cached_inputs` of a task that was given `node[key]` are the part, before and after a dump."""
+    state, _, _ = recorded()
+    failed = state.result["third[0]"]
+    assert failed.cached_inputs["number"].deserialize().value == 0
+    again = states.decode_json(states.encode_json(failed))
+    assert again.cached_inputs["number"].deserialize().value == 0

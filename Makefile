@@ -31,7 +31,7 @@ bench: $(VENV)/.has-test ## Measure what the engine itself costs
 	$(PY) benchmarks/core.py
 
 docs: $(VENV)/.has-dev ## Build the documentation into site/
-	$(PY) -m mkdocs build --strict --clean
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --clean
 
 clean: ## Remove everything that was made, the environment too
 	rm -rf $(VENV) site dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -38,8 +38,24 @@ class FlowParameter(msgspec.Struct, frozen=True):
         return self.default is msgspec.UNSET
 
     def convert(self, value: Any) -> Any:
-        """The value in the declared type; raises `msgspec.ValidationError`."""
-        return value if self.type is Any else msgspec.convert(value, self.type, dec_hook=_instance)
+        """The value in the declared type; raises `msgspec.ValidationError`.
+
+        What msgspec would not convert is taken as it is if it is an instance of the declared class: a
+        subclass, a flag, an enumeration of values that msgspec does not know.
+        """
+        if self.type is Any:
+            return value
+        is_class = isinstance(self.type, type) and self.type.__module__ != "builtins"  # True is no int here
+        try:
+            return msgspec.convert(value, self.type, dec_hook=_instance)
+        except msgspec.ValidationError:
+            if is_class and isinstance(value, self.type):
+                return value
+            raise
+        except TypeError:  # msgspec does not know the class at all
+            if not is_class:
+                raise
+            return _instance(self.type, value)
 
     def checked(self, flow: str) -> FlowParameter:
         """Itself with its default converted; `BuildError` if type and default cannot serve."""
@@ -49,9 +65,14 @@ class FlowParameter(msgspec.Struct, frozen=True):
         except msgspec.ValidationError:
             pass  # that None is no value of the type proves that the type can be checked
         except TypeError as error:
+            if isinstance(self.type, type):
+                return self._with_default(what)  # to be judged by `isinstance` alone
             raise BuildError(
                 f"{what} has type {type_text(self.type)}, which cannot be checked: {error}"
             ) from None
+        return self._with_default(what)
+
+    def _with_default(self, what: str) -> FlowParameter:
         if self.required:
             return self
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import os
 import subprocess
 import sys
@@ -783,3 +784,45 @@ def test_threads_that_need_a_flow_first_at_once_build_it_once() -> None:
     with ThreadPoolExecutor(8) as threads:
         graphs = [future.result() for future in [threads.submit(graph) for _ in range(8)]]
     assert all(found is graphs[0] for found in graphs)
+
+
+class Mode(enum.Enum):
+    """Values that msgspec does not know."""
+
+    FAST = (1, "a")
+    SLOW = (2, "b")
+
+
+class Rights(enum.Flag):
+    """Bits."""
+
+    READ = 1
+    WRITE = 2
+
+
+@dataclass
+class Base:
+    """A declared class."""
+
+    size: int
+
+
+@dataclass
+class Derived(Base):
+    """And one below it."""
+
+    color: str = "red"
+
+
+@pytest.mark.parametrize(
+    ("declared", "value"),
+    [(Mode, Mode.SLOW), (Rights, Rights.READ | Rights.WRITE), (Base, Derived(3, "blue"))],
+    ids=["enum", "flag", "subclass"],
+)
+def test_an_instance_of_the_declared_class_is_taken_as_it_is(declared: Any, value: Any) -> None:
+    """Whatever msgspec makes of the class, its instances are its instances."""
+    with Flow("instances") as flow:
+        Parameter("given", type=declared)
+    assert flow.bind((value,), {})["given"] is value
+    with pytest.raises(ParameterError, match="'given' is declared as"):
+        flow.bind((object(),), {})

@@ -11,7 +11,7 @@ from eventflow.flows import Flow, Parameter, ParameterError, flow
 from eventflow.logs.memory import MemoryLog
 from eventflow.nodes import BuildError, NodeIsNotAValue
 from eventflow.projections import Fold, Projection, Runs, Timeline, follow, replay
-from eventflow.result import NoResult, Result, ResultSerializer
+from eventflow.result import NoResult, Result, ResultNotLoaded, ResultSerializer, SerializationError
 from eventflow.runner.ownership import FlowChanged, ParametersDiffer
 from eventflow.runs import NoValue, RunNotFinished
 from eventflow.runview import Picture, RunNotFound, RunView
@@ -33,11 +33,13 @@ __all__ = [
     "Picture",
     "Projection",
     "Result",
+    "ResultNotLoaded",
     "ResultSerializer",
     "RunNotFinished",
     "RunNotFound",
     "RunView",
     "Runs",
+    "SerializationError",
     "Skip",
     "State",
     "TaskError",

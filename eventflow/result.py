@@ -271,7 +271,7 @@ def _why_not_loaded(payload: Stored | Withheld | Forgotten) -> str:
         case Stored():
             return (
                 f"the {payload.size} bytes of this result lie in store {payload.store!r} under "
-                f"{payload.digest.hex()}: use `await state.load(node)`"
+                f"{payload.digest.hex()}, and no log is at hand here: read them with `await log.values([digest])`"
             )
         case Withheld():
             return f"this result was not kept: {payload.reason}"

@@ -118,7 +118,7 @@ def test_stored_bytes_need_a_fetch() -> None:
     """Without one the error names store and way out; with one the value opens."""
     inline = Serializer().serialize([1, 2])
     stored = Stored(inline.codec, inline.digest, len(inline.data), "blobs")
-    with pytest.raises(ResultNotLoaded, match=r"'blobs'.*state\.load"):
+    with pytest.raises(ResultNotLoaded, match=r"'blobs'.*log\.values"):
         Result(stored, True).deserialize()
     assert Result(stored, True, fetch=lambda _: inline).deserialize().value == [1, 2]
 

@@ -1,15 +1,20 @@
 """The parameters of a flow: their types, their defaults, and the values that a run gives them.
 
 Values are converted to the declared type before anything runs, by msgspec's rules (a dict becomes a
-dataclass, `"2026-11-22"` a date, 3 a 3.0, but "3" no number); instances of any other class are taken as they
-are if `isinstance` holds.  What comes out is what is recorded.
+dataclass, `"2026-11-22"` a date, 3 a 3.0, but "3" no number); instances of a declared class are taken as they
+are.  What comes out is what is recorded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import deepcopy
-from typing import Any, get_origin
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from enum import EnumMeta
+from types import NoneType, UnionType
+from typing import Annotated, Any, Final, Union, get_args, get_origin
+from uuid import UUID
 
 import msgspec
 
@@ -40,46 +45,29 @@ class FlowParameter(msgspec.Struct, frozen=True):
     def convert(self, value: Any) -> Any:
         """The value in the declared type; raises `msgspec.ValidationError`.
 
-        What msgspec would not convert is taken as it is if it is an instance of the declared class: a
-        subclass, a flag, an enumeration of values that msgspec does not know.
+        An instance of a declared class is taken as it is. `TypeError` for a type that cannot be checked.
         """
-        if self.type is Any:
-            return value
-        is_class = isinstance(self.type, type) and self.type.__module__ != "builtins"  # True is no int here
-        try:
-            return msgspec.convert(value, self.type, dec_hook=_instance)
-        except msgspec.ValidationError:
-            if is_class and isinstance(value, self.type):
-                return value
-            raise
-        except TypeError:  # msgspec does not know the class at all
-            if not is_class:
-                raise
-            return _instance(self.type, value)
+        return _convert(self.type, value)
 
     def checked(self, flow: str) -> FlowParameter:
         """Itself with its default converted; `BuildError` if type and default cannot serve."""
         what = f"in flow {flow!r}, parameter {self.name!r}"
         try:
-            msgspec.convert(None, self.type, dec_hook=_instance)
+            self.convert(None)
         except msgspec.ValidationError:
             pass  # that None is no value of the type proves that the type can be checked
         except TypeError as error:
-            if isinstance(self.type, type):
-                return self._with_default(what)  # to be judged by `isinstance` alone
             raise BuildError(
                 f"{what} has type {type_text(self.type)}, which cannot be checked: {error}"
             ) from None
-        return self._with_default(what)
-
-    def _with_default(self, what: str) -> FlowParameter:
         if self.required:
             return self
         try:
             return msgspec.structs.replace(self, default=self.convert(self.default))
         except msgspec.ValidationError as error:
             raise BuildError(
-                f"{what} is declared as {type_text(self.type)}, but its default is {self.default!r:.80}: {error}"
+                f"{what} is declared as {type_text(self.type)}, but its default is "
+                f"{_shown(self.default)}: {error}"
             ) from None
 
 
@@ -115,9 +103,63 @@ def _value(flow: str, parameter: FlowParameter, given: Mapping[str, Any]) -> Any
         return parameter.convert(value)
     except msgspec.ValidationError as error:
         raise ParameterError(
-            f"flow {flow!r}: parameter {name!r} is declared as {expected}, but got {value!r:.80} "
+            f"flow {flow!r}: parameter {name!r} is declared as {expected}, but got {_shown(value)} "
             f"({type_text(type(value))}): {error}"
         ) from None
+
+
+def _shown(value: Any) -> str:
+    """A value for a message, however large, and whatever its class does for `repr`."""
+    try:
+        return f"{value!r:.80}"
+    except Exception:  # noqa: BLE001 - code of the value's own
+        return f"<{type(value).__qualname__}, which has no repr>"
+
+
+_STRICT: Final = frozenset(
+    {bool, int, float, str, bytes, bytearray, memoryview, list, tuple, dict, set, frozenset, NoneType}
+    | {date, datetime, time, timedelta, Decimal, UUID}
+)
+"""Classes for which `isinstance` says too little: True is no int here, and a datetime no date."""
+
+
+def _convert(declared: Any, value: Any) -> Any:
+    """The value in a declared type, whole or one of a union; raises `msgspec.ValidationError`.
+
+    `TypeError` for a type that cannot be checked.
+    """
+    if declared is Any:
+        return value
+    if get_origin(declared) is Annotated and _only_instances(get_args(declared)[0]):
+        declared = get_args(declared)[0]
+    parts = get_args(declared) if get_origin(declared) in (Union, UnionType) else (declared,)
+    if any(_is_instance(part, value) for part in parts):
+        return value
+    makes = tuple(part for part in parts if not _only_instances(part))
+    if not makes:
+        return _instance(declared, value)
+    return msgspec.convert(value, declared if makes == parts else Union[makes], dec_hook=_instance)  # noqa: UP007
+
+
+def _is_instance(declared: Any, value: Any) -> bool:
+    if not isinstance(declared, type) or declared in _STRICT:
+        return False
+    try:
+        return isinstance(value, declared)
+    except TypeError:  # a TypedDict, a protocol that is not checked at run time
+        return False
+
+
+def _only_instances(declared: Any) -> bool:
+    """Whether msgspec can make no value of the type, so that nothing but its instances will do."""
+    asked: list[Any] = []
+    try:
+        msgspec.convert(None, declared, dec_hook=lambda kind, _: asked.append(kind))
+    except msgspec.ValidationError:
+        pass
+    except TypeError:  # an enum whose values are neither all text nor all whole numbers, or a bare protocol
+        return bool(asked) or isinstance(declared, EnumMeta)
+    return bool(asked)
 
 
 def _instance(declared: type, value: Any) -> Any:

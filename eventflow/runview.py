@@ -36,7 +36,6 @@ from eventflow.result import (
     NoResultType,
     Payload,
     Result,
-    ResultError,
     ResultNotLoaded,
     ResultSerializer,
     Stored,
@@ -183,7 +182,9 @@ class PartOf:
         self.path = path
 
     def serialize(self, value: Any) -> Inline:
-        """Serialize a part by itself."""
+        """Serialize a part by itself: the declared type of the whole is not that of the part."""
+        if isinstance(self.whole, Serializer):
+            return Serializer(type(value), self.whole.keyring).serialize(value)
         return self.whole.serialize(value)
 
     def deserialize(self, payload: Inline) -> Any:
@@ -196,8 +197,8 @@ class PartOf:
     def part(self, result: Result) -> Payload:
         """The payload of the part by itself, for the wire, where no path goes with it."""
         try:
-            return self.whole.serialize(result.deserialize().value)
-        except (ResultError, LookupError, TypeError) as error:
+            return self.serialize(result.deserialize().value)
+        except Exception as error:  # noqa: BLE001 - indexing runs code of the value's own
             return Withheld(f"a part of a value that is kept as a whole: {error}")
 
     def __eq__(self, other: object) -> bool:
@@ -207,7 +208,7 @@ class PartOf:
         return hash(self.path)
 
 
-_INDICES: Final = re.compile(r"(\[\d+\])+")
+_INDICES: Final = re.compile(r"(\[(0|[1-9][0-9]{0,8})\])+")
 """What follows a mapped task's name in its child's: `[3]`, `[3][0]`."""
 
 

@@ -108,7 +108,7 @@ class Signature:
         return f"{self.label} takes {limit} ({self}), but {given} were given"
 
 
-_SHORT: Final[dict[Any, str]] = {Any: "Any", None: "None", types.NoneType: "None", ...: "..."}
+_SHORT: Final = ((Any, "Any"), (None, "None"), (types.NoneType, "None"), (..., "..."))
 
 
 def nearest(name: str, known: tuple[str, ...] | list[str]) -> str:
@@ -123,8 +123,9 @@ def type_text(declared: Any) -> str:
     """A type as people write it, the same in every process and Python version."""
     if isinstance(declared, list):  # the arguments of a Callable
         return f"[{', '.join(map(type_text, declared))}]"
-    if declared in _SHORT:
-        return _SHORT[declared]
+    for known, short in _SHORT:
+        if declared is known:  # not a look-up: a type annotated with a list has no hash
+            return short
     origin, args = get_origin(declared), get_args(declared)
     if origin is Annotated:
         return type_text(args[0])

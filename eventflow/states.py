@@ -27,7 +27,7 @@ from __future__ import annotations
 from abc import ABC
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
 
@@ -100,8 +100,6 @@ class State(msgspec.Struct, frozen=True, kw_only=True, eq=False, dict=True, tag_
 
     message: str = ""
     _result: AnyResult = NoResult
-
-    color: ClassVar[str] = "#808080"
 
     @property
     def result(self) -> Any:

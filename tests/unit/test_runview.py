@@ -10,7 +10,9 @@ import pytest
 
 from eventflow import Flow, MemoryLog, RunNotFound, RunView, Skip, State, replay, states, task, unmapped
 from eventflow.events import Record
-from eventflow.runview import Picture, RunFacts
+from eventflow.result import Inline, Result, Withheld
+from eventflow.runview import PartOf, Picture, RunFacts
+from eventflow.serializers import Serializer
 from eventflow.testing.virtual import VirtualWorld, simulate
 
 
@@ -172,7 +174,23 @@ def test_a_final_state_can_be_dumped_whole() -> None:
 
 
 @pytest.mark.parametrize(
-    "key", [(99,), (-1,), (), 0, None, "third]", "third[1", "third[-1]", "thrid", numbers]
+    "key",
+    [
+        (99,),
+        (-1,),
+        (),
+        0,
+        None,
+        "third]",
+        "third[1",
+        "third[-1]",
+        "third[01]",
+        "third[٣]",
+        "third[" + "9" * 5000 + "]",
+        "thrid",
+        numbers,
+    ],
+    ids=lambda key: f"{key!r:.16}",
 )
 def test_what_is_no_task_is_a_key_error(key: Any) -> None:
     """The states of a run are a mapping like any other: `in` and `.get` say no, `[]` raises KeyError."""
@@ -211,3 +229,20 @@ def test_a_part_of_a_value_travels_as_that_part() -> None:
     assert failed.cached_inputs["number"].deserialize().value == 0
     again = states.decode_json(states.encode_json(failed))
     assert again.cached_inputs["number"].deserialize().value == 0
+
+
+class Order(msgspec.Struct):
+    """What a typed result consists of."""
+
+    item: str
+
+
+def test_a_part_of_a_typed_value_is_not_of_the_type_of_the_whole() -> None:
+    """It is kept by its own type; where it cannot be had, what travels says so and nothing is raised."""
+    whole = Serializer(dict[str, Order])
+    payload = whole.serialize({"a": Order("pen")})
+    part = PartOf(whole, ("a",)).part(Result(payload, True, PartOf(whole, ("a",))))
+    assert isinstance(part, Inline)
+    assert Serializer(Order).deserialize(part) == Order("pen")
+    lost = PartOf(whole, ("b",)).part(Result(payload, True, PartOf(whole, ("b",))))
+    assert isinstance(lost, Withheld)

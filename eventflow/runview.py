@@ -327,6 +327,11 @@ class Picture(Mapping[Any, State]):
         return self._facts.run.name(self._view.plan, slot)
 
     @property
+    def run_id(self) -> str:
+        """The run's id, with which it is resumed, rerun and looked up."""
+        return self._view.run_id
+
+    @property
     def phase(self) -> Phase:
         """Where the run as a whole stands."""
         return self._facts.run.phase

@@ -246,3 +246,9 @@ def test_a_part_of_a_typed_value_is_not_of_the_type_of_the_whole() -> None:
     assert Serializer(Order).deserialize(part) == Order("pen")
     lost = PartOf(whole, ("b",)).part(Result(payload, True, PartOf(whole, ("b",))))
     assert isinstance(lost, Withheld)
+
+
+def test_the_states_know_the_run_they_are_of() -> None:
+    """A run that was given no id says which one it got."""
+    state, _, _ = recorded()
+    assert state.result.run_id == "r"

@@ -4,7 +4,7 @@ Write tasks, join them into a flow, and `await flow.run()`.  Each state transiti
 in an append-only log, and everything else (state, cached inputs, retries, dashboards) is a fold of it.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from eventflow.context import Skip, context
 from eventflow.flows import Flow, Parameter, ParameterError, flow
@@ -15,8 +15,12 @@ from eventflow.result import NoResult, Result, ResultNotLoaded, ResultSerializer
 from eventflow.runner.ownership import FlowChanged, ParametersDiffer
 from eventflow.runs import NoValue, RunNotFinished
 from eventflow.runview import Picture, RunNotFound, RunView
+from eventflow.settings import open_log
 from eventflow.states import State, TaskError
 from eventflow.tasks import exponential, task, unmapped
+
+if TYPE_CHECKING:
+    from eventflow.logs.sqlite import SQLiteLog
 
 __all__ = [
     "BuildError",
@@ -39,6 +43,7 @@ __all__ = [
     "RunNotFound",
     "RunView",
     "Runs",
+    "SQLiteLog",
     "SerializationError",
     "Skip",
     "State",
@@ -48,6 +53,7 @@ __all__ = [
     "exponential",
     "flow",
     "follow",
+    "open_log",
     "replay",
     "task",
     "unmapped",
@@ -55,7 +61,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """`__version__`, looked up when it is asked for: the look-up costs a tenth of the whole import."""
+    """`SQLiteLog` and `__version__`, looked up when they are asked for: both take longer than all the rest."""
+    if name == "SQLiteLog":
+        from eventflow.logs.sqlite import SQLiteLog  # noqa: PLC0415
+
+        return SQLiteLog
     if name == "__version__":
         from importlib.metadata import version  # noqa: PLC0415
 

@@ -147,7 +147,7 @@ class Flow(Generic[P, R]):
         self,
         *,
         run_id: str | None = None,
-        log: EventLog | None = None,
+        log: EventLog | str | None = None,
         labels: Mapping[str, str] | None = None,
         durability: Durability = "full",
         wait: bool = True,
@@ -156,7 +156,7 @@ class Flow(Generic[P, R]):
         """The flow with engine options, which are kept apart so that no parameter name is reserved.
 
         run_id        a new one starts a run, a known one resumes it or gives what it recorded
-        log           where events go; by default this process's memory
+        log           where events go: a log, or a URL like `sqlite:///runs.db`; see `eventflow.settings`
         labels        text by text, recorded with the run
         durability    when a result may be handed on: `full`, `normal` or `pipelined`
         wait          False: of a run that is live elsewhere give what is known, at once

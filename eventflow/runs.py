@@ -15,7 +15,6 @@ import msgspec
 from eventflow.events import Origin, RunStarted
 from eventflow.executors.local import Lanes
 from eventflow.graph import Arg, Const, DictOf, Graph, Key, ListOf, ParameterNode, Ref, TupleOf
-from eventflow.logs.memory import MemoryLog
 from eventflow.machine import Command, Phase, Plan
 from eventflow.ports import Bindings, Durability, EventLog, Value, World
 from eventflow.result import Inline, NoResult, Payload, Result, ResultSerializer, SerializationError
@@ -25,17 +24,17 @@ from eventflow.runner.rerun import kept_results
 from eventflow.runner.values import to_store
 from eventflow.runview import Picture, RunView, fetcher
 from eventflow.serializers import Serializer, digest_of
+from eventflow.settings import check_url, shared_log
 from eventflow.states import Failed, Mapped, State
 from eventflow.world import RealWorld
 
-__all__ = ["Launch", "NoValue", "Options", "RunNotFinished", "Runnable", "default_log"]
+__all__ = ["Launch", "NoValue", "Options", "RunNotFinished", "Runnable"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 _RUN_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:+@-]{0,199}")
 _DURABILITIES: Final = ("full", "normal", "pipelined")
-_default: MemoryLog | None = None
 
 
 class NoValue(LookupError):
@@ -44,14 +43,6 @@ class NoValue(LookupError):
 
 class RunNotFinished(RuntimeError):
     """What was asked needs a run that has finished, and this one can still go on."""
-
-
-def default_log() -> MemoryLog:
-    """The log of runs that name none: this process's memory."""
-    global _default  # noqa: PLW0603 - made when first needed, then the same for all
-    if _default is None:
-        _default = MemoryLog()
-    return _default
 
 
 class Runnable(Protocol):
@@ -107,7 +98,7 @@ class Options(msgspec.Struct, frozen=True):
     """How a flow is run, apart from its parameters."""
 
     run_id: str | None = None
-    log: EventLog | None = None
+    log: EventLog | str | None = None
     labels: Mapping[str, str] = {}
     durability: Durability = "full"
     wait: bool = True
@@ -121,10 +112,15 @@ class Options(msgspec.Struct, frozen=True):
                 f"{where}: run_id={self.run_id!r} is not 1 to 200 of letters, digits and any of _.:+@- "
                 "(the first a letter or digit)"
             )
-        if isinstance(self.log, type):
+        if isinstance(self.log, str):
+            check_url(self.log, f"{where}, log")
+        elif isinstance(self.log, type):
             raise TypeError(f"{where}: log={self.log.__name__} is a class; give a log made of it")
-        if self.log is not None and not callable(getattr(self.log, "append", None)):
-            raise TypeError(f"{where}: log={self.log!r:.80} is not a log; give for example MemoryLog()")
+        elif self.log is not None and not callable(getattr(self.log, "append", None)):
+            raise TypeError(
+                f"{where}: log={self.log!r:.80} is no log; give one like MemoryLog(), or a URL like "
+                "'sqlite:///runs.db'"
+            )
         if self.durability not in _DURABILITIES:
             raise ValueError(f"{where}: durability={self.durability!r} is none of {', '.join(_DURABILITIES)}")
         if not isinstance(self.labels, Mapping):
@@ -141,8 +137,6 @@ class Launch(Generic[P, R]):
     def __init__(self, flow: Runnable, options: Options) -> None:
         self._flow = flow
         self._options = options.checked(flow.name)
-        self._log = options.log if options.log is not None else default_log()
-        self._world = options.world if options.world is not None else RealWorld()
 
     async def run(self, /, *args: P.args, **kwargs: P.kwargs) -> State:
         """Run the flow to its end and give its final State; `state.result` maps tasks to their States.
@@ -155,7 +149,8 @@ class Launch(Generic[P, R]):
         existing run was started with others. A task's failure is no exception here but part of the State.
         Cancelled, it cancels the bodies, lets go of the run in good order, and the run can be resumed.
         """
-        _, picture = await self._run(args, kwargs)
+        call = await self._call()
+        _, picture = await call.run(args, kwargs)
         return picture.state
 
     async def value(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -170,7 +165,8 @@ class Launch(Generic[P, R]):
                 f"flow {self._flow.name!r} was spelled out in a `with` block and returns no node: "
                 "use `.run(...)` and look into `state.result[node].result`"
             )
-        view, picture = await self._run(args, kwargs)
+        call = await self._call()
+        view, picture = await call.run(args, kwargs)
         arg = self._flow.graph.value
         if picture.phase != Phase.FINISHED:
             raise RunNotFinished(f"run {view.run_id!r} has no value yet: {picture.state.message}")
@@ -194,6 +190,27 @@ class Launch(Generic[P, R]):
         `RunNotFound`, `RunNotFinished` for a run that is live, and `ValueError` for a run of another flow or
         when `options(run_id=...)` names a run that exists and is not this rerun.
         """
+        call = await self._call()
+        picture = await call.rerun(run_id)
+        return picture.state
+
+    async def _call(self) -> _Call:
+        options = self._options
+        log = await shared_log(options.log) if isinstance(options.log, str | None) else options.log
+        return _Call(self._flow, options, log)
+
+
+class _Call:
+    """One call, with the log that it goes to."""
+
+    def __init__(self, flow: Runnable, options: Options, log: EventLog) -> None:
+        self._flow = flow
+        self._options = options
+        self._log = log
+        self._world = options.world if options.world is not None else RealWorld()
+
+    async def rerun(self, run_id: str) -> Picture:
+        """Keep what an old run has, and run the rest."""
         old = await RunView.of(self._log, run_id)
         async with self._log.hold(run_id) as held:
             facts = await fold(self._log, old)
@@ -222,7 +239,7 @@ class Launch(Generic[P, R]):
             parameters, frozenset(), (), origin=origin, first=kept_results(old, facts, self._flow.plan)
         )
         _, picture = await self._execute(request)
-        return picture.state
+        return picture
 
     async def _check_target(self, old: RunView) -> None:
         """Refuse to rerun into a run that exists, unless it is this very rerun, to be resumed."""
@@ -254,7 +271,8 @@ class Launch(Generic[P, R]):
         }
         return self._flow.bind(args, {**kwargs, **recorded})
 
-    async def _run(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[RunView, Picture]:
+    async def run(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[RunView, Picture]:
+        """Start, resume or follow the run."""
         values = await self._bind(args, kwargs)
         parameters: dict[str, Payload] = {}
         beside: list[Value] = []

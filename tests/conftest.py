@@ -26,6 +26,12 @@ pytest.register_assert_rewrite("eventflow.testing.conformance")
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 
+@pytest.fixture(autouse=True)
+def _runs_go_to_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that names no log leaves nothing behind; tests of the default log say otherwise."""
+    monkeypatch.setenv("EVENTFLOW_LOG", "memory:")
+
+
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
     """Refuse test functions without a docstring; ones that a library generated are left alone."""
     silent = sorted(

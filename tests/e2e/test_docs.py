@@ -7,6 +7,7 @@ what that block prints.
 from __future__ import annotations
 
 import inspect
+import os
 import re
 import subprocess
 import sys
@@ -37,8 +38,9 @@ def test_every_block_runs_and_prints_what_the_page_says(page: Path, tmp_path: Pa
     script = tmp_path / "page.py"
     script.write_text(f"\nprint({MARK!r})\n".join(code for code, _ in blocks))
     done = subprocess.run(
-        [sys.executable, "-W", "error", str(script)],
+        [sys.executable, "-W", "error", "-W", "ignore:SQLite", str(script)],
         cwd=tmp_path,
+        env={name: value for name, value in os.environ.items() if name != "EVENTFLOW_LOG"},
         capture_output=True,
         text=True,
         timeout=50,

@@ -1,4 +1,6 @@
-"""The signing keys of a log: from `EVENTFLOW_KEY`, else from `<log>.key`, which is made when needed.
+"""The signing keys of a log: from `EVENTFLOW_KEY`, else from a file, which is made when needed.
+
+The file is `.eventflow/key` for the logs in a folder `.eventflow`, and `<log>.key` elsewhere.
 
 A key is 32 bytes, written as 64 hexadecimal digits; its id is a short digest of it.  The variable may name
 several, separated by commas: the first signs, all may open.  Where it is set the file is not looked at,
@@ -34,7 +36,7 @@ def load_keyring(log: Path, environ: Mapping[str, str] = os.environ) -> Keyring:
     given = environ.get(KEY_VARIABLE)
     if given:
         return _ring(given.split(","), f"the variable {KEY_VARIABLE}")
-    path = Path(f"{log.resolve()}.key")
+    path = _place_of(log.resolve())
     if not path.exists():
         _create(path)
     mode = path.stat().st_mode
@@ -44,6 +46,10 @@ def load_keyring(log: Path, environ: Mapping[str, str] = os.environ) -> Keyring:
             f"`chmod 600 {path}`, if you are sure that nobody has read it"
         )
     return _ring([path.read_text(encoding="ascii", errors="replace")], str(path))
+
+
+def _place_of(log: Path) -> Path:
+    return log.with_name("key") if log.parent.name == ".eventflow" else Path(f"{log}.key")
 
 
 def _ring(texts: list[str], where: str) -> Keyring:

@@ -1,0 +1,192 @@
+"""Which log a run goes to: named by a URL, or by nobody; and who opens and closes it.
+
+    sqlite:///runs.db        a file, relative to the current folder; sqlite:////abs/runs.db; sqlite:///~/runs.db
+    memory:                  this process's memory, gone with it
+
+Nobody names one: then `EVENTFLOW_LOG` does, else `log` under `[tool.eventflow]` in the nearest
+`pyproject.toml` (a relative file is relative to that one's folder), else it is `.eventflow/log.db` in the
+nearest folder that has `.eventflow`, from the current one up to the repository's root, else in the current one.
+Without a repository only the current folder is looked at: what lies further up may be somebody else's.
+
+`open_log` is for a block of code.  Runs that are given a URL or nothing share one handle per event loop and
+log, so that their appends share commits; it is closed when the loop shuts down its asynchronous
+generators, as `asyncio.run` does before it ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+from urllib.parse import quote, unquote, urlsplit
+from weakref import WeakKeyDictionary
+
+from eventflow.logs.memory import MemoryLog
+from eventflow.ports import EventLog
+
+__all__ = ["LOG_VARIABLE", "LogNotNamed", "check_url", "default_url", "open_log", "shared_log"]
+
+LOG_VARIABLE: Final = "EVENTFLOW_LOG"
+FOLDER: Final = ".eventflow"
+MEMORY: Final = "memory:"
+_SQLITE: Final = "sqlite:///"
+_LATER: Final = ("postgresql", "postgres")
+
+
+class LogNotNamed(ValueError):
+    """What should name a log does not: a URL, the variable, or the project's table is wrong."""
+
+
+def check_url(url: str, where: str) -> str:
+    """The URL itself; raises `LogNotNamed`, whose message begins with `where`, for what names no log."""
+    scheme, colon, _ = url.partition(":")
+    if url == MEMORY or (url.startswith(_SQLITE) and len(url) > len(_SQLITE)):
+        parts = urlsplit(url)
+        if parts.query or parts.fragment:
+            raise LogNotNamed(
+                f"{where}: {url!r} has options, and there are none; write ? as %3F and # as %23"
+            )
+        return url
+    if scheme in _LATER:
+        raise LogNotNamed(f"{where}: {url!r}: there is no PostgreSQL log yet; use a file, {_SQLITE}runs.db")
+    path = url.split("://", 1)[-1].lstrip("/") if colon else url
+    raise LogNotNamed(f"{where}: {url!r} names no log; a file is written {_SQLITE}{path or 'runs.db'}")
+
+
+def default_url() -> str:
+    """The URL of the log of runs that name none. Read once for each folder and value of the variable."""
+    return _default_url(Path.cwd(), os.environ.get(LOG_VARIABLE))
+
+
+@lru_cache(maxsize=64)
+def _default_url(here: Path, variable: str | None) -> str:
+    if variable:
+        return check_url(variable, f"the variable {LOG_VARIABLE}")
+    return _of_project(here) or _url_of(_folder_of(here) / FOLDER / "log.db")
+
+
+def _of_project(here: Path) -> str | None:
+    """What the nearest `pyproject.toml` says."""
+    import tomllib  # noqa: PLC0415 - 5 ms, for those who have such a file
+
+    for folder in (here, *here.parents):
+        project = folder / "pyproject.toml"
+        if not project.is_file():
+            continue
+        where = f"{project}, [tool.eventflow]"
+        try:
+            tables = tomllib.loads(project.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise LogNotNamed(f"{project} cannot be read to find the log: {error}") from error
+        table = tables.get("tool", {}).get("eventflow", {})
+        return _named_in(table, where, folder)
+    return None
+
+
+def _named_in(table: Mapping[str, Any], where: str, folder: Path) -> str | None:
+    for key in table:
+        if key != "log":
+            raise LogNotNamed(f"{where}: {key!r} is no setting; there is `log`")
+    url = table.get("log")
+    if url is None:
+        return None
+    if not isinstance(url, str):
+        raise LogNotNamed(f"{where}: log = {url!r} is not text; write {_SQLITE}runs.db")
+    check_url(url, where)
+    return url if url == MEMORY else _url_of(folder / _path_of(url))
+
+
+def _folder_of(here: Path) -> Path:
+    """The folder whose `.eventflow` is meant."""
+    passed = []
+    for folder in (here, *here.parents):
+        passed.append(folder)
+        if (folder / ".git").exists():
+            return next((found for found in passed if (found / FOLDER).is_dir()), here)
+    return here
+
+
+def _url_of(path: Path) -> str:
+    return f"{_SQLITE}{quote(str(path))}"
+
+
+def _path_of(url: str) -> Path:
+    return Path(unquote(url.removeprefix(_SQLITE))).expanduser()
+
+
+# -- handles --------------------------------------------------------------------------------------
+
+_Handle: TypeAlias = tuple[EventLog, AsyncGenerator[None]]
+"""A log and what closes it."""
+
+_memory: Final[list[MemoryLog]] = []
+_open: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, _Handle]]] = WeakKeyDictionary()
+
+
+def _make(url: str) -> EventLog:
+    """A handle on the log behind a URL, which was checked."""
+    if url == MEMORY:
+        if not _memory:
+            _memory.append(MemoryLog())
+        return _memory[0]
+    from eventflow.logs.sqlite import SQLiteLog  # noqa: PLC0415 - a memory log needs no SQLite
+
+    path = _path_of(url)
+    if path.parent.name == FOLDER:
+        _make_folder(path.parent)
+    return SQLiteLog(path)
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a `.eventflow`, which keeps itself out of repositories: there is a secret key in it."""
+    if not folder.is_dir() and folder.parent.is_dir():
+        folder.mkdir(exist_ok=True)
+        (folder / ".gitignore").write_text("*\n", encoding="utf-8")
+
+
+@asynccontextmanager
+async def open_log(url: str | None = None) -> AsyncIterator[EventLog]:
+    """Open the log behind a URL, or the default one, for a block; it is closed at the block's end.
+
+    `memory:` is the one log of this process's memory and stays. Raises `LogNotNamed` for a URL that names
+    no log, and what opening it raises: `LogUnusable` or `LogDamaged` with SQLite.
+    """
+    log = _make(default_url() if url is None else check_url(url, "open_log"))
+    if isinstance(log, MemoryLog):
+        yield log
+        return
+    try:
+        await log.head()  # a log that cannot be used says so here
+        yield log
+    finally:
+        await log.aclose()
+
+
+async def shared_log(url: str | None = None) -> EventLog:
+    """The handle that all runs of this event loop share for a URL, or for the default log.
+
+    Opened when first used, closed with the loop's asynchronous generators. Raises `LogNotNamed`.
+    """
+    url = default_url() if url is None else url
+    if url == MEMORY:
+        return _make(url)
+    place = _url_of(_path_of(url).absolute())
+    handles = _open.setdefault(asyncio.get_running_loop(), {})
+    if place not in handles:
+        log = _make(place)
+        keeper = _closing(log, handles, place)
+        await anext(keeper)  # from here on the loop knows it
+        handles[place] = log, keeper
+    return handles[place][0]
+
+
+async def _closing(log: EventLog, handles: dict[str, _Handle], place: str) -> AsyncGenerator[None]:
+    try:
+        yield
+    finally:
+        del handles[place]
+        await log.aclose()

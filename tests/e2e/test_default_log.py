@@ -1,0 +1,173 @@
+"""Where runs go that name no log, and what becomes of the handle they share."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from eventflow import MemoryLog, SQLiteLog, flow, open_log, replay, task
+from eventflow.projections import Runs
+from eventflow.settings import LogNotNamed, check_url, default_url, shared_log
+
+pytestmark = pytest.mark.filterwarnings("ignore::eventflow.logs.sqlite.WalResetWarning")
+
+
+@task
+async def add(a: int, b: int) -> int:
+    return a + b
+
+
+@flow
+def sums(a: int) -> int:
+    return add(add(a, 1), 2)
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder of somebody who has set nothing; deep in a repository."""
+    (tmp_path / "repo/.git").mkdir(parents=True)
+    here = tmp_path / "repo/a/b"
+    here.mkdir(parents=True)
+    monkeypatch.chdir(here)
+    monkeypatch.delenv("EVENTFLOW_LOG")
+    return tmp_path / "repo"
+
+
+def test_without_any_setting_it_is_a_file_here(project: Path) -> None:
+    """The first run makes `.eventflow/log.db` in the current folder, out of the repository's sight."""
+    state = asyncio.run(sums.run(1))
+    assert state.is_successful()
+    folder = project / "a/b/.eventflow"
+    assert (folder / "log.db").exists()
+    assert (folder / ".gitignore").read_text() == "*\n"
+
+
+def test_a_folder_further_up_is_found_up_to_the_repository(project: Path) -> None:
+    """The nearest `.eventflow` counts, that of the repository's root included, none above it."""
+    (project.parent / ".eventflow").mkdir()
+    assert default_url() == f"sqlite:///{project}/a/b/.eventflow/log.db"
+    (project / ".eventflow").mkdir()
+    os.environ["EVENTFLOW_LOG"] = ""  # another setting, so it is read anew
+    assert default_url() == f"sqlite:///{project}/.eventflow/log.db"
+
+
+def test_the_project_file_and_the_variable_win(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`[tool.eventflow]` names a file beside itself; the variable goes before it."""
+    (project / "pyproject.toml").write_text('[tool.eventflow]\nlog = "sqlite:///logs/all%20runs.db"\n')
+    (project / "logs").mkdir()
+    asyncio.run(sums.run(1))
+    assert (project / "logs/all runs.db").exists()
+    monkeypatch.setenv("EVENTFLOW_LOG", "sqlite:///mine.db")
+    asyncio.run(sums.run(1))
+    assert (project / "a/b/mine.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[tool.eventflow]\nlogs = "x"', "'logs' is no setting"),
+        ("[tool.eventflow]\nlog = 3", "log = 3 is not text"),
+        ('[tool.eventflow]\nlog = "runs.db"', "names no log; a file is written sqlite:///runs.db"),
+        ("[tool.eventflow", "cannot be read to find the log"),
+    ],
+)
+def test_a_wrong_project_file_is_named(project: Path, text: str, said: str) -> None:
+    """The error of a wrong setting says in which file it stands."""
+    (project / "pyproject.toml").write_text(text)
+    with pytest.raises(LogNotNamed, match=said) as caught:
+        default_url()
+    assert "pyproject.toml" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["runs.db", "sqlite://runs.db", "sqlite:///", "mysql://x/y", "postgresql://h/db", "sqlite:///a?b=1", ""],
+)
+def test_what_names_no_log_is_refused_before_anything_runs(url: str) -> None:
+    """A URL that names no log is an error of the options, with the spelling that would work."""
+    with pytest.raises(LogNotNamed, match="sqlite:///|%3F"):
+        sums.options(log=url)
+    with pytest.raises(LogNotNamed):
+        check_url(url, "here")
+
+
+async def test_runs_share_one_handle_of_a_log(tmp_path: Path) -> None:
+    """Runs of one event loop on one file use one handle, however the file is spelled."""
+    url = f"sqlite:///{tmp_path}/x.db"
+    first = await shared_log(url)
+    assert isinstance(first, SQLiteLog)
+    assert await shared_log(f"sqlite:///{tmp_path}/./x.db") is first
+    assert await shared_log("memory:") is await shared_log()
+    states = await asyncio.gather(*(sums.options(log=url).run(i) for i in range(5)))
+    assert all(state.is_successful() for state in states)
+    async with open_log(url) as log:
+        assert log is not first
+        assert len((await replay(log, Runs())).state.runs) == 5
+
+
+def test_a_state_is_read_after_its_loop_and_log_have_ended(tmp_path: Path) -> None:
+    """`.result` opens large values from the file when the log has long been closed."""
+
+    @task
+    async def large() -> list[int]:
+        return list(range(50_000))
+
+    @flow
+    def one() -> list[int]:
+        return large()
+
+    state = asyncio.run(one.options(log=f"sqlite:///{tmp_path}/x.db").run())
+    assert state.result["large"].result == list(range(50_000))
+    assert not (tmp_path / "x.db-wal").exists()  # the last connection folded it into the file
+
+
+async def test_open_log_opens_and_closes(tmp_path: Path) -> None:
+    """The block's log works in it and is closed after it; the memory log stays."""
+    async with open_log(f"sqlite:///{tmp_path}/x.db") as log:
+        await sums.options(log=log).run(1)
+    with pytest.raises(Exception, match="was closed"):
+        await log.head()
+    async with open_log() as memory:
+        assert isinstance(memory, MemoryLog)
+    await memory.head()
+
+
+async def test_open_log_says_at_once_that_a_file_is_not_ours(tmp_path: Path) -> None:
+    """A file that cannot be a log is refused on entering the block."""
+    (tmp_path / "x.db").write_text("not a database, but long enough to look at" * 50)
+    with pytest.raises(Exception, match=r"x\.db"):
+        async with open_log(f"sqlite:///{tmp_path}/x.db"):
+            pass
+
+
+def test_a_process_with_the_default_log_ends_by_itself(tmp_path: Path) -> None:
+    """Also after an exception that nobody caught: nothing hangs, nothing is left open."""
+    script = (
+        "import asyncio, eventflow\n"
+        "@eventflow.task\n"
+        "async def one() -> int: return 1\n"
+        "@eventflow.flow\n"
+        "def f() -> int: return one()\n"
+        "async def main():\n"
+        "    await f.run()\n"
+        "    raise SystemExit(7)\n"
+        "asyncio.run(main())\n"
+    )
+    env = {name: value for name, value in os.environ.items() if name != "EVENTFLOW_LOG"}
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "ignore:SQLite", "-c", script],
+        cwd=tmp_path,
+        env=env,
+        timeout=30,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (7, "")
+    assert (tmp_path / ".eventflow/log.db").exists()
+    assert not (tmp_path / ".eventflow/log.db-wal").exists()

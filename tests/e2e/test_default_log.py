@@ -19,11 +19,13 @@ pytestmark = pytest.mark.filterwarnings("ignore::eventflow.logs.sqlite.WalResetW
 
 @task
 async def add(a: int, b: int) -> int:
+    """One step."""
     return a + b
 
 
 @flow
 def sums(a: int) -> int:
+    """Two steps."""
     return add(add(a, 1), 2)
 
 
@@ -90,7 +92,7 @@ def test_a_wrong_project_file_is_named(project: Path, text: str, said: str) -> N
 )
 def test_what_names_no_log_is_refused_before_anything_runs(url: str) -> None:
     """A URL that names no log is an error of the options, with the spelling that would work."""
-    with pytest.raises(LogNotNamed, match="sqlite:///|%3F"):
+    with pytest.raises(LogNotNamed, match=r"sqlite:///|%3F"):
         sums.options(log=url)
     with pytest.raises(LogNotNamed):
         check_url(url, "here")

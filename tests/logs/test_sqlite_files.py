@@ -349,3 +349,12 @@ def test_unread_by_the_face() -> None:
     """The package itself does not load SQLite: who uses another log does not pay for it."""
     code = "import sys, eventflow; sys.exit('aiosqlite' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+async def test_the_key_of_a_log_in_a_hidden_folder_lies_in_that_folder(tmp_path: Path) -> None:
+    """The logs of one `.eventflow` share `.eventflow/key`."""
+    folder = tmp_path / ".eventflow"
+    folder.mkdir()
+    async with SQLiteLog(folder / "log.db") as log, SQLiteLog(folder / "other.db") as other:
+        assert dict(log.keyring.keys) == dict(other.keyring.keys)
+    assert (folder / "key").exists()

@@ -14,6 +14,7 @@ from examples.workload import Job, WorkloadError, expected_digest, load, parse
 PUBLISHED = {
     "1000genome-chameleon-10ch-250k-001": ("bbfd77dfc2da6553", 410, 530),
     "airrflow-dirt02-001": ("1a971400872670f2", 212, 327),
+    "bitbake-mylayer": ("c9e8ebeef30e0dd1", 836, 1717),
     "helloworld-forkjoin-10-chameleon": ("7046b65845190ed9", 10, 16),
     "montage-chameleon-2mass-01d-001": ("0a1073feab3bedfa", 103, 231),
 }

@@ -27,8 +27,8 @@ check: $(VENV)/.has-dev ## Check format, style, types and layers
 	$(PY) -m mypy
 	$(VENV)/bin/lint-imports
 
-bench: $(VENV)/.has-test ## Measure what the engine itself costs
-	$(PY) benchmarks/core.py
+bench: $(VENV)/.has-test ## Measure eventflow beside its floors, some five minutes
+	$(PY) -m benchmarks.run $(BENCH)
 
 docs: $(VENV)/.has-dev ## Build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --clean

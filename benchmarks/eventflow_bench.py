@@ -1,0 +1,384 @@
+"""eventflow's own runs: the workloads on a SQLite log in a fresh folder. Caching is off.
+
+    python -m benchmarks.eventflow_bench WORKLOAD [--n N] [--durability full|normal|pipelined]
+                                         [--bodies async|plain] [--log sqlite|memory]
+
+    W1 W2 W3 W5 W6 W7 W8 W9    as everywhere; W4, the cached fan-out, needs a cache and is not here yet
+    replay     a log of n events: replayed into a RunView, beside a bare fold of the same file
+    bitbake    a recorded build (836 tasks, 114 levels), beside W3
+
+Building the flow is inside the time (but for W8: one flow, many runs); `build_s` says how much of it.  What
+stands beside (`baseline_s`) is measured in the same process, by turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import shutil
+import sqlite3
+import statistics
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import msgspec
+
+from benchmarks.common import (
+    BESIDE,
+    LAYERS,
+    WIDTH,
+    Meter,
+    Usage,
+    ask,
+    asmall,
+    big,
+    cold,
+    crash_resume,
+    deps,
+    emit,
+    main_module,
+    small,
+)
+from eventflow import Flow, MemoryLog, Parameter, task
+from eventflow.events import TaskStarted, TaskSucceeded, decode
+from eventflow.logs.sqlite import SQLiteLog
+from eventflow.ports import EventLog
+from eventflow.projections import replay
+from eventflow.result import Inline
+from eventflow.runview import RunView
+
+AnyFlow: TypeAlias = Flow[..., Any]
+
+TURNS: Final = 3
+"""How often the two sides of `replay` and `bitbake` take turns; their medians count."""
+
+_PAGE: Final = 512
+_DURABLE: Final = {
+    "full": "SQLite WAL, synced before a value is handed on",
+    "normal": "SQLite WAL, committed before a value is handed on",
+    "pipelined": "SQLite WAL, handed on at once, the end waits for the last commit",
+}
+
+
+# ── the tasks ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@task
+async def source() -> int:
+    """Where a fan-out begins."""
+    return 0
+
+
+@task
+async def sink(values: list[Any]) -> int:
+    """Where it ends."""
+    return len(values)
+
+
+@task(name="work")
+async def async_work(before: Any, i: int) -> dict[str, Any]:
+    """A body on the event loop."""
+    return await asmall(i)
+
+
+@task(name="work")
+def plain_work(before: Any, i: int) -> dict[str, Any]:
+    """A body in a worker thread."""
+    return small(i)
+
+
+@task(name="work")
+async def async_big(before: Any, i: int) -> dict[str, Any]:
+    """A large result, from the event loop."""
+    return big(i)
+
+
+@task(name="work")
+def plain_big(before: Any, i: int) -> dict[str, Any]:
+    """A large result, from a worker thread."""
+    return big(i)
+
+
+@task(name="step")
+async def async_step(before: Any, k: int, j: int) -> dict[str, Any]:
+    """Step j of flow k, on the event loop."""
+    return small(k * 5 + j)
+
+
+@task(name="step")
+def plain_step(before: Any, k: int, j: int) -> dict[str, Any]:
+    """Step j of flow k, in a worker thread."""
+    return small(k * 5 + j)
+
+
+# ── the flows ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def chain(n: int, work: Any) -> AnyFlow:
+    """Tasks one after the other."""
+    with Flow(f"chain-{n}") as flow:
+        before: Any = None
+        for i in range(n):
+            before = work(before, i)
+    return flow
+
+
+def fan(n: int, work: Any) -> AnyFlow:
+    """1 → n → 1."""
+    with Flow(f"fan-{n}") as flow:
+        first = source()
+        sink([work(first, i) for i in range(n)])
+    return flow
+
+
+def layered(work: Any) -> AnyFlow:
+    """Twenty layers of fifty tasks; each depends on three of the former layer."""
+    with Flow("layered") as flow:
+        before: list[Any] = []
+        for layer in range(LAYERS):
+            first = layer * WIDTH
+            before = [work([before[k] for k in deps(layer, j)], first + j) for j in range(WIDTH)]
+    return flow
+
+
+def five(step: Any) -> AnyFlow:
+    """Five tasks, one after the other, with a parameter."""
+    with Flow("five") as flow:
+        k = Parameter("k", type=int)
+        before: Any = None
+        for j in range(5):
+            before = step(before, k, j)
+    return flow
+
+
+def recorded(work: Any) -> AnyFlow:
+    """The recorded build: its edges, and bodies that only build a small dict."""
+    from examples.workload import load  # noqa: PLC0415 - only this workload needs it
+
+    with Flow("bitbake") as flow:
+        nodes: dict[str, Any] = {}
+        for i, job in enumerate(load("bitbake-mylayer").tasks):
+            nodes[job.id] = work([nodes[parent] for parent in job.parents], i)
+    return flow
+
+
+# ── the workloads ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Bench:
+    """One measurement: what was asked, and the log that it goes to."""
+
+    def __init__(self, asked: argparse.Namespace) -> None:
+        self.asked = asked
+        self.path: Path = asked.dir / "log.db"
+        plain = asked.bodies == "plain"
+        self.work = plain_work if plain else async_work
+        self.big = plain_big if plain else async_big
+        self.step = plain_step if plain else async_step
+        self.system = f"eventflow-{'memory' if asked.log == 'memory' else asked.durability}"
+        if plain:
+            self.system += "-plain"
+
+    def log(self) -> EventLog:
+        """A handle on the log."""
+        return MemoryLog() if self.asked.log == "memory" else SQLiteLog(self.path)
+
+    async def run(self, log: EventLog, flow: AnyFlow, run_id: str | None = None, **parameters: Any) -> None:
+        """Run a flow to its end, which must be a success."""
+        launch = flow.options(log=log, durability=self.asked.durability, run_id=run_id)
+        state = await launch.run(**parameters)
+        assert state.is_successful(), state
+
+    def emit(self, n: int, usage: Usage, **extra: Any) -> None:
+        """Print the line."""
+        durable = "memory" if self.asked.log == "memory" else _DURABLE[self.asked.durability]
+        emit(self.system, self.asked.workload, n, usage, durable, bodies=self.asked.bodies, **extra)
+
+    async def warmed(self, measure: Callable[[EventLog], Awaitable[None]]) -> None:
+        """Run a flow of one task, then measure on the same log."""
+        log = self.log()
+        try:
+            await self.run(log, chain(1, self.work))
+            await measure(log)
+        finally:
+            await log.aclose()
+
+    async def timed(self, log: EventLog, build: Callable[[], AnyFlow]) -> tuple[Usage, float]:
+        """Build a flow and run it; gives the usage, and the seconds of building within it."""
+        with Meter() as meter:
+            start = time.perf_counter()
+            flow = build()
+            build_s = time.perf_counter() - start
+            await self.run(log, flow)
+        return meter.usage, build_s
+
+    async def simple(self, log: EventLog) -> None:
+        """W1, W2, W3, W7."""
+        n = self.asked.n
+        build: Callable[[], AnyFlow] = {
+            "W1": lambda: chain(n, self.work),
+            "W2": lambda: fan(n, self.work),
+            "W3": lambda: layered(self.work),
+            "W7": lambda: fan(n, self.big),
+        }[self.asked.workload]
+        before = await log.head()
+        usage, build_s = await self.timed(log, build)
+        events = await log.head() - before
+        self.emit(n, usage, build_s=round(build_s, 5), events=events)
+
+    async def many(self, log: EventLog) -> None:
+        """W8: one flow, n runs, some of them at a time."""
+
+        async def one(k: int) -> None:
+            async with beside:
+                await self.run(log, flow, k=k)
+
+        beside = asyncio.Semaphore(BESIDE)
+        with Meter() as meter:
+            flow = five(self.step)
+            await asyncio.gather(*(one(k) for k in range(self.asked.n)))
+        self.emit(self.asked.n * 5, meter.usage, flows=self.asked.n)
+
+    async def history(self) -> None:
+        """W6: the state of a run that is on disk."""
+        n = self.asked.n
+        async with SQLiteLog(self.path) as log:
+            await self.run(log, fan(n, self.work), "w6")
+        with Meter() as meter:
+            async with SQLiteLog(self.path) as log:
+                view = await RunView.of(log, "w6")
+                fold = await replay(log, view, stream=view.stream)
+        state = view.picture(fold.state).state
+        assert state.is_successful(), state
+        self.emit(n, meter.usage, rows=fold.position)
+
+    async def replayed(self) -> None:
+        """A RunView of n events beside a bare fold of the same file."""
+        tasks = self.asked.n // 2  # one starts, one succeeds
+        async with SQLiteLog(self.path) as log:
+            await self.run(log, fan(tasks, self.work), "replay")
+            ours: list[Usage] = []
+            bare: list[float] = []
+            events = 0
+            start = time.perf_counter()
+            view = await RunView.of(log, "replay")
+            view_s = time.perf_counter() - start
+            for _ in range(TURNS):
+                with Meter() as meter:
+                    fold = await replay(log, view, stream=view.stream)
+                assert view.picture(fold.state).state.is_successful()
+                del fold
+                ours.append(meter.usage)
+                start = time.perf_counter()
+                events = bare_fold(self.path)
+                bare.append(time.perf_counter() - start)
+        self.emit(
+            events,
+            statistics.median_low(ours),
+            baseline_s=round(statistics.median(bare), 5),
+            view_s=round(view_s, 5),
+            turns=TURNS,
+        )
+
+    async def bitbake(self, log: EventLog) -> None:
+        """A deep and narrow graph, beside W3's cost for as many tasks."""
+        tasks = len(recorded(self.work).plan.nodes)
+        ours, beside, build = [], [], 0.0
+        for _ in range(TURNS):
+            usage, build = await self.timed(log, lambda: recorded(self.work))
+            ours.append(usage)
+            beside.append((await self.timed(log, lambda: layered(self.work)))[0].wall)
+        baseline = statistics.median(beside) / (LAYERS * WIDTH) * tasks
+        self.emit(
+            tasks,
+            statistics.median_low(ours),
+            baseline_s=round(baseline, 5),
+            build_s=round(build, 5),
+            turns=TURNS,
+        )
+
+    async def phase(self) -> None:
+        """A child of W5: begin the run, or resume it."""
+        async with SQLiteLog(self.path) as log:
+            await self.run(log, fan(self.asked.n, self.work), "w5")
+
+    async def one_task(self) -> None:
+        """A child of W9."""
+        async with SQLiteLog(self.path) as log:
+            await self.run(log, chain(1, self.work))
+
+    def finished(self) -> set[int]:
+        """W5: indices of the tasks whose success is in the log; looked up in a copy of what the crash left."""
+
+        async def look(path: Path) -> set[int]:
+            async with SQLiteLog(path) as log:
+                successes = [
+                    record.event
+                    async for record in log.read(stream="run/w5")
+                    if isinstance(record.event, TaskSucceeded)
+                ]
+            results = [
+                msgspec.msgpack.decode(e.result.data) for e in successes if isinstance(e.result, Inline)
+            ]
+            return {found["i"] for found in results if isinstance(found, dict)}
+
+        copy = self.path.parent / "copy"
+        copy.mkdir()
+        for part in self.path.parent.glob("log.db*"):
+            shutil.copy(part, copy)
+        return asyncio.run(look(copy / self.path.name))
+
+
+def bare_fold(path: Path) -> int:
+    """Decode every record and put its event into a dict by task; gives the number of records."""
+    connection = sqlite3.connect(path)
+    (head,) = connection.execute("SELECT max(position) FROM event").fetchone()
+    tasks: dict[Any, Any] = {}
+    for low in range(0, head, _PAGE):
+        rows = connection.execute(
+            "SELECT position, body FROM event WHERE position > ? AND position <= ? ORDER BY position",
+            (low, low + _PAGE),
+        ).fetchall()
+        for position, body in rows:
+            event = decode(position, "run/replay", body).event
+            if isinstance(event, TaskStarted | TaskSucceeded):
+                tasks[event.task] = event
+    connection.close()
+    return int(head)
+
+
+def main() -> None:
+    """Measure one workload."""
+    asked = ask(
+        __doc__,
+        durability=("full", "normal", "pipelined"),
+        bodies=("async", "plain"),
+        log=("sqlite", "memory"),
+    )
+    bench = Bench(asked)
+    durability = ("--durability", asked.durability)
+    alone = {"W6": bench.history, "replay": bench.replayed, "W9run": bench.one_task}
+    warmed = dict.fromkeys(("W1", "W2", "W3", "W7"), bench.simple)
+    warmed |= {"W8": bench.many, "bitbake": bench.bitbake}
+    if asked.workload in warmed:
+        asyncio.run(bench.warmed(warmed[asked.workload]))
+    elif asked.log == "memory":
+        raise SystemExit(f"{asked.workload} needs a log on disk")
+    elif asked.workload == "W5" and asked.bodies == "plain":
+        raise SystemExit("W5 ends a thousand bodies one after the other; plain ones would block the threads")
+    elif asked.workload == "W5" and asked.phase:
+        asyncio.run(bench.phase())
+    elif asked.workload == "W5":
+        crash_resume(bench.system, asked, _DURABLE[asked.durability], *durability, recorded=bench.finished)
+    elif asked.workload == "W9":
+        cold(bench.system, main_module("W9run", *durability), _DURABLE[asked.durability])
+    elif asked.workload in alone:
+        asyncio.run(alone[asked.workload]())
+    else:
+        raise SystemExit(f"no workload {asked.workload!r}; see --help")
+
+
+if __name__ == "__main__":
+    main()

@@ -30,6 +30,7 @@ __all__ = [
     "Raised",
     "Returned",
     "ThreadExecutor",
+    "Ticket",
     "Value",
     "World",
     "Write",
@@ -74,6 +75,22 @@ class Value(msgspec.Struct, frozen=True, gc=False):
     data: bytes
 
 
+class Ticket(Protocol):
+    """An append that was submitted, and may not be committed yet."""
+
+    @property
+    def error(self) -> BaseException | None:
+        """Why it was not stored, as soon as that is known."""
+        ...
+
+    async def wait(self) -> Sequence[Record]:
+        """Wait for the commit and give the records; raises what `append` would have raised.
+
+        Cancelled, it stops waiting; the append goes on.
+        """
+        ...
+
+
 class EventLog(Protocol):
     """The only place where anything becomes true: streams of records, appended, never changed.
 
@@ -96,6 +113,17 @@ class EventLog(Protocol):
         again; any other difference from `expect` raises `Conflict`. Writes to one stream may follow each
         other. `at` is raised to its stream's last `at` where it would be less. A cancelled caller learns the outcome first: cancelled before the append was
         taken up nothing is stored, after that it is stored, and only then the cancellation goes on.
+        """
+        ...
+
+    async def submit(
+        self, *writes: Write, values: Iterable[Value] = (), after: Ticket | None = None
+    ) -> Ticket:
+        """Take an append up and go on before it is committed, which will be at durability `normal`.
+
+        Appends are stored in the order in which they were taken up. One whose `after`, an earlier ticket of
+        this handle, was not stored is not stored either, for the same reason: so a chain of tickets is in the
+        log up to some link, without a hole. Waits only while too much is under way already.
         """
         ...
 

@@ -32,7 +32,7 @@ import msgspec
 from anyio.lowlevel import checkpoint
 
 from eventflow.events import Draft, LogDamaged, Record, checksum, decode, encode
-from eventflow.ports import Conflict, Durability, Keyring, LogClosed, Value, Write
+from eventflow.ports import Conflict, Durability, Keyring, LogClosed, Ticket, Value, Write
 
 __all__ = ["MemoryLog"]
 
@@ -182,6 +182,20 @@ def _open(row: _Row) -> Record:
     return record
 
 
+class Settled:
+    """The ticket of an append whose outcome is known."""
+
+    def __init__(self) -> None:
+        self.records: Sequence[Record] = ()
+        self.error: BaseException | None = None
+
+    async def wait(self) -> Sequence[Record]:
+        """Give the records, or raise."""
+        if self.error is not None:
+            raise self.error
+        return self.records
+
+
 class MemoryLog:
     """An `EventLog` in memory; what it knows ends with the process.
 
@@ -216,6 +230,20 @@ class MemoryLog:
         await checkpoint()  # the one moment at which it may be cancelled
         self._check_open()
         return self._store.append(writes, values)
+
+    async def submit(
+        self, *writes: Write, values: Iterable[Value] = (), after: Ticket | None = None
+    ) -> Ticket:
+        """Append at once; see `EventLog.submit`."""
+        ticket = Settled()
+        if after is not None and after.error is not None:
+            ticket.error = after.error
+            return ticket
+        try:
+            ticket.records = await self.append(*writes, values=values)
+        except Conflict as error:
+            ticket.error = error
+        return ticket
 
     async def read(
         self,

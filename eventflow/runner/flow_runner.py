@@ -22,6 +22,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 import anyio
@@ -54,6 +55,7 @@ from eventflow.ports import (
     EventLog,
     OutcomeUnknown,
     ThreadExecutor,
+    Ticket,
     Value,
     World,
     Write,
@@ -128,6 +130,8 @@ class FlowRunner:
         self._yielded_us = 0
         self._claim = 0
         """Version of our `RunClaimed`; 0 while nothing is claimed."""
+        self._ticket: Ticket | None = None
+        """The last round that was submitted and not waited for."""
         self._over = False
         """The end is in the log; the state alone, which runs ahead of it, proves nothing."""
         self._nudge = anyio.Event()
@@ -234,6 +238,7 @@ class FlowRunner:
         self._successor = False
         self._wake_at = None
         self._claim = 0
+        self._ticket = None
         self._completed.clear()
         self._values.forget()
 
@@ -332,13 +337,28 @@ class FlowRunner:
             return
         write = Write(self._view.stream, base, drafts)
         with self._world.outside():
-            await self._log.append(*defined, write, values=beside, durability=self._request.durability)
+            await self._store(*defined, write, values=beside)
         self._over = run.phase == Phase.FINISHED
         self._values.release(self._completed)
         self._completed.clear()
         if started:
             self._queued_us = self._world.monotonic()
             self._queue.extend(started)
+
+    async def _store(self, *writes: Write, values: tuple[Value, ...]) -> None:
+        """Have a round stored, at the run's durability; pipelined ones only wait at the run's two ends."""
+        log, before, phase = self._log, self._ticket, self._facts.run.phase
+        if self._request.durability != "pipelined" or writes[-1].expect < self._claim:
+            await log.append(*writes, values=values, durability=self._request.durability)
+            return
+        try:
+            if before is not None and before.error is not None:
+                raise before.error
+            self._ticket = ticket = await log.submit(*writes, values=values, after=before)
+            if phase == Phase.FINISHED:
+                await ticket.wait()
+        except Conflict as conflict:  # bodies have gone on from a state that the log never had
+            raise Lost(f"run {self._view.run_id!r} is not where its rounds left it") from conflict
 
     def _fold(self, facts: RunFacts, command: Command, now: int, drafts: list[Draft]) -> bool:
         """Decide, and let the state run ahead of the append; true when the command applied."""
@@ -430,6 +450,9 @@ class FlowRunner:
             try:
                 self._threads.drop_queued()
                 await self._finish_threads()
+                if self._ticket is not None:
+                    with suppress(Exception):  # the fold shows what became of it
+                        await self._ticket.wait()
                 self._facts = await fold(self._log, self._view)
                 if self._facts.run.phase != Phase.CLAIMED or self._facts.run.claim != self._claim:
                     return

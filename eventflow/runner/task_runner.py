@@ -10,7 +10,6 @@ import asyncio
 import math
 import types
 from collections.abc import Callable, Coroutine, Generator
-from contextlib import suppress
 from contextvars import Context, copy_context
 from datetime import timedelta
 from typing import Any, Final, Literal, TypeAlias
@@ -63,8 +62,11 @@ async def _takes_back(worker: asyncio.Task[Any], asked: int) -> bool:
     if anyio.current_effective_deadline() == -math.inf:
         return False
     while worker.cancelling() > asked:
-        with suppress(asyncio.CancelledError):
+        try:
             await asyncio.sleep(0)  # what was asked for arrives here
+        except asyncio.CancelledError:
+            if anyio.current_effective_deadline() == -math.inf:
+                raise  # meanwhile the run is interrupted, which would be asked for again and again
         worker.uncancel()
     return True
 

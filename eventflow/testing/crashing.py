@@ -6,12 +6,13 @@ writer is told.  Both look the same to the writer, and differ to whoever opens t
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Literal
 
 from eventflow.events import Record
-from eventflow.ports import Durability, EventLog, Keyring, Value, Write
+from eventflow.ports import Durability, EventLog, Keyring, Ticket, Value, Write
 
 __all__ = ["Crash", "CrashingLog"]
 
@@ -28,14 +29,22 @@ class CrashingLog:
     """
 
     def __init__(
-        self, log: EventLog, *, crash_at: int | None = None, when: Literal["before", "after"] = "before"
+        self,
+        log: EventLog,
+        *,
+        crash_at: int | None = None,
+        when: Literal["before", "after"] = "before",
+        lag: int = 0,
     ) -> None:
+        """Wrap a log. Of what is submitted the last `lag` are not stored yet, so they die with the process."""
         self.log = log
         self.appends = 0
         """Appends asked for so far, the deadly one included."""
         self.crashed = False
         self._crash_at = crash_at
         self._when = when
+        self._lag = lag
+        self._under_way: deque[_Lagging] = deque()
 
     @property
     def keyring(self) -> Keyring:
@@ -47,16 +56,40 @@ class CrashingLog:
         self, *writes: Write, values: Iterable[Value] = (), durability: Durability = "full"
     ) -> Sequence[Record]:
         """Append, or die before or after it."""
+        deadly = self._count()
+        await self._store_submitted(0)
+        records = await self.log.append(*writes, values=values, durability=durability)
+        self.crashed = self.crashed or deadly
+        self._check_alive()  # another task's append may have been the deadly one meanwhile
+        return records
+
+    async def submit(
+        self, *writes: Write, values: Iterable[Value] = (), after: Ticket | None = None
+    ) -> Ticket:
+        """Submit, or die before or after it."""
+        deadly = self._count()
+        assert after is None or isinstance(after, _Lagging), "a ticket of this log"
+        ticket = _Lagging(self, writes, tuple(values), after)
+        self._under_way.append(ticket)
+        await self._store_submitted(self._lag)
+        self.crashed = self.crashed or deadly
+        self._check_alive()
+        return ticket
+
+    def _count(self) -> bool:
+        """Count an append; die if it is the deadly one, or give that it will be after it was stored."""
         self._check_alive()
         self.appends += 1
         deadly = self.appends == self._crash_at
         if deadly and self._when == "before":
             self.crashed = True
         self._check_alive()
-        records = await self.log.append(*writes, values=values, durability=durability)
-        self.crashed = self.crashed or deadly
-        self._check_alive()  # another task's append may have been the deadly one meanwhile
-        return records
+        return deadly
+
+    async def _store_submitted(self, left: int) -> None:
+        """Store the oldest of what was submitted, until so many are left."""
+        while len(self._under_way) > left:
+            await self._under_way.popleft().store()
 
     async def read(
         self,
@@ -114,3 +147,34 @@ class CrashingLog:
     def _check_alive(self) -> None:
         if self.crashed:
             raise Crash(f"the process died at append {self._crash_at} ({self._when} it was stored)")
+
+
+class _Lagging:
+    """A ticket of what is stored later."""
+
+    def __init__(
+        self, log: CrashingLog, writes: Sequence[Write], values: Sequence[Value], after: _Lagging | None
+    ) -> None:
+        self._log = log
+        self._writes = writes
+        self._values = values
+        self._after = after
+        self._inner: Ticket | None = None
+
+    @property
+    def error(self) -> BaseException | None:
+        """Why it was not stored, if it was tried."""
+        return self._inner.error if self._inner is not None else None
+
+    async def store(self) -> None:
+        """Pass it on to the log inside."""
+        before, self._after = self._after, None
+        inner = before._inner if before is not None else None  # noqa: SLF001 - they are one
+        self._inner = await self._log.log.submit(*self._writes, values=self._values, after=inner)
+
+    async def wait(self) -> Sequence[Record]:
+        """See it and all before it stored; raises `Crash` when the process is dead by then."""
+        self._log._check_alive()  # noqa: SLF001 - they are one
+        while self._inner is None:
+            await self._log._store_submitted(len(self._log._under_way) - 1)  # noqa: SLF001 - the oldest one
+        return await self._inner.wait()

@@ -12,6 +12,7 @@ import pytest
 
 from eventflow.logs.sqlite import SQLiteLog
 from eventflow.logs.sqlite.files import prepare
+from eventflow.logs.sqlite.packs import PackWriter
 from eventflow.logs.sqlite.transaction import Append, Ledger, stage, store
 from eventflow.testing.conformance.hooks import collect, value, write
 from tests.e2e.power import Connection, Disk
@@ -28,7 +29,7 @@ def write_log(path: Path, disk: Disk, *, full: bool) -> None:
     with closing(connection):
         prepare(connection, path)
         connection.execute("PRAGMA wal_autocheckpoint = 30")  # often, or none would come
-        ledger = Ledger()
+        ledger, packs = Ledger(), PackWriter(path)
         position = 0
         for number in range(APPENDS):
             kept = value(b"%d" % number * 400)
@@ -37,7 +38,7 @@ def write_log(path: Path, disk: Disk, *, full: bool) -> None:
                 write(f"flow/{number}", 0, 1),
             ]
             append = Append([stage(each) for each in writes], [kept], full, rows=3, size_bytes=0)
-            store(connection, ledger, [append])
+            store(connection, ledger, packs, [append])
             assert append.error is None
             position += 3
             disk.record("acknowledge", "", position)

@@ -6,7 +6,9 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-__all__ = ["damage", "execute", "lose"]
+from eventflow.ports import Value
+
+__all__ = ["damage", "execute", "execute_plain", "insert_value", "lose"]
 
 
 def execute(path: Path, *statements: tuple[str, tuple[object, ...]]) -> None:
@@ -32,3 +34,20 @@ def damage(path: Path, position: int) -> None:
 def lose(path: Path, position: int) -> None:
     """Take a record out, without closing the gap in the numbers."""
     execute(path, ("DELETE FROM event WHERE position = ?", (position,)))
+
+
+def execute_plain(path: Path, sql: str, *parameters: object) -> None:
+    """Run a statement as another program would."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute(sql, parameters)
+
+
+def insert_value(path: Path, kept: Value) -> None:
+    """Put a value into the database itself, whatever its size."""
+    execute_plain(
+        path,
+        "INSERT INTO value (digest, codec, data) VALUES (?, ?, ?)",
+        kept.digest,
+        kept.codec,
+        kept.data,
+    )

@@ -15,6 +15,7 @@ import pytest
 
 from eventflow.events import Draft, TaskStarted, TaskSucceeded
 from eventflow.logs.sqlite import SQLiteLog, committing, connection, reading, transaction
+from eventflow.logs.sqlite.connection import Connection
 from eventflow.logs.sqlite.transaction import Append
 from eventflow.ports import Conflict, LogClosed, OutcomeUnknown, Write
 from eventflow.result import Inline
@@ -36,14 +37,19 @@ class CountedLog(SQLiteLog):
     async def count(self) -> None:
         """Begin to count."""
         commits = (await self._ready()).commits
-        commit = commits._commit
+        store = commits._store
 
-        async def counted(appends: Sequence[Append]) -> None:
+        def counted(connection: Connection, appends: Sequence[Append]) -> None:
             self.batches.append(len(appends))
-            await commit(appends)
+            store(connection, appends)
             self.full.append(self._ledger.full)
 
-        commits._commit = counted
+        commits._store = counted
+
+    async def begun(self, batches: int) -> None:
+        """Wait until the writer's thread has taken so many batches."""
+        while len(self.batches) < batches:  # noqa: ASYNC110 - a thread counts
+            await asyncio.sleep(0)
 
 
 @pytest.fixture
@@ -83,7 +89,7 @@ async def test_those_who_come_together_share_a_commit(log: CountedLog) -> None:
     """Of 200 appends at once the first begins a commit and all others share the next; none is torn."""
     with Blocked(log):
         first = asyncio.ensure_future(log.append(write("run/0", 0, 0, 1)))
-        await settle()
+        await log.begun(1)
         others = [asyncio.ensure_future(log.append(write(f"run/{n}", 0, n, n + 1))) for n in range(1, 200)]
         await settle()
     records = [await first, *await asyncio.gather(*others)]
@@ -99,7 +105,7 @@ async def test_a_batch_is_as_durable_as_its_strictest(log: CountedLog) -> None:
     await log.append(write("run/a", 2, 0), durability="pipelined")
     with Blocked(log):
         first = asyncio.ensure_future(log.append(write("run/a", 3, 0), durability="normal"))
-        await settle()
+        await log.begun(4)
         rest = [
             asyncio.ensure_future(log.append(write(f"run/{name}", 0, 0), durability=name))
             for name in ("normal", "full", "pipelined")
@@ -114,7 +120,7 @@ async def test_a_conflict_is_its_own_affair(log: CountedLog) -> None:
     """In one batch: conflicts, resends and successes, each as if it were alone."""
     with Blocked(log):
         first = asyncio.ensure_future(log.append(write("run/a", 0, 0)))
-        await settle()
+        await log.begun(1)
         tries = [
             log.append(write("run/a", 1, 1), values=[value(b"one")]),
             log.append(write("run/new", 0, 9), write("run/a", 1, 2), values=[value(b"two")]),
@@ -143,7 +149,7 @@ async def test_what_sqlite_refuses_fails_alone(log: CountedLog) -> None:
     """An append that only the database can refuse does not take its batch with it."""
     with Blocked(log):
         first = asyncio.ensure_future(log.append(write("run/a", 0, 0)))
-        await settle()
+        await log.begun(1)
         streams = ["run/b", "run/\ud800", "run/c"]
         waiting = [asyncio.ensure_future(log.append(write(name, 0, n))) for n, name in enumerate(streams, 1)]
         await settle()
@@ -175,7 +181,7 @@ async def test_cancelled_while_it_waits(log: CountedLog) -> None:
     """An append that no batch has taken is withdrawn at once, and nothing of it is stored."""
     with Blocked(log):
         first = asyncio.ensure_future(log.append(write("run/a", 0, 0)))
-        await settle()
+        await log.begun(1)
         second = asyncio.ensure_future(log.append(write("run/b", 0, 1), values=[value(b"v")]))
         third = asyncio.ensure_future(log.append(write("run/b", 0, 2)))
         await settle()
@@ -191,7 +197,7 @@ async def test_cancelled_under_way(log: CountedLog) -> None:
     """A caller whose append is in a batch learns its end before it is cancelled, however often it is told."""
     with Blocked(log):
         append = asyncio.ensure_future(log.append(write("run/a", 0, 1)))
-        await settle()
+        await log.begun(1)
         for _ in range(3):
             append.cancel()
             await settle()
@@ -206,7 +212,7 @@ async def test_an_outcome_that_does_not_come(log: CountedLog, monkeypatch: pytes
     monkeypatch.setattr(committing, "PATIENCE_S", 0.01)
     with Blocked(log):
         append = asyncio.ensure_future(log.append(write("run/a", 0, 1)))
-        await settle()
+        await log.begun(1)
         append.cancel()
         with anyio.fail_after(PATIENCE), pytest.raises(OutcomeUnknown):
             await append
@@ -224,10 +230,9 @@ async def test_batches_and_backlog_are_bounded(log: CountedLog, monkeypatch: pyt
     async with asyncio.TaskGroup() as tasks:
         for n in range(100):
             tasks.create_task(log.append(write(f"run/{n}", 0, n, n, n)))
-        await settle()
-        assert 40 < commits._rows <= 43
         with Blocked(log):
             await settle()
+            assert 40 < commits._rows <= 43
     assert max(log.batches) == 3
     log.batches.clear()
     async with asyncio.TaskGroup() as tasks:
@@ -367,3 +372,39 @@ async def test_a_small_task_takes_little_space(log: CountedLog) -> None:
     plain, keyed_size = sizes
     assert 100 < plain <= 240
     assert plain < keyed_size <= 310
+
+
+async def test_submitted_appends_are_a_chain_without_a_hole(log: CountedLog) -> None:
+    """Tickets go on at once and share commits; after one that fails, those that build on it are not stored."""
+    with Blocked(log):
+        await log.submit(write("run/a", 0, 0))
+        await log.begun(1)
+        tickets = [await log.submit(write("run/a", 1, 1), values=[value(b"one")])]
+        for expect, mark in ((2, 2), (5, 3), (3, 4), (4, 5)):  # the third expects too much
+            tickets.append(await log.submit(write("run/a", expect, mark), after=tickets[-1]))
+        alone = await log.submit(write("run/b", 0, 9))
+        assert [ticket.error for ticket in tickets] == [None] * 5
+    assert marks(await alone.wait()) == [9]
+    assert log.batches == [1, 6]
+    assert marks(await tickets[1].wait()) == [2]
+    for ticket in tickets[2:]:
+        assert isinstance(ticket.error, Conflict)
+        with pytest.raises(Conflict, match="at version 3, not 5"):
+            await ticket.wait()
+    assert await stored(log) == [0, 1, 2, 9]
+    late = await log.submit(write("run/a", 3, 6), after=tickets[-1])
+    with pytest.raises(Conflict, match="at version 3, not 5"):
+        await late.wait()
+    assert log.full == [False, False, False]
+
+
+async def test_a_ticket_whose_caller_was_cancelled_is_stored_all_the_same(log: CountedLog) -> None:
+    """Who stops waiting for a ticket does not withdraw it."""
+    with Blocked(log):
+        ticket = await log.submit(write("run/a", 0, 1))
+        waiting = [asyncio.ensure_future(ticket.wait()) for _ in range(2)]
+        await settle()
+        waiting[0].cancel()
+        await settle()
+        assert waiting[0].cancelled()
+    assert marks(await waiting[1]) == [1]

@@ -1,30 +1,36 @@
 """Group commit: appends that come while a commit is under way share the next one.
 
-    append ──► waiting ──► batch ──► one hop, one transaction ──► all of the batch learn what came of it
+    append, submit ──► queue ──► batch ──► one transaction ──► all of the batch learn what came of it
+      (event loop)               (writer's thread)                      (event loop)
 
-There is one task that writes, and only while there is something to write; no timer, no delay: while one
-batch is committed the next one collects itself.  Callers never touch the connection.  One that is
-cancelled withdraws an append that is still waiting; once it is in a batch, the caller learns its outcome
-first, for at most `PATIENCE_S`.
+The writer's thread is in one long call: it takes whatever has gathered, commits it, and goes on.
+No task, no timer and no delay lies between an append and its commit, and the event loop is woken once a
+batch.  Callers never touch the connection.  One that is cancelled withdraws an append that is still in
+the queue; once it is in a batch, the caller learns its outcome first, for at most `PATIENCE_S`.
 
-A busy database is waited for without end, here: SQLite's own wait is bounded so that the loop sees it.
+A busy database is waited for without end, here: SQLite's own wait is bounded so that the thread sees it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import Final
 
 import anyio
 
 from eventflow.events import Record
+from eventflow.logs.sqlite.connection import Connection
 from eventflow.logs.sqlite.errors import is_busy
 from eventflow.logs.sqlite.transaction import Append
 from eventflow.ports import LogClosed, OutcomeUnknown
 
-__all__ = ["PATIENCE_S", "GroupCommit"]
+__all__ = ["PATIENCE_S", "GroupCommit", "Submitted"]
 
 PATIENCE_S: Final = 5.0
 """How long a cancelled caller waits to learn what became of its append."""
@@ -36,132 +42,213 @@ BACKLOG_BYTES_MAX: Final = 32 << 20
 _BUSY_PAUSE_S: Final = 0.02
 """Some locks SQLite does not wait for by itself."""
 
-Commit = Callable[[Sequence[Append]], Awaitable[None]]
-"""Stores a batch or raises; cancelled, it ends before it passes that on."""
 
+class Submitted:
+    """An append on its way into the file: a `Ticket`."""
 
-class _Waiter:
-    """An append and who waits for it."""
+    __slots__ = ("_waiting", "append", "settled", "taken", "withdrawn")
 
     def __init__(self, append: Append) -> None:
         self.append = append
+        self.taken = False
+        """It is in a batch."""
+        self.withdrawn = False
+        """It will be in none."""
         self.settled = False
-        self.done = asyncio.get_running_loop().create_future()
+        """What came of it is known."""
+        self._waiting: list[asyncio.Future[None]] = []
+
+    @property
+    def error(self) -> BaseException | None:
+        """Why it was not stored, once that is known."""
+        return self.append.error if self.settled else None
+
+    async def wait(self) -> Sequence[Record]:
+        """Wait for the commit; raises why there was none. Cancelled, it leaves; the append goes on."""
+        if not self.settled:
+            future = asyncio.get_running_loop().create_future()
+            self._waiting.append(future)
+            await future
+        if self.append.error is not None:
+            raise self.append.error
+        return self.append.records
 
     def settle(self) -> None:
+        """Tell those who wait."""
         self.settled = True
-        if not self.done.done():
-            self.done.set_result(None)
+        self.append.after = None  # it has done its duty, and would keep all before it alive
+        for future in self._waiting:
+            if not future.done():
+                future.set_result(None)
+        self._waiting.clear()
 
 
 class GroupCommit:
     """The appends of one handle, on their way into the file."""
 
-    def __init__(self, commit: Commit) -> None:
-        self._commit = commit
-        self._waiting: deque[_Waiter] = deque()
+    def __init__(
+        self,
+        store: Callable[[Connection, Sequence[Append]], None],
+        in_thread: Callable[[Callable[[Connection], None]], Awaitable[None]],
+    ) -> None:
+        """Commit batches by `store`; `in_thread` runs a function on the writer's thread."""
+        self._store = store
+        self._in_thread = in_thread
+        self._loop = asyncio.get_running_loop()
+        """Of the last call; a handle may outlive a loop."""
+        self._queue: SimpleQueue[Submitted | None] = SimpleQueue()
+        self._left_over: Submitted | None = None
+        """Taken from the queue, and too large for the batch before."""
+        self._deciding = threading.Lock()
+        """Between a caller that withdraws and the thread that takes."""
+        self._done: deque[Sequence[Submitted]] = deque()
+        """Batches whose callers have not been told yet."""
         self._rows = 0
         self._bytes = 0
-        self._task: asyncio.Task[None] | None = None
         self._room = anyio.Event()
         self._closed = False
+        self._serving: asyncio.Task[None] | None = None
+
+    # -- event loop -------------------------------------------------------------------------------
 
     async def append(self, append: Append) -> Sequence[Record]:
         """See an append through; raises what came of it."""
-        while self._waiting and (self._rows > BACKLOG_ROWS_MAX or self._bytes > BACKLOG_BYTES_MAX):
+        submitted = await self.submit(append)
+        try:
+            return await submitted.wait()
+        except asyncio.CancelledError:
+            if not submitted.settled and not self._withdraw(submitted):
+                await _learn(submitted)
+            raise
+
+    async def submit(self, append: Append) -> Submitted:
+        """Take an append up. Cancelled while it waits for room, nothing was taken up."""
+        self._enter_loop()
+        while self._rows and (self._rows > BACKLOG_ROWS_MAX or self._bytes > BACKLOG_BYTES_MAX):
             await self._room.wait()
             if self._closed:
                 raise LogClosed("the log was closed while an append waited for room; open it again")
-        waiter = _Waiter(append)
+        submitted = Submitted(append)
         self._count(append, 1)
-        self._waiting.append(waiter)
-        if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._write())
-        try:
-            await waiter.done
-        except asyncio.CancelledError:
-            if waiter in self._waiting:
-                self._waiting.remove(waiter)
-                self._count(append, -1)
-            else:
-                await _learn(waiter)
-            raise
-        if append.error is not None:
-            raise append.error
-        return append.records
+        self._queue.put(submitted)
+        return submitted
 
     async def close(self) -> None:
-        """Take nothing more, and wait until nothing is waiting or under way."""
+        """Take nothing more, and wait until what was taken up is stored or refused."""
         self._closed = True
+        self._enter_loop()
         self._room.set()
-        while self._task is not None:
-            await asyncio.wait({self._task})
+        self._queue.put(None)
+        assert self._serving is not None, "begun with the loop"
+        await asyncio.wait({self._serving})
 
-    async def _write(self) -> None:
-        batch: list[_Waiter] = []
-        try:
-            while self._waiting:
-                batch = self._take()
-                await self._store(batch)
-        except asyncio.CancelledError:  # the event loop ends; what was not stored will not be
-            for waiter in (*batch, *self._waiting):
-                if not waiter.settled:
-                    waiter.append.error = OutcomeUnknown("the event loop ended before the append was stored")
-                    waiter.settle()
-            self._waiting.clear()
-            self._rows = self._bytes = 0
-            raise
-        finally:
-            self._task = None
-
-    def _take(self) -> list[_Waiter]:
-        batch: list[_Waiter] = []
-        rows = size = 0
-        while self._waiting:
-            append = self._waiting[0].append
-            rows, size = rows + append.rows, size + append.size_bytes
-            if batch and (rows > BATCH_ROWS_MAX or size > BATCH_BYTES_MAX):
-                break
-            batch.append(self._waiting.popleft())
-            self._count(append, -1)
-        self._room.set()
-        self._room = anyio.Event()
-        return batch
+    def _withdraw(self, submitted: Submitted) -> bool:
+        """Take an append back that is in no batch yet; gives whether that was so."""
+        with self._deciding:
+            if submitted.taken:
+                return False
+            submitted.withdrawn = True
+        self._count(submitted.append, -1)
+        return True
 
     def _count(self, append: Append, sign: int) -> None:
         self._rows += sign * append.rows
         self._bytes += sign * append.size_bytes
 
-    async def _store(self, batch: Sequence[_Waiter]) -> None:
+    def _enter_loop(self) -> None:
+        """Be told in the loop that is running now."""
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._loop = loop
+            self._settle()
+        if self._serving is None or self._serving.done():
+            self._serving = loop.create_task(self._have_served())
+
+    async def _have_served(self) -> None:
+        """Have the thread serve until the log is closed, or this loop ends."""
+        try:
+            while True:
+                await self._in_thread(self._serve)
+                if self._closed:
+                    return
+        except asyncio.CancelledError:
+            self._queue.put(None)
+            await self._in_thread(_nothing)  # until it has come back: later there is no loop to tell
+            raise
+
+    def _settle(self) -> None:
+        while self._done:
+            for submitted in self._done.popleft():
+                self._count(submitted.append, -1)
+                submitted.settle()
+        if self._room.statistics().tasks_waiting:
+            self._room.set()
+            self._room = anyio.Event()
+
+    # -- writer's thread --------------------------------------------------------------------------
+
+    def _serve(self, connection: Connection) -> None:
+        while batch := self._take():
+            self._commit(connection, batch)
+            self._done.append(batch)
+            with suppress(RuntimeError):  # the loop is gone, and with it everyone who waited
+                self._loop.call_soon_threadsafe(self._settle)
+
+    def _take(self) -> list[Submitted]:
+        """Wait for an append, and take with it what else has gathered; nothing when told to stop."""
+        batch: list[Submitted] = []
+        rows = size = 0
         while True:
             try:
-                await self._commit([waiter.append for waiter in batch])
-                break
+                found = self._left_over or self._queue.get(block=not batch)
+            except Empty:
+                return batch
+            self._left_over = None
+            if found is None:
+                if batch:
+                    self._queue.put(None)  # for the next time
+                return batch
+            rows, size = rows + found.append.rows, size + found.append.size_bytes
+            if batch and (rows > BATCH_ROWS_MAX or size > BATCH_BYTES_MAX):
+                self._left_over = found
+                return batch
+            with self._deciding:
+                found.taken = not found.withdrawn
+            if not found.withdrawn:
+                batch.append(found)
+
+    def _commit(self, connection: Connection, batch: Sequence[Submitted]) -> None:
+        while True:
+            try:
+                return self._store(connection, [submitted.append for submitted in batch])
             except Exception as error:  # noqa: BLE001 - it is the append's error
                 if is_busy(error):
-                    await asyncio.sleep(_BUSY_PAUSE_S)
+                    time.sleep(_BUSY_PAUSE_S)
                     continue
-                if len(batch) > 1:  # find out whose fault it is
-                    for waiter in batch:
-                        await self._store([waiter])
-                    return
-                batch[0].append.error = error
-                break
-        for waiter in batch:
-            waiter.settle()
+                if len(batch) == 1:
+                    batch[0].append.error = error
+                    return None
+            for submitted in batch:  # find out whose fault it is
+                self._commit(connection, [submitted])
+            return None
 
 
-async def _learn(waiter: _Waiter) -> None:
+def _nothing(_connection: Connection) -> None:
+    """Only to be waited for."""
+
+
+async def _learn(submitted: Submitted) -> None:
     """Wait for the outcome, whatever else cancels the caller meanwhile; `OutcomeUnknown` after a while."""
     with anyio.move_on_after(PATIENCE_S, shield=True) as scope:
-        while not waiter.settled:
-            waiter.done = asyncio.get_running_loop().create_future()
+        while not submitted.settled:
             try:
-                await waiter.done
+                await submitted.wait()
             except asyncio.CancelledError:
                 if scope.cancel_called:
                     raise
-    if not waiter.settled:
+            except Exception:  # noqa: BLE001 - the caller is told of the cancellation
+                return
+    if not submitted.settled:
         raise OutcomeUnknown(
             f"the append was cancelled and its commit did not end in {PATIENCE_S:g} s: read the stream to know"
         )

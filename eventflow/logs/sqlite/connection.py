@@ -15,7 +15,6 @@ process has on it, SQLite's too.
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable
@@ -25,7 +24,7 @@ from urllib.parse import quote
 
 import aiosqlite
 
-__all__ = ["BUSY_S", "Connection", "Link", "call", "complete", "connect", "uri"]
+__all__ = ["BUSY_S", "Connection", "Link", "call", "connect", "uri"]
 
 T = TypeVar("T")
 
@@ -75,33 +74,3 @@ async def call(link: Link, work: Callable[[Connection], T]) -> T:
     found: list[T] = []
     await link.executemany(RUN, [(lambda connection: found.append(work(connection)),)])
     return found[0]
-
-
-async def complete(link: Link, work: Callable[[Connection], None]) -> None:
-    """Run a function on the connection's thread and wait for its end, also when cancelled.
-
-    A cancellation is passed on only when `work` failed: what was done is reported as done.
-    """
-    failed: list[BaseException] = []
-
-    def guarded(connection: Connection) -> None:
-        try:
-            work(connection)
-        except BaseException as error:  # noqa: BLE001 - raised below, on the other thread
-            failed.append(error)
-
-    cancelled = None
-    following: Callable[[Connection], None] = guarded
-    while True:
-        try:
-            await call(link, following)
-            break
-        except asyncio.CancelledError as error:
-            cancelled = error
-            following = _nothing  # one thread, one queue: when this has ended, so has `work`
-    if failed:
-        raise cancelled or failed[0]
-
-
-def _nothing(_connection: Connection) -> None:
-    """Only to be waited for."""

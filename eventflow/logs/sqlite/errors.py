@@ -6,13 +6,14 @@ waits and tries again (`is_busy`).
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 from pathlib import Path
 from typing import Final
 
 from eventflow.events import LogDamaged
 
-__all__ = ["LogUnusable", "LogWriteFailed", "WalResetWarning", "explain", "is_busy"]
+__all__ = ["LogUnusable", "LogWriteFailed", "WalResetWarning", "explain", "explain_pack", "is_busy"]
 
 
 class LogUnusable(Exception):
@@ -70,3 +71,15 @@ def explain(error: sqlite3.Error, path: Path, raised: type[Exception] = LogUnusa
         case _:
             about = f"gave {type(error).__name__}: {error}"
     return raised(f"{path} {about}")
+
+
+def explain_pack(error: OSError, pack: Path) -> LogWriteFailed:
+    """The error to raise instead of what a pack file gave when it was written."""
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            about = "is on a full disk or beyond its quota: free some space"
+        case errno.EACCES | errno.EPERM | errno.EROFS:
+            about = f"cannot be written ({error.strerror}): make it and its folder writable"
+        case _:
+            about = f"cannot be written ({error.strerror}): see to the disk, its quota and the limit on file sizes"
+    return LogWriteFailed(f"{pack}, where large values go, {about}; nothing of this was stored")

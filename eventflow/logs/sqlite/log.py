@@ -5,6 +5,7 @@
     connection    one hop to aiosqlite's thread
     committing    many appends, one commit      (event loop)
     transaction   what is stored                (writer's thread)
+    packs         large values, in files beside the database
     reading       pages, and what they must hold
     keys          signing keys
 
@@ -30,15 +31,16 @@ import msgspec
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from eventflow.events import Record
-from eventflow.logs.sqlite.committing import PATIENCE_S, GroupCommit
-from eventflow.logs.sqlite.connection import BUSY_S, Connection, Link, call, complete, connect, uri
+from eventflow.logs.sqlite.committing import PATIENCE_S, GroupCommit, Submitted
+from eventflow.logs.sqlite.connection import BUSY_S, Connection, Link, call, connect, uri
 from eventflow.logs.sqlite.errors import LogWriteFailed, explain, is_busy
 from eventflow.logs.sqlite.files import FORMAT, check_place, check_sqlite, prepare, prepare_reader
 from eventflow.logs.sqlite.keys import load_keyring
 from eventflow.logs.sqlite.locks import LockFile
+from eventflow.logs.sqlite.packs import PackReader, PackWriter
 from eventflow.logs.sqlite.reading import Page, Readers, find_head, find_latest, find_span, find_values
 from eventflow.logs.sqlite.transaction import Append, Ledger, stage, store
-from eventflow.ports import Durability, Keyring, LogClosed, Value, Write
+from eventflow.ports import Durability, Keyring, LogClosed, Ticket, Value, Write
 
 __all__ = ["LogInfo", "SQLiteLog"]
 
@@ -69,19 +71,19 @@ class _Open:
 
     def __init__(self, path: Path, link: Link, locks: LockFile, ledger: Ledger) -> None:
         self.readers = Readers(path)
-        self.commits = GroupCommit(self._commit)
+        self.commits = GroupCommit(self._store, partial(call, link))
         self.locks = locks
+        self.packs = PackReader(path)
+        self._writing = PackWriter(path)
         self._path = path
         self._link = link
         self._ledger = ledger
 
-    async def _commit(self, appends: Sequence[Append]) -> None:
-        def work(connection: Connection) -> None:
-            with self.locks.appending():
-                store(connection, self._ledger, appends)
-
+    def _store(self, connection: Connection, appends: Sequence[Append]) -> None:
+        """Store a batch; on the writer's thread."""
         try:
-            await complete(self._link, work)
+            with self.locks.appending():
+                store(connection, self._ledger, self._writing, appends)
         except sqlite3.Error as error:
             if is_busy(error):
                 raise
@@ -93,8 +95,10 @@ class _Open:
         """Close all connections, the writer's last: closing the last one folds the WAL into the file."""
         with anyio.move_on_after(PATIENCE_S, shield=True) as scope:
             await self.readers.close()
+            await call(self._link, lambda _: self._writing.close())
             await self._link.close()
-        if not scope.cancelled_caught:  # a thread that is still waiting needs the lock file
+        if not scope.cancelled_caught:  # a thread that is still waiting needs the files
+            self.packs.close()
             self.locks.close()
 
 
@@ -103,9 +107,11 @@ class SQLiteLog:
 
     Opened by `async with`, by `await SQLiteLog.open(path)`, or at its first use; raises `LogUnusable` or
     `LogDamaged` then. Any number of handles and processes may share the file. Beside it lie `<file>-wal`
-    and `<file>-shm` (SQLite's), `<file>.lock`, and `<file>.key` (keep that secret, and keep it).
+    and `<file>-shm` (SQLite's), `<file>.lock`, and `<file>.key` (keep that secret, and keep it). Values
+    larger than 64 KiB are in the folder `<file>.packs`. To copy a log that nobody uses is to copy `<file>`,
+    `<file>.packs` and `<file>.key`; of one in use, the database first (`sqlite3 <file> .backup`).
 
-    `pipelined` appends are those of `normal`: handing on before the commit is the runner's affair.
+    `pipelined` appends are those of `normal`; `submit` does not wait for them.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -118,6 +124,7 @@ class SQLiteLog:
         self._keyring: Keyring | None = None
         self._peeking = threading.Lock()
         self._peeker: sqlite3.Connection | None = None
+        self._peeked = PackReader(self.path)
 
     @classmethod
     async def open(cls, path: str | os.PathLike[str]) -> Self:
@@ -193,9 +200,7 @@ class SQLiteLog:
             finally:
                 await opened.close()
                 with self._peeking:
-                    if self._peeker is not None:
-                        self._peeker.close()
-                        self._peeker = None
+                    self._stop_peeking()
 
     # -- appending --------------------------------------------------------------------------------
 
@@ -210,12 +215,19 @@ class SQLiteLog:
         """
         await checkpoint_if_cancelled()
         opened = await self._ready()
-        staged = [stage(write) for write in writes]
-        kept = list(values)
-        rows = sum(len(write.drafts) for write in staged)
-        size = sum(len(body) for write in staged for body in write.bodies)
-        size += sum(len(value.data) for value in kept) + _DRAFT_BYTES * (rows + len(kept))
-        return await opened.commits.append(Append(staged, kept, durability == "full", rows, size))
+        return await opened.commits.append(_stage(writes, values, durability))
+
+    async def submit(
+        self, *writes: Write, values: Iterable[Value] = (), after: Ticket | None = None
+    ) -> Ticket:
+        """Take an append up and go on; see `EventLog.submit`."""
+        await checkpoint_if_cancelled()
+        opened = await self._ready()
+        append = _stage(writes, values, "pipelined")
+        if after is not None:
+            assert isinstance(after, Submitted), "a ticket of this log"
+            append.after = after.append
+        return await opened.commits.submit(append)
 
     @property
     def keyring(self) -> Keyring:
@@ -263,9 +275,9 @@ class SQLiteLog:
         return await self._ask(lambda connection: find_head(connection, stream))
 
     async def values(self, digests: Iterable[bytes]) -> Mapping[bytes, Value]:
-        """The values that are there; one whose bytes have changed raises `LogDamaged`."""
-        wanted = tuple(digests)
-        return await self._ask(lambda connection: find_values(connection, wanted))
+        """The values that are there; one whose bytes are lost or have changed raises `LogDamaged`."""
+        wanted, packs = tuple(digests), (await self._ready()).packs
+        return await self._ask(lambda connection: find_values(connection, packs, wanted))
 
     async def info(self) -> LogInfo:
         """What the log says of itself."""
@@ -291,13 +303,18 @@ class SQLiteLog:
                         check_same_thread=False,
                     )
                     prepare_reader(self._peeker)
-                return find_values(self._peeker, (digest,)).get(digest)
+                return find_values(self._peeker, self._peeked, (digest,)).get(digest)
             except sqlite3.Error as error:
                 raise explain(error, self.path) from error
             finally:
-                if self._open is None and self._peeker is not None:
-                    self._peeker.close()
-                    self._peeker = None
+                if self._open is None:
+                    self._stop_peeking()
+
+    def _stop_peeking(self) -> None:
+        if self._peeker is not None:
+            self._peeker.close()
+            self._peeker = None
+        self._peeked.close()
 
     async def follow(self, *, after: int = 0) -> AsyncIterator[Record]:
         """Give every record after a position, then whatever comes; see `EventLog.follow`."""
@@ -326,3 +343,13 @@ class SQLiteLog:
         opened = await self._ready()
         with opened.locks.hold(run) as mine:
             yield mine
+
+
+def _stage(writes: Iterable[Write], values: Iterable[Value], durability: Durability) -> Append:
+    """An append as the writer's thread takes it, encoded; raises what encoding raises."""
+    staged = [stage(write) for write in writes]
+    kept = list(values)
+    rows = sum([len(write.drafts) for write in staged])
+    size = sum([len(body) for write in staged for body in write.bodies])
+    size += sum([len(value.data) for value in kept]) + _DRAFT_BYTES * (rows + len(kept))
+    return Append(staged, kept, durability == "full", rows, size)

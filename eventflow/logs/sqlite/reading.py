@@ -25,6 +25,7 @@ from eventflow.events import LogDamaged, Record, checksum, decode
 from eventflow.logs.sqlite.connection import Connection, Link, call, connect
 from eventflow.logs.sqlite.errors import explain, is_busy
 from eventflow.logs.sqlite.files import prepare_reader
+from eventflow.logs.sqlite.packs import PackReader, Place
 from eventflow.logs.sqlite.transaction import digest_key
 from eventflow.ports import LogClosed, Value
 
@@ -37,7 +38,6 @@ __all__ = [
     "find_latest",
     "find_span",
     "find_values",
-    "open_value",
 ]
 
 PAGE: Final = 512
@@ -245,18 +245,21 @@ def find_latest(connection: Connection, keys: Sequence[str], until: int | None) 
     return found
 
 
-def find_values(connection: sqlite3.Connection, digests: Iterable[bytes]) -> Mapping[bytes, Value]:
-    """The values that are there; one whose bytes have changed raises `LogDamaged`."""
+def find_values(
+    connection: sqlite3.Connection, packs: PackReader, digests: Iterable[bytes]
+) -> Mapping[bytes, Value]:
+    """The values that are there; one whose bytes are lost or have changed raises `LogDamaged`."""
     found = {}
     for digest in digests:
-        row = connection.execute("SELECT codec, data FROM value WHERE digest = ?", (digest,)).fetchone()
-        if row is not None:
-            found[digest] = open_value(digest, *row)
+        row = connection.execute(
+            "SELECT codec, data, pack, offset, size FROM value WHERE digest = ?", (digest,)
+        ).fetchone()
+        if row is None:
+            continue
+        codec, data, *place = row
+        if data is None:
+            data = packs.read(digest, Place(*place))
+        elif blake2b(data, digest_size=len(digest)).digest() != digest:
+            raise LogDamaged(f"the value {digest.hex()} does not have its bytes any more; run its task again")
+        found[digest] = Value(digest, codec, data)
     return found
-
-
-def open_value(digest: bytes, codec: str, data: bytes) -> Value:
-    """A value, whose bytes must have its digest."""
-    if blake2b(data, digest_size=len(digest)).digest() != digest:
-        raise LogDamaged(f"the value {digest.hex()} does not have its bytes any more; run its task again")
-    return Value(digest, codec, data)

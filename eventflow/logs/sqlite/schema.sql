@@ -39,10 +39,26 @@ CREATE TABLE event (
 
 CREATE INDEX event_key ON event (key) WHERE key IS NOT NULL;
 
+-- A large value is not here but in a pack file, see `packs`.
 CREATE TABLE value (
     digest BLOB NOT NULL UNIQUE,
     codec  TEXT NOT NULL,
-    data   BLOB NOT NULL
+    data   BLOB,
+    pack   INTEGER CHECK (pack > 0),
+    offset INTEGER CHECK (offset >= 0),
+    size   INTEGER CHECK (size > 0),
+    CHECK ((data IS NULL) = (pack IS NOT NULL)),
+    CHECK ((pack IS NULL) = (offset IS NULL) AND (pack IS NULL) = (size IS NULL))
+) STRICT;
+
+CREATE UNIQUE INDEX value_place ON value (pack, offset) WHERE pack IS NOT NULL;
+
+-- What was computed from the events up to a position; may be deleted at any time.
+CREATE TABLE snapshot (
+    name     TEXT PRIMARY KEY,
+    position INTEGER NOT NULL,
+    data     BLOB NOT NULL,
+    crc      INTEGER NOT NULL
 ) STRICT;
 
 -- With `recursive_triggers` they also stop INSERT OR REPLACE.

@@ -22,6 +22,7 @@ import msgspec
 
 from eventflow.events import Draft, LogDamaged, Record, checksum, encode, kind_of
 from eventflow.logs.sqlite.connection import Connection
+from eventflow.logs.sqlite.packs import INLINE_MAX, PackWriter
 from eventflow.ports import Conflict, Value, Write
 
 __all__ = ["Append", "Ledger", "digest_key", "stage", "store"]
@@ -61,6 +62,8 @@ class Append(msgspec.Struct, gc=False):
     full: bool
     rows: int
     size_bytes: int
+    after: Append | None = None
+    """What must be stored before it; if that was not, neither is this."""
     records: Sequence[Record] = ()
     error: BaseException | None = None
     stored: bool = False
@@ -172,7 +175,7 @@ def _in_time(drafts: Sequence[Draft], at: int) -> Sequence[Draft]:
     return found
 
 
-def store(connection: Connection, ledger: Ledger, appends: Sequence[Append]) -> None:
+def store(connection: Connection, ledger: Ledger, packs: PackWriter, appends: Sequence[Append]) -> None:
     """Store what can be stored of a batch in one transaction; each append then has records or an error.
 
     To be called under the append lock. Raises when nothing of the batch was stored.
@@ -187,11 +190,15 @@ def store(connection: Connection, ledger: Ledger, appends: Sequence[Append]) -> 
         batch = _Transaction(connection, ledger)
         for append in appends:
             append.records, append.error, append.stored = (), None, False
+            if append.after is not None and append.after.error is not None:
+                append.error = append.after.error
+                continue
             try:
                 batch.take(append)
             except (Conflict, LogDamaged) as error:
                 append.error = error
         batch.flush()
+        batch.keep_large(packs, full=full)
         notes = ledger.write_notes(connection)
         connection.execute("COMMIT")
         ledger.drop_notes(notes)
@@ -212,6 +219,7 @@ class _Transaction:
         self._streams: list[Any] = []
         self._events: list[Any] = []
         self._values: list[Any] = []
+        self._large: dict[bytes, Value] = {}
 
     def take(self, append: Append) -> None:
         """Accept an append as a whole, or raise `Conflict` or `LogDamaged` with nothing changed."""
@@ -252,10 +260,16 @@ class _Transaction:
         ledger.heads.update(ends)
         self._streams += streams
         self._events += events
-        for value in append.values:
-            self._values += (value.digest, value.codec, value.data)
+        self._take_values(append.values)
         append.records = records
         append.stored = bool(events)
+
+    def _take_values(self, values: Sequence[Value]) -> None:
+        for value in values:
+            if len(value.data) > INLINE_MAX:
+                self._large.setdefault(value.digest, value)
+            else:
+                self._values += (value.digest, value.codec, value.data)
 
     def flush(self) -> None:
         """Insert what was accepted so far."""
@@ -266,6 +280,11 @@ class _Transaction:
         ):
             _insert(self._connection, head, rows, width)
             rows.clear()
+
+    def keep_large(self, packs: PackWriter, *, full: bool) -> None:
+        """Put the large values into a pack, all at once, and say in rows where; the last act of a batch."""
+        rows = packs.keep(self._connection, self._large, full=full)
+        _insert(self._connection, "INSERT INTO value (digest, codec, pack, offset, size)", rows, 5)
 
     def _standing(self, write: _Staged, head: _Head) -> Iterable[Record]:
         """The records that already are what a write would store; `Conflict` when there are none."""

@@ -1,0 +1,330 @@
+"""Large values: append-only pack files in a folder beside the log, `<file>.packs/000001.pack` and so on.
+
+What is larger than `INLINE_MAX` would cost the database several times what it costs a plain file.  So the
+row of such a value only says where it is, and these rules keep that true:
+
+    Bytes are written, and synced where the commit will be, before the commit of the row that names them.
+    A crash in between leaves bytes that nothing names; they are harmless, and stay.
+    A pack only grows, under the append lock, so one pack serves all processes; its end is where the next
+    bytes go.  A pack that is shorter than a row says was tampered with, and gets no more.
+    What a row names is checked whenever it is read.  What is missing or altered is an error that says so,
+    and is repaired when the same value is stored again.
+
+Without a sync (`normal`) a power cut may keep a row and lose its bytes: the same error, the same repair.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import re
+import sys
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from eventflow.events import LogDamaged
+from eventflow.logs.sqlite.connection import Connection
+from eventflow.logs.sqlite.errors import LogUnusable, explain_pack
+from eventflow.ports import Value
+
+__all__ = ["INLINE_MAX", "PackReader", "PackWriter", "Place"]
+
+INLINE_MAX: Final = 64 << 10
+"""Bytes of a value that still stands in the database itself."""
+
+PACK_BYTES_MAX: Final = 256 << 20
+"""A pack of this size gets no more; it may be larger by its last batch."""
+
+DESCRIPTORS_MAX: Final = 32
+"""Packs that a reader keeps open."""
+
+_BUFFERS_MAX: Final = 512
+"""Of one system call; the least IOV_MAX in use is 1,024."""
+_READ_MAX: Final = 1 << 30
+"""Bytes of one system call; none of our systems reads more than 2 GiB at once."""
+_LOOKED_UP: Final = 512
+"""Digests of one query."""
+
+_FIND: Final = "SELECT digest, data, pack, offset, size FROM value"
+_NAME: Final = re.compile(r"(\d{6,})\.pack")
+
+
+class Place(msgspec.Struct, frozen=True, order=True, gc=False):
+    """Where a value is; places are ordered as they are written."""
+
+    pack: int
+    offset: int
+    size: int
+
+
+class _Folder:
+    """The packs of one log, found when first asked for: a log without large values has none."""
+
+    def __init__(self, log: Path) -> None:
+        self._log = log
+        self._path: Path | None = None
+
+    @property
+    def path(self) -> Path:
+        """The folder, which need not exist; all names of a log have the same."""
+        if self._path is None:
+            self._path = Path(f"{self._log.resolve()}.packs")
+        return self._path
+
+    def pack(self, number: int) -> Path:
+        """The file of a pack."""
+        return self.path / f"{number:06d}.pack"
+
+    def last(self) -> int:
+        """The highest number of a pack that is there; 0 when there is none."""
+        try:
+            names = [pack.name for pack in self.path.iterdir()]
+        except (FileNotFoundError, NotADirectoryError):
+            return 0
+        return max((int(found[1]) for name in names if (found := _NAME.fullmatch(name))), default=0)
+
+    def make(self, number: int) -> int:
+        """Open a pack to append to, made with its folder where needed; both will survive a power cut."""
+        mode = self._log.stat().st_mode & 0o666
+        self.path.mkdir(mode | (mode & 0o444) >> 2, exist_ok=True)
+        # The bits are looked at, too, see `files.check_place`.
+        if not (self.path.stat().st_mode & 0o222 and os.access(self.path, os.W_OK | os.X_OK)):
+            raise PermissionError(errno.EACCES, "its folder is read-only")
+        descriptor = os.open(self.pack(number), os.O_WRONLY | os.O_APPEND | os.O_CREAT, mode)
+        try:
+            # Also where they were there: who made them may have died before this.
+            for folder in (self.path, self.path.parent):
+                _sync_folder(folder)
+        except OSError:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+
+class PackReader:
+    """Reads what rows name, from any thread; to be closed."""
+
+    def __init__(self, log: Path) -> None:
+        self._folder = _Folder(log)
+        self._guard = threading.Lock()
+        self._descriptors: dict[int, int] = {}
+
+    def read(self, digest: bytes, place: Place) -> bytes:
+        """The bytes of a value. Raises `LogDamaged` when they are not what was written."""
+        path = self._folder.pack(place.pack)
+        try:
+            with self._using(place.pack) as descriptor:
+                data = _read(descriptor, place)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise _lost(digest, path, place, "which is missing") from error
+        except OSError as error:
+            if error.errno == errno.EIO:
+                raise _lost(digest, path, place, f"which cannot be read ({error.strerror})") from error
+            raise LogUnusable(
+                f"{path}, which holds large values, cannot be opened or read ({error.strerror}): see to its "
+                "permissions and to the limit on open files"
+            ) from error
+        if len(data) == place.size and blake2b(data, digest_size=len(digest)).digest() == digest:
+            return data
+        self._forget(place.pack)  # a sound copy may be put in its place
+        if len(data) < place.size:
+            raise _lost(digest, path, place, "which is too short for that")
+        raise _lost(digest, path, place, "where there are other bytes by now")
+
+    def holds(self, place: Place, data: bytes) -> bool:
+        """Whether a place has exactly these bytes."""
+        try:
+            with self._using(place.pack) as descriptor:
+                return place.size == len(data) and _read(descriptor, place) == data
+        except OSError:
+            return False
+
+    def sync(self, pack: int) -> None:
+        """See that what a pack holds survives a power cut, whoever has written it."""
+        with self._using(pack) as descriptor:
+            _sync(descriptor)
+
+    def close(self) -> None:
+        """Close all packs; they are opened again when needed."""
+        for pack in tuple(self._descriptors):
+            self._forget(pack)
+
+    @contextmanager
+    def _using(self, pack: int) -> Iterator[int]:
+        """An open pack, which nobody closes meanwhile."""
+        with self._guard:
+            descriptor = self._descriptors.get(pack)
+            if descriptor is None:
+                descriptor = os.open(self._folder.pack(pack), os.O_RDONLY)
+                if len(self._descriptors) >= DESCRIPTORS_MAX:
+                    os.close(self._descriptors.pop(next(iter(self._descriptors))))
+                self._descriptors[pack] = descriptor
+            yield descriptor
+
+    def _forget(self, pack: int) -> None:
+        with self._guard:
+            descriptor = self._descriptors.pop(pack, None)
+            if descriptor is not None:
+                os.close(descriptor)
+
+
+class PackWriter:
+    """Appends to the last pack of a log; all of it on the writer's thread, under the append lock."""
+
+    def __init__(self, log: Path) -> None:
+        self._folder = _Folder(log)
+        self._reader = PackReader(log)
+        self._pack = 0
+        self._descriptor: int | None = None
+        self.unsynced = False
+        """Whether bytes of ours wait for a sync."""
+
+    def keep(self, connection: Connection, values: Mapping[bytes, Value], *, full: bool) -> list[Any]:
+        """Write down the values that are not there, or not sound; gives their rows, to be inserted.
+
+        A row is digest, codec, pack, offset, size, one after another in a flat list. With `full` all the
+        values are synced on return, those that were there included. Raises `LogWriteFailed`.
+        """
+        wanted = dict(values)
+        found: set[int] = set()
+        for digest, data, pack, offset, size in _rows(connection, tuple(wanted)):
+            large = wanted[digest].data
+            if data is None and self._reader.holds(Place(pack, offset, size), large):
+                found.add(pack)
+            elif data != large:
+                connection.execute("DELETE FROM value WHERE digest = ?", (digest,))
+                continue
+            del wanted[digest]
+        try:
+            places = self._append(connection, [value.data for value in wanted.values()]) if wanted else ()
+            if full:
+                for pack in found:
+                    self._reader.sync(pack)
+                self._sync()
+        except OSError as error:
+            raise explain_pack(error, self._folder.pack(self._pack)) from error
+        rows: list[Any] = []
+        for value, place in zip(wanted.values(), places, strict=True):
+            rows += (value.digest, value.codec, place.pack, place.offset, place.size)
+        return rows
+
+    def close(self) -> None:
+        """Close the packs. What waits for a sync gets it: closing the database syncs the rows, too."""
+        self._reader.close()
+        self._release()
+
+    def _append(self, connection: Connection, blobs: Sequence[bytes]) -> list[Place]:
+        """Write blobs to the end of the last pack, or nothing."""
+        descriptor, start = self._open(connection)
+        self.unsynced = True
+        try:
+            _write(descriptor, blobs)
+        except OSError:
+            with suppress(OSError):  # what cannot be taken back is never named
+                os.ftruncate(descriptor, start)
+            raise
+        places = []
+        for blob in blobs:
+            places.append(Place(self._pack, start, len(blob)))
+            start += len(blob)
+        return places
+
+    def _open(self, connection: Connection) -> tuple[int, int]:
+        """The pack to append to and its end: the last one, or a new one."""
+        row = connection.execute(
+            "SELECT pack, offset, size FROM value WHERE pack IS NOT NULL ORDER BY pack DESC, offset DESC LIMIT 1"
+        ).fetchone()
+        last = Place(*row) if row else Place(0, 0, 0)
+        if self._descriptor is None or not self._fits(self._descriptor, last):
+            self._release()
+            self._pack = max(self._folder.last(), last.pack, 1)
+            if self._pack == last.pack and not self._folder.pack(last.pack).exists():
+                self._pack += 1  # what is missing stays missing, and can be put back
+            self._descriptor = self._folder.make(self._pack)
+            if not self._fits(self._descriptor, last):
+                self._release()
+                self._pack += 1
+                self._descriptor = self._folder.make(self._pack)
+        return self._descriptor, os.fstat(self._descriptor).st_size
+
+    def _fits(self, descriptor: int, last: Place) -> bool:
+        """Whether the open pack is still the one to append to; `last` is what rows name last."""
+        found = os.fstat(descriptor)
+        try:
+            there = os.path.samestat(found, self._folder.pack(self._pack).stat())
+        except OSError:
+            return False
+        whole = (self._pack, found.st_size) >= (last.pack, last.offset + last.size)
+        return there and whole and found.st_size < PACK_BYTES_MAX
+
+    def _sync(self) -> None:
+        if self._descriptor is not None and self.unsynced:
+            _sync(self._descriptor)
+        self.unsynced = False
+
+    def _release(self) -> None:
+        if self._descriptor is not None:
+            with suppress(OSError):  # what a commit was to have was synced before it
+                self._sync()
+            os.close(self._descriptor)
+            self._descriptor, self.unsynced = None, False
+
+
+def _rows(connection: Connection, digests: Sequence[bytes]) -> Iterator[tuple[Any, ...]]:
+    """Digest, data, pack, offset and size of the values that have rows."""
+    for start in range(0, len(digests), _LOOKED_UP):
+        part = digests[start : start + _LOOKED_UP]
+        marks = ", ".join("?" * len(part))
+        yield from connection.execute(f"{_FIND} WHERE digest IN ({marks})", part).fetchall()
+
+
+def _read(descriptor: int, place: Place) -> bytes:
+    """What a place has; less than its size when the file ends before."""
+    offset = place.offset
+    end = min(offset + place.size, os.fstat(descriptor).st_size)  # a wrong size takes no memory
+    parts = []
+    while offset < end and (part := os.pread(descriptor, min(end - offset, _READ_MAX), offset)):
+        parts.append(part)
+        offset += len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _write(descriptor: int, blobs: Iterable[bytes]) -> None:
+    """Append blobs, in few calls: each lets go of the interpreter, and must then wait for it."""
+    rest = [memoryview(blob) for blob in blobs]
+    rest.reverse()
+    while rest:
+        done = os.writev(descriptor, rest[: -_BUFFERS_MAX - 1 : -1])
+        while rest and done >= len(rest[-1]):
+            done -= len(rest.pop())
+        if done:
+            rest[-1] = rest[-1][done:]
+
+
+def _sync(descriptor: int) -> None:
+    if sys.platform == "darwin":  # where a plain sync stays in the drive's cache
+        fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+    else:
+        os.fdatasync(descriptor)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _lost(digest: bytes, path: Path, place: Place, why: str) -> LogDamaged:
+    return LogDamaged(
+        f"the value {digest.hex()} is lost: its {place.size} bytes are at offset {place.offset} of {path}, "
+        f"{why}. Put the file back from a copy, or have the result of its task made again"
+    )

@@ -17,7 +17,7 @@ from zlib import crc32
 
 from hypothesis import strategies as st
 
-from eventflow import Flow, MemoryLog, Parameter, Picture, Skip, State, context, task, unmapped
+from eventflow import Flow, Parameter, Picture, Skip, State, context, task, unmapped
 from eventflow.events import TaskStarted, TaskSucceeded
 from eventflow.ports import EventLog, World
 
@@ -369,7 +369,7 @@ def _outcome(state: State) -> Outcome:
     return (kind, state.result) if kind == "Success" else (kind,)
 
 
-async def succeeded_in(log: MemoryLog, run_id: str = "r") -> tuple[set[tuple[int, ...]], int]:
+async def succeeded_in(log: EventLog, run_id: str = "r") -> tuple[set[tuple[int, ...]], int]:
     """Addresses of the tasks whose success the log holds; asserts that each succeeded only once."""
     counted: Counter[tuple[int, ...]] = Counter()
     starts = 0

@@ -29,6 +29,7 @@ from eventflow.parameters import FlowParameter, ParameterError, bind
 from eventflow.policies import check_name
 from eventflow.ports import Bindings, Durability, EventLog, World
 from eventflow.result import ResultSerializer
+from eventflow.runner.changes import OnChange
 from eventflow.runs import Launch, Options
 from eventflow.signatures import Signature
 from eventflow.states import State
@@ -151,6 +152,7 @@ class Flow(Generic[P, R]):
         labels: Mapping[str, str] | None = None,
         durability: Durability = "full",
         wait: bool = True,
+        on_change: OnChange = "refuse",
         world: World | None = None,
     ) -> Launch[P, R]:
         """The flow with engine options, which are kept apart so that no parameter name is reserved.
@@ -160,11 +162,12 @@ class Flow(Generic[P, R]):
         labels        text by text, recorded with the run
         durability    when a result may be handed on: `full`, `normal` or `pipelined`
         wait          False: of a run that is live elsewhere give what is known, at once
+        on_change     `keep`: resume although the code of finished tasks changed, and keep their results
         world         clock, ids and chance; a `VirtualWorld` in tests
 
         Raises `TypeError` or `ValueError` for an option that cannot be.
         """
-        return Launch(self, Options(run_id, log, labels or {}, durability, wait, world))
+        return Launch(self, Options(run_id, log, labels or {}, durability, wait, on_change, world))
 
     async def run(self, /, *args: P.args, **kwargs: P.kwargs) -> State:
         """Run the flow to its end and give its final State; see `Launch.run` for the contract."""

@@ -18,8 +18,10 @@ from eventflow.graph import Arg, Const, DictOf, Graph, Key, ListOf, ParameterNod
 from eventflow.machine import Command, Phase, Plan
 from eventflow.ports import Bindings, Durability, EventLog, Value, World
 from eventflow.result import Inline, NoResult, Payload, Result, ResultSerializer, SerializationError
-from eventflow.runner.flow_runner import FlowRunner, Request
+from eventflow.runner.changes import OnChange
+from eventflow.runner.flow_runner import FlowRunner
 from eventflow.runner.ownership import fold
+from eventflow.runner.request import Request
 from eventflow.runner.rerun import kept_results
 from eventflow.runner.values import to_store
 from eventflow.runview import Picture, RunView, fetcher
@@ -34,6 +36,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _RUN_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:+@-]{0,199}")
+_ON_CHANGE: Final = ("refuse", "keep")
 _DURABILITIES: Final = ("full", "normal", "pipelined")
 
 
@@ -102,6 +105,7 @@ class Options(msgspec.Struct, frozen=True):
     labels: Mapping[str, str] = {}
     durability: Durability = "full"
     wait: bool = True
+    on_change: OnChange = "refuse"
     world: World | None = None
 
     def checked(self, flow: str) -> Options:
@@ -123,6 +127,8 @@ class Options(msgspec.Struct, frozen=True):
             )
         if self.durability not in _DURABILITIES:
             raise ValueError(f"{where}: durability={self.durability!r} is none of {', '.join(_DURABILITIES)}")
+        if self.on_change not in _ON_CHANGE:
+            raise ValueError(f"{where}: on_change={self.on_change!r} is none of {', '.join(_ON_CHANGE)}")
         if not isinstance(self.labels, Mapping):
             raise TypeError(f"{where}: labels={self.labels!r:.80} is not a mapping of text to text")
         for key, text in self.labels.items():
@@ -307,6 +313,8 @@ class _Call:
             durability=options.durability,
             labels=options.labels,
             entry=self._flow.entry,
+            fresh=options.run_id is None,
+            on_change=options.on_change,
             origin=origin,
             first=first,
         )

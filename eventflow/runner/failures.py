@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import traceback
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from eventflow.events import Failure
 
@@ -54,3 +54,18 @@ def _clip(text: str) -> str:
     if len(text) > _TEXT_MAX:
         text = f"{text[:_TEXT_MAX]}… ({len(text) - _TEXT_MAX} more characters)"
     return text.encode("utf-8", "backslashreplace").decode()  # lone surrogates cannot be encoded
+
+
+def consists_of(error: BaseException, kind: type[BaseException]) -> bool:
+    """Whether an error is of a kind, or a group with one in it."""
+    if isinstance(error, BaseExceptionGroup):
+        return any(consists_of(part, kind) for part in error.exceptions)
+    return isinstance(error, kind)
+
+
+def the_one(group: BaseExceptionGroup[Any]) -> BaseException:
+    """The error to raise in place of a group: its only member, or the group itself."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error

@@ -21,16 +21,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
+from logging import getLogger
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 import anyio
 import anyio.abc
 import anyio.lowlevel
-import msgspec
 
-from eventflow.events import Draft, FlowDefined, Origin
+from eventflow.events import Draft, FlowDefined
 from eventflow.graph import Input, ListOf, Ref, TaskNode, TupleOf
 from eventflow.machine import (
     FINISHED,
@@ -51,7 +52,6 @@ from eventflow.machine import (
 from eventflow.ports import (
     Bindings,
     Conflict,
-    Durability,
     EventLog,
     OutcomeUnknown,
     ThreadExecutor,
@@ -60,16 +60,19 @@ from eventflow.ports import (
     World,
     Write,
 )
-from eventflow.result import Payload
 from eventflow.runfacts import RunFacts
 from eventflow.runner import ownership
-from eventflow.runner.failures import failure_of
-from eventflow.runner.ownership import Lost, fold, fold_to_own
+from eventflow.runner.changes import check_code, check_parameters
+from eventflow.runner.failures import consists_of, failure_of, the_one
+from eventflow.runner.ownership import Lost, check_known
+from eventflow.runner.request import Request
 from eventflow.runner.task_runner import TaskRunner
 from eventflow.runner.values import Values
 from eventflow.runview import RunView, graph_of
 
-__all__ = ["IN_FLIGHT_MAX", "FlowRunner", "Request"]
+__all__ = ["IN_FLIGHT_MAX", "FlowRunner"]
+
+_logger: Final = getLogger("eventflow")
 
 IN_FLIGHT_MAX: Final = 1024
 YIELD_US: Final = 5_000
@@ -78,21 +81,8 @@ RELEASE_S: Final = 5.0
 """How long an interrupted runner may take to leave its run in order."""
 
 
-class Request(msgspec.Struct, frozen=True):
-    """What was asked of a run when it was called for."""
-
-    parameters: Mapping[str, Payload]
-    given: frozenset[str]
-    """Names of the parameters that the caller gave; the others are defaults."""
-    durability: Durability
-    labels: Mapping[str, str]
-    entry: str
-    """Where the flow's code is found again: `module:qualname` or a file."""
-    beside: tuple[Value, ...] = ()
-    """Bytes of large parameters."""
-    origin: Origin | None = None
-    first: tuple[Command, ...] = ()
-    """What to decide right after the birth: the results that a rerun keeps."""
+_defined: Final[WeakKeyDictionary[EventLog, set[str]]] = WeakKeyDictionary()
+"""Digests of the graphs that are known to stand in a log."""
 
 
 class FlowRunner:
@@ -114,7 +104,9 @@ class FlowRunner:
         self._threads = threads
         self._request = request
         self._values = Values(view, bindings, log)
-        self._runner = TaskRunner(view, self._values, world, threads, self._take_report)
+        self._runner = TaskRunner(
+            view, self._values, world, threads, self._take_report, self._wake_keeper, self._is_cancelled
+        )
         self._facts = view.initial()
         self._tasks: anyio.abc.TaskGroup
         self._queue: deque[int] = deque()
@@ -135,6 +127,10 @@ class FlowRunner:
         self._over = False
         """The end is in the log; the state alone, which runs ahead of it, proves nothing."""
         self._nudge = anyio.Event()
+        self._host: asyncio.Task[Any] | None = None
+        """The task that called `run`, and is the keeper."""
+        self._asked = 0
+        """How often it had been asked to stop before that."""
 
     @property
     def errors(self) -> Mapping[int, BaseException]:
@@ -153,6 +149,9 @@ class FlowRunner:
         Cancelled, it cancels the bodies, writes down that they were interrupted, lets go of the run
         (both under a shield of 5 s) and passes the cancellation on; the run can be resumed.
         """
+        self._host = host = asyncio.current_task()
+        assert host is not None, "awaited in a task"
+        self._asked = host.cancelling()
         while True:
             async with self._log.hold(self._view.run_id) as held:
                 if held:
@@ -163,10 +162,14 @@ class FlowRunner:
                     else:
                         return self._facts
             head = await self._log.head()
-            await self._read(fold)
+            await self._read()
             if ownership.is_over(self._facts) or not wait:
                 return self._facts
             await ownership.watch(self._log, self._view, head)
+
+    def _is_cancelled(self) -> bool:
+        """Whether the caller is being cancelled, as all tasks are when their loop ends."""
+        return self._host is not None and self._host.cancelling() > self._asked
 
     async def _own(self) -> None:
         try:
@@ -179,7 +182,7 @@ class FlowRunner:
             self._check_end()
         except BaseExceptionGroup as group:
             await self._let_go(group)
-            raise _the_one(group) from None
+            raise the_one(group) from None
         except BaseException as error:
             await self._let_go(error)
             raise
@@ -193,22 +196,23 @@ class FlowRunner:
 
     # -- open, claim, recover ---------------------------------------------------------------------
 
-    async def _read(self, fold: Callable[[EventLog, RunView], Awaitable[RunFacts]]) -> None:
-        """Fold what is there; refuse a run of another flow before its events meet this one's graph."""
-        log, graph, run_id = self._log, self._plan.graph, self._view.run_id
-        born_as = await ownership.first_flow(log, self._view)
-        if born_as is not None:
-            ownership.check_shape(await graph_of(log, born_as), graph, run_id)
-        self._facts = facts = await fold(log, self._view)
-        if facts.run.phase != Phase.NEW:
-            ownership.check_code(await graph_of(log, facts.run.flow), graph, facts, run_id)
-            today = {name: self._request.parameters[name] for name in self._request.given}
-            ownership.check_parameters(facts.parameters, today, run_id)
+    async def _read(self) -> None:
+        """Fold what is there; refuse a run that today's flow may not go on with."""
+        log, graph, run_id, request = self._log, self._plan.graph, self._view.run_id, self._request
+        self._facts = facts = await ownership.fold(log, self._view)
+        if facts.run.phase == Phase.NEW:
+            return
+        if facts.run.flow != graph.digest and request.on_change != "keep":
+            check_code(await graph_of(log, facts.run.flow), graph, facts, run_id)
+        check_parameters(facts.parameters, {name: request.parameters[name] for name in request.given}, run_id)
 
     async def _open(self) -> None:
         """Fold what is there, begin what is not, and claim the run."""
-        await self._read(fold_to_own)
         run, graph, request = self._facts.run, self._plan.graph, self._request
+        if not request.fresh or self._claim:
+            await self._read()
+            run = self._facts.run
+            check_known(self._facts, self._view.run_id)
         if run.phase == Phase.FINISHED:
             return
         self._forget()
@@ -218,7 +222,11 @@ class FlowRunner:
             commands.append(
                 StartRun(graph.digest, request.parameters, request.durability, request.labels, request.origin)
             )
-        defined = () if run.flow == graph.digest else (self._define(),)
+        defined = (
+            ()
+            if run.flow == graph.digest or graph.digest in _defined.get(self._log, ())
+            else (self._define(),)
+        )
         commands.append(Claim(self._world.new_id(), ownership.environment(request.entry), graph.digest))
         commands += [Abandon(slot, run.attempt[slot], "lost") for slot in run.active()]
         commands += request.first if born else ()
@@ -228,6 +236,7 @@ class FlowRunner:
             await self._commit(commands, defined, request.beside if born else ())
         except (Conflict, OutcomeUnknown) as conflict:
             raise Lost(f"run {self._view.run_id!r} was claimed by another runner") from conflict
+        _defined.setdefault(self._log, set()).add(graph.digest)
 
     def _forget(self) -> None:
         """Nothing is left of an earlier ownership, which was lost in whatever it was doing."""
@@ -278,6 +287,8 @@ class FlowRunner:
                 slot = self._queue.popleft()
                 if self._queue and not self._successor:
                     self._spawn()
+                if self._reports:
+                    self._wake_keeper()  # what is reported does not wait for a long body
                 ended = await self._runner.attempt(self._facts, slot, self._queued_us, worker)
                 if ended - self._yielded_us > YIELD_US:
                     await anyio.lowlevel.cancel_shielded_checkpoint()
@@ -290,6 +301,9 @@ class FlowRunner:
         self._reports.append(command)
         if beside is not None:
             self._beside.append(beside)
+
+    def _wake_keeper(self) -> None:
+        """Have the keeper see to what has been reported, unless somebody drives, who will."""
         if not self._driving:
             self._nudge.set()
 
@@ -350,6 +364,7 @@ class FlowRunner:
         log, before, phase = self._log, self._ticket, self._facts.run.phase
         if self._request.durability != "pipelined" or writes[-1].expect < self._claim:
             await log.append(*writes, values=values, durability=self._request.durability)
+            self._yielded_us = self._world.monotonic()
             return
         try:
             if before is not None and before.error is not None:
@@ -434,7 +449,8 @@ class FlowRunner:
 
         Raises `Lost` when the run is somebody else's. What was started after all is queued.
         """
-        self._facts = await fold_to_own(self._log, self._view)
+        self._facts = await ownership.fold(self._log, self._view)
+        check_known(self._facts, self._view.run_id)
         run = self._facts.run
         self._completed.clear()
         self._values.recount(run)
@@ -444,7 +460,7 @@ class FlowRunner:
 
     async def _let_go(self, error: BaseException) -> None:
         """Leave the run in order: record what is done, say what was interrupted, release it."""
-        if not self._claim or _is_lost(error):
+        if not self._claim or consists_of(error, Lost):
             return
         with anyio.CancelScope(deadline=anyio.current_time() + RELEASE_S, shield=True):
             try:
@@ -453,13 +469,13 @@ class FlowRunner:
                 if self._ticket is not None:
                     with suppress(Exception):  # the fold shows what became of it
                         await self._ticket.wait()
-                self._facts = await fold(self._log, self._view)
+                self._facts = await ownership.fold(self._log, self._view)
                 if self._facts.run.phase != Phase.CLAIMED or self._facts.run.claim != self._claim:
                     return
                 try:
                     await self._release(self._in_round + self._reports, self._beside)
                 except Exception:  # noqa: BLE001 - what is reported cannot be written: let go without it
-                    self._facts = await fold(self._log, self._view)
+                    self._facts = await ownership.fold(self._log, self._view)
                     await self._release([], [])
             except Exception as second:  # noqa: BLE001 - the first error is the one to be told
                 error.add_note(f"and the run could not be released: {second!r}")
@@ -482,17 +498,5 @@ class FlowRunner:
             self._fold(facts, Abandon(slot, facts.run.attempt[slot], "interrupted"), now, drafts)
         self._fold(facts, Release("interrupted"), now, drafts)
         await self._log.append(Write(self._view.stream, base, drafts), values=beside)
-
-
-def _is_lost(error: BaseException) -> bool:
-    if isinstance(error, BaseExceptionGroup):
-        return any(_is_lost(part) for part in error.exceptions)
-    return isinstance(error, Lost)
-
-
-def _the_one(group: BaseExceptionGroup[Any]) -> BaseException:
-    """The error to raise in place of a group: its only member, or the group itself."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
+        run_id = self._view.run_id
+        _logger.warning("run %r was interrupted; resume it with .options(run_id=%r).run()", run_id, run_id)

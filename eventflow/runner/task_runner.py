@@ -118,7 +118,13 @@ class TaskRunner:
         world: World,
         threads: ThreadExecutor,
         report: Callable[[Command, Value | None], None],
+        wake: Callable[[], None],
+        is_interrupted: Callable[[], bool],
     ) -> None:
+        """Report to `report`; call `wake` after a report that does not come out of `attempt`.
+
+        `is_interrupted` tells a cancellation of the run from one that a body brought upon its worker.
+        """
         self._view = view
         self._plan = view.plan
         self._values = values
@@ -126,6 +132,8 @@ class TaskRunner:
         self._random = world.random
         self._threads = threads
         self._report = report
+        self._wake = wake
+        self._is_interrupted = is_interrupted
         self._policies = [task.policy for task in view.plan.graph.tasks]
         self.errors: dict[int, BaseException] = {}
         """The live exceptions of failed tasks, by slot; at most `ERRORS_MAX`, for they hold frames."""
@@ -168,14 +176,15 @@ class TaskRunner:
             try:
                 value = await _within(context, now.body.call(**arguments))
             except anyio.get_cancelled_exc_class() as cancelled:
-                if scope.cancel_called or anyio.current_effective_deadline() == -math.inf:
+                outside = anyio.current_effective_deadline() == -math.inf or self._is_interrupted()
+                if scope.cancel_called or outside:
                     raise
                 error = cancelled  # raised by the body itself, though nobody cancelled it
             except (KeyboardInterrupt, GeneratorExit):
                 raise
             except BaseException as raised:  # noqa: BLE001 - all else a body raises is its failure, `sys.exit` too
                 error = raised
-        if worker.cancelling() > asked and await _takes_back(worker, asked):
+        if worker.cancelling() > asked and not self._is_interrupted() and await _takes_back(worker, asked):
             error = error or asyncio.CancelledError("the body cancelled the task it runs in")
         now.ended_us = self._monotonic()
         if scope.cancelled_caught:
@@ -202,6 +211,7 @@ class TaskRunner:
                 self._raised(now, outcome.error)
             else:
                 self._returned(now, outcome.value)
+            self._wake()
 
         now.ended_us = now.began_us
         self._threads.submit(call, done)

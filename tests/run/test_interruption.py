@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import anyio
 import pytest
 
 from eventflow import Flow, MemoryLog, task
-from eventflow.events import RunReleased, TaskAbandoned, TaskSucceeded
+from eventflow.events import Record, RunReleased, TaskAbandoned, TaskSucceeded, kind_of
 from eventflow.ports import Write
 from eventflow.testing.virtual import VirtualWorld, simulate
 
@@ -201,3 +203,52 @@ def test_bodies_in_threads_are_waited_for() -> None:
         assert len(ran) == 1
 
     simulate(main)
+
+
+# A worker that is cancelled before its first step is one that anyio has not awaited yet.
+@pytest.mark.filterwarnings("ignore:.*FlowRunner._work:pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore:coroutine 'FlowRunner._work':RuntimeWarning")
+def test_a_loop_that_ends_fails_nobody() -> None:
+    """All tasks of a loop are cancelled at its end, the engine's too; no body is said to have done that."""
+
+    class SlowLog(MemoryLog):
+        """So that there is nearly always an append under way."""
+
+        async def append(self, *writes: Write, **options: Any) -> Sequence[Record]:
+            loop, cancelled = asyncio.get_running_loop(), False
+            loop.call_later(0.002, (committed := loop.create_future()).set_result, None)
+            while not committed.done():
+                try:
+                    await asyncio.shield(committed)
+                except asyncio.CancelledError:
+                    cancelled = True
+            records = await super().append(*writes, **options)
+            if cancelled:
+                raise asyncio.CancelledError
+            return records
+
+    log = SlowLog()
+
+    @task
+    async def sleeper(number: int) -> int:
+        await anyio.sleep(number * 0.002)
+        return number
+
+    with Flow("sleepers") as flow:
+        sleeper.map(list(range(20)))
+
+    async def main(moment: float) -> None:
+        running = asyncio.ensure_future(flow.options(log=log, run_id=f"r{moment}").run())
+        await asyncio.sleep(moment)
+        assert not running.done()
+
+    moments = [number / 1_000 for number in range(4, 20)]
+    for moment in moments:
+        asyncio.run(main(moment))
+
+    async def look() -> None:
+        kinds = Counter([kind_of(record.event) async for record in log.read()])
+        assert kinds["task_failed"] == 0
+        assert kinds["run_released"] == len(moments)
+
+    asyncio.run(look())

@@ -12,7 +12,8 @@ import pytest
 from eventflow import Flow, MemoryLog, flow, task
 from eventflow.executors.local import Lanes
 from eventflow.runner import flow_runner
-from eventflow.runner.flow_runner import IN_FLIGHT_MAX, FlowRunner, Request
+from eventflow.runner.flow_runner import IN_FLIGHT_MAX, FlowRunner
+from eventflow.runner.request import Request
 from eventflow.runview import RunView
 from eventflow.testing.crashing import CrashingLog
 from eventflow.testing.virtual import VirtualWorld, simulate

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from eventflow import Flow, MemoryLog, RunNotFound, RunView, flow, replay, task
+from eventflow import Flow, MemoryLog, Parameter, RunNotFound, RunView, flow, replay, task
 from eventflow.events import RunStarted, TaskReused
-from eventflow.runner.ownership import FlowChanged, ParametersDiffer
+from eventflow.runner.changes import FlowChanged, ParametersDiffer
 from eventflow.states import Cached
 from eventflow.testing.crashing import Crash, CrashingLog
 from eventflow.testing.virtual import VirtualWorld, simulate
@@ -110,7 +110,7 @@ def test_another_flow_under_the_same_run_id(finished: bool) -> None:
                 .options(log=inside, world=world, run_id="r")
                 .run("mon")
             )
-        with pytest.raises(FlowChanged, match="gone: report"):
+        with pytest.raises(FlowChanged, match=r"report +report\(.*\) +\(not there\)"):
             await pipeline(ran).options(log=inside, world=world, run_id="r").run("mon")
         with Flow("pipe") as tiny:
             pass
@@ -129,10 +129,72 @@ def test_changed_code_of_a_finished_task_is_refused() -> None:
         log = MemoryLog()
         with pytest.raises(Crash):
             await pipeline(ran).options(log=CrashingLog(log, crash_at=3), world=world, run_id="r").run("mon")
-        with pytest.raises(FlowChanged, match="fetch"):
+        with pytest.raises(FlowChanged, match="fetch") as caught:
             await pipeline(ran, version="2").options(log=log, world=world, run_id="r").run("mon")
+        change = caught.value.changes[0]
+        assert change.name == "fetch"
+        assert change.then != change.now
+        assert "on_change='keep'" in str(caught.value)
 
     simulate(main)
+
+
+def test_changed_code_of_a_finished_task_is_kept_on_request() -> None:
+    """With `on_change="keep"` the result stands as it was made, the rest runs today's code, and that is recorded."""
+    ran: Counter[str] = Counter()
+
+    async def main(world: VirtualWorld) -> None:
+        log = MemoryLog()
+        with pytest.raises(Crash):
+            await pipeline(ran).options(log=CrashingLog(log, crash_at=3), world=world, run_id="r").run("mon")
+        fetched = ran["fetch"]
+        flow = pipeline(ran, version="2")
+        state = await flow.options(log=log, world=world, run_id="r", on_change="keep").run("mon")
+        assert state.is_successful()
+        assert ran["fetch"] == fetched
+        again = await flow.options(log=log, world=world, run_id="r").run("mon")  # its code is today's by now
+        assert again.is_successful()
+
+    simulate(main)
+
+
+def test_what_changed_is_a_table() -> None:
+    """Each task, parameter and constant that differs has its line: what it was, what it is."""
+
+    @task
+    async def add(a: int, b: int) -> int:
+        return a + b
+
+    def build(variant: int) -> Flow[..., Any]:
+        with Flow("sums") as flow:
+            x = Parameter("x", type=int) if variant else Parameter("x", type=int, default=3)
+            one = add(x, 1 + variant)
+            two = add.after(one)(x, 0) if variant else add(x, 0)
+            add.map([one, two], [1, 2]) if variant else add(one, two)
+        return flow
+
+    async def main(world: VirtualWorld) -> None:
+        log = MemoryLog()
+        await build(0).options(log=log, world=world, run_id="r").run(1)
+        with pytest.raises(FlowChanged) as caught:
+            await build(1).options(log=log, world=world, run_id="r").run(1)
+        assert str(caught.value).splitlines() == [
+            "run 'r' was started with another shape of flow 'sums':",
+            "         then                       now",
+            "  x      parameter: int, default 3  parameter: int, required",
+            "  add    add(a=x, b=1)              add(a=x, b=2)",
+            "  add-2  add(a=x, b=0)              add(a=x, b=0, after add)",
+            "  add-3  add(a=add, b=add-2)        add(a=each of [add, add-2], b=each of [1, 2])",
+            "finish it with the old code, or begin again with `rerun('r')`",
+        ]
+
+    simulate(main)
+
+
+def test_an_unknown_answer_to_a_change_is_refused() -> None:
+    """`on_change` is `refuse` or `keep`."""
+    with pytest.raises(ValueError, match="on_change='ignore' is none of refuse, keep"):
+        pipeline(Counter()).options(on_change="ignore")  # type: ignore[arg-type]
 
 
 def test_new_code_of_unfinished_tasks_is_taken_and_recorded() -> None:

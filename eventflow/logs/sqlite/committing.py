@@ -221,7 +221,7 @@ class GroupCommit:
         while True:
             try:
                 return self._store(connection, [submitted.append for submitted in batch])
-            except Exception as error:  # noqa: BLE001 - it is the append's error
+            except BaseException as error:  # noqa: BLE001 - it is the append's error
                 if is_busy(error):
                     time.sleep(_BUSY_PAUSE_S)
                     continue

@@ -84,6 +84,8 @@ class RunView:
         unpickled. `fetch` reads stored bytes from local disk; `locate` finds the place of a node handle.
         """
         self.run_id = run_id
+        self.stream: Final = f"run/{run_id}"
+        """The stream that is folded."""
         self.plan = plan
         self.fetch = fetch
         self.locate = locate
@@ -99,11 +101,6 @@ class RunView:
             break
         raise RunNotFound(f"there is no run {run_id!r} in this log")
 
-    @property
-    def stream(self) -> str:
-        """The stream that is folded."""
-        return f"run/{self.run_id}"
-
     def initial(self) -> RunFacts:
         """The facts before the first record."""
         return RunFacts.initial(self.plan)
@@ -115,7 +112,7 @@ class RunView:
                 f"the view of run {self.run_id!r} was given a record of {record.stream!r}: fold one stream, "
                 f"with replay(log, view, stream=view.stream)"
             )
-        return self.advance(state, record.version, record)
+        return advance(self.plan, state, record.version, record)
 
     def advance(self, facts: RunFacts, version: int, draft: Draft | Record) -> RunFacts:
         """Fold an event that will stand at `version`, before or after it is appended."""

@@ -39,6 +39,8 @@ __all__ = ["evolve"]
 
 PENDING: Final = int(Status.PENDING)
 RUNNING: Final = int(Status.RUNNING)
+SUCCEEDED: Final = int(Status.SUCCEEDED)
+SKIPPED: Final = int(Status.SKIPPED)
 CLAIMED: Final = Phase.CLAIMED
 _FAILED: Final = bytes(status in FAILED for status in range(256))
 _FINISHED: Final = bytes(status in FINISHED for status in range(256))
@@ -128,7 +130,7 @@ def _succeeded(plan: Plan, run: RunState, version: int, event: TaskSucceeded) ->
         if run.status[slot] != RUNNING or event.attempt != run.attempt[slot]:
             slot = _enter(plan, run, event)
         else:
-            run.status[slot] = Status.SUCCEEDED
+            run.status[slot] = SUCCEEDED
             run.running -= 1
     else:
         slot = _enter(plan, run, event)
@@ -240,15 +242,16 @@ def _done(run: RunState, slot: int) -> bool:
 def _finished(plan: Plan, run: RunState, slot: int) -> None:
     """Tell those who waited for this task's end."""
     status = run.status[slot]
-    failed, skipped = _FAILED[status], status == Status.SKIPPED
+    failed, skipped = _FAILED[status], status == SKIPPED
     parent = run.parent[slot]
     if parent >= 0:
         _child_finished(plan, run, parent, slot, failed, skipped)
     else:
         run.open -= 1
         _tell_consumers(plan, run, slot, failed, skipped)
-        for consumer in plan.each.get(slot, ()):  # a mapped task that got no children
-            _tell(run, consumer, failed, skipped)
+        if plan.each:
+            for consumer in plan.each.get(slot, ()):  # a mapped task that got no children
+                _tell(run, consumer, failed, skipped)
 
 
 def _tell_consumers(plan: Plan, run: RunState, slot: int, failed: int, skipped: int) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from eventflow.graph import Graph, Input, ListOf, ParameterNode, Ref, TaskNode, TupleOf, refs
+from eventflow.graph import Const, Graph, Input, ListOf, ParameterNode, Ref, TaskNode, TupleOf, refs
 
 __all__ = ["Plan"]
 
@@ -23,6 +23,7 @@ class Plan:
     """Adjacency of one graph, by node index. Immutable by contract; shared by all runs of a flow."""
 
     __slots__ = (
+        "_parameters",
         "degree",
         "each",
         "element",
@@ -59,6 +60,7 @@ class Plan:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.nodes = nodes = graph.nodes
+        self._parameters = frozenset(i for i, n in enumerate(nodes) if isinstance(n, ParameterNode))
         self.mapped = frozenset(i for i, n in enumerate(nodes) if isinstance(n, TaskNode) and n.mapped)
         self.degree = [0] * len(nodes)
         self.whole = [[] for _ in nodes]
@@ -82,14 +84,17 @@ class Plan:
         return bool(self.whole[i]) or i in self.each or i in self.element
 
     def _add_plain(self, i: int, node: TaskNode) -> None:
-        nodes, mapped = self.nodes, self.mapped
+        parameters, mapped = self._parameters, self.mapped
         leaves: list[int] = []
         simple = True
         for item in node.inputs:
-            for ref in refs(item.arg):
+            arg = item.arg
+            if type(arg) is Const:
+                continue
+            for ref in (arg,) if type(arg) is Ref else refs(arg):
                 up = ref.node
                 leaves.append(up)
-                if ref.path or up in mapped or isinstance(nodes[up], ParameterNode):
+                if ref.path or up in mapped or up in parameters:
                     simple = False
         self._wait(i, leaves + list(node.after) if node.after else leaves)
         if simple:
@@ -119,9 +124,9 @@ class Plan:
         self.upstreams[i] = tuple(dict.fromkeys([*self.upstreams[i], *followed, *(up for up, _ in listed)]))
 
     def _wait(self, i: int, upstreams: list[int]) -> None:
-        nodes = self.nodes
-        wanted = upstreams if len(upstreams) < 2 else dict.fromkeys(upstreams)
-        found = tuple([up for up in wanted if not isinstance(nodes[up], ParameterNode)])
+        found = tuple(upstreams if len(upstreams) < 2 else dict.fromkeys(upstreams))
+        if self._parameters:
+            found = tuple([up for up in found if up not in self._parameters])
         for up in found:
             self.whole[up].append(i)
         self.degree[i] = len(found)

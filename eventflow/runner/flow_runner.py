@@ -405,7 +405,7 @@ class FlowRunner:
                 self._fold(facts, await self._map(facts, slot), now, drafts)
             if due.finished:
                 self._fold(facts, Finish(), now, drafts)
-            if not due:
+            if not (due.skip or due.block or due.map):  # what is started makes nothing else due
                 self._wake_at = due.wake_at
                 return started
 

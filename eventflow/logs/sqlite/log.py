@@ -214,15 +214,14 @@ class SQLiteLog:
         waits five seconds for the outcome, then gets `OutcomeUnknown`.
         """
         await checkpoint_if_cancelled()
-        opened = await self._ready()
+        opened = self._open or await self._ready()
         return await opened.commits.append(_stage(writes, values, durability))
 
     async def submit(
         self, *writes: Write, values: Iterable[Value] = (), after: Ticket | None = None
     ) -> Ticket:
         """Take an append up and go on; see `EventLog.submit`."""
-        await checkpoint_if_cancelled()
-        opened = await self._ready()
+        opened = self._open or await self._ready()
         append = _stage(writes, values, "pipelined")
         if after is not None:
             assert isinstance(after, Submitted), "a ticket of this log"
@@ -349,7 +348,12 @@ def _stage(writes: Iterable[Write], values: Iterable[Value], durability: Durabil
     """An append as the writer's thread takes it, encoded; raises what encoding raises."""
     staged = [stage(write) for write in writes]
     kept = list(values)
-    rows = sum([len(write.drafts) for write in staged])
-    size = sum([len(body) for write in staged for body in write.bodies])
-    size += sum([len(value.data) for value in kept]) + _DRAFT_BYTES * (rows + len(kept))
+    rows = size = 0
+    for write in staged:
+        rows += len(write.bodies)
+        for body in write.bodies:
+            size += len(body)
+    for value in kept:
+        size += len(value.data)
+    size += _DRAFT_BYTES * (rows + len(kept))
     return Append(staged, kept, durability == "full", rows, size)

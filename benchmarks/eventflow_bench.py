@@ -45,7 +45,7 @@ from eventflow import Flow, MemoryLog, Parameter, task
 from eventflow.events import TaskStarted, TaskSucceeded, decode
 from eventflow.logs.sqlite import SQLiteLog
 from eventflow.ports import EventLog
-from eventflow.projections import replay
+from eventflow.projections import Fold, replay
 from eventflow.result import Inline
 from eventflow.runview import RunView
 
@@ -267,7 +267,7 @@ class Bench:
             view_s = time.perf_counter() - start
             for _ in range(TURNS):
                 with Meter() as meter:
-                    fold = await replay(log, view, stream=view.stream)
+                    fold = await replay(log, view, stream=view.stream, start=Fold.start(view))
                 assert view.picture(fold.state).state.is_successful()
                 del fold
                 ours.append(meter.usage)

@@ -158,6 +158,17 @@ class EventLog(Protocol):
         """Like `values` for one digest, synchronously, from local bytes; works after `aclose` too."""
         ...
 
+    async def snapshot(self, name: str) -> bytes | None:
+        """What was kept under a name, if it still is."""
+        ...
+
+    async def keep_snapshot(self, name: str, data: bytes) -> None:
+        """Keep something that can be made again from the events, in place of what had that name.
+
+        A log may forget it at any time.
+        """
+        ...
+
     def follow(self, *, after: int = 0) -> AsyncIterator[Record]:
         """Give every record after a position, then whatever comes, in order, once; never ends by itself.
 

@@ -7,6 +7,7 @@ msgspec can encode its state, whose type it declares on `initial`.
     replay    records up to a position → Fold
     follow    the same, then a fold after each new record
     dump      Fold → bytes, a snapshot;   restore   bytes → Fold, or nothing
+    begin     what the log has as a snapshot, or the fold of nothing
 
 A snapshot is an opinion about the log: it may be deleted at any time, and one of another projection, of
 another version of it, or with changed bytes counts as deleted.  fold(all) = fold(snapshot + tail) at
@@ -54,6 +55,7 @@ __all__ = [
     "TaskLine",
     "Timeline",
     "TimelineState",
+    "begin",
     "dump",
     "follow",
     "replay",
@@ -127,9 +129,10 @@ async def replay(
 ) -> Fold[S]:
     """Fold the log, or one stream, up to and with position `until`; nothing but the log is needed.
 
-    With `start` the work begins there, and that fold itself moves on and is given back.
+    With `start` the work begins there, and that fold itself moves on and is given back. Without it, a
+    projection that has a `snapshot_name` is begun with the snapshot that the log keeps under it.
     """
-    fold = Fold.start(projection) if start is None else start
+    fold = await begin(log, projection, until=until) if start is None else start
     apply, state, position = projection.apply, fold.state, fold.position
     async for record in log.read(stream=stream, after=position, until=until):
         state = apply(state, record)
@@ -156,6 +159,16 @@ async def follow(
         if stream is None or record.stream == stream:
             fold.push(record)
             yield fold
+
+
+async def begin(log: EventLog, projection: Projection[S], *, until: int | None = None) -> Fold[S]:
+    """The fold to go on from: of the log's snapshot, if it has a sound one up to `until`, or of nothing."""
+    name: str | None = getattr(projection, "snapshot_name", None)
+    data = await log.snapshot(name) if name is not None else None
+    found = restore(data, projection) if data is not None else None
+    if found is None or (until is not None and found.position > until):
+        return Fold.start(projection)
+    return found
 
 
 class _Snapshot(msgspec.Struct, frozen=True, array_like=True):

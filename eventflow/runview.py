@@ -86,6 +86,8 @@ class RunView:
         self.run_id = run_id
         self.stream: Final = f"run/{run_id}"
         """The stream that is folded."""
+        self.snapshot_name: Final = f"{self.stream}/{plan.graph.digest}"
+        """What the log may have kept a fold of it under; the graph is part of its meaning."""
         self.plan = plan
         self.fetch = fetch
         self.locate = locate

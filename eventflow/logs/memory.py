@@ -67,6 +67,7 @@ class _Store:
         self.streams: dict[str, _Stream] = {}
         self.keys: dict[str, list[_Row]] = {}
         self.values: dict[bytes, Value] = {}
+        self.snapshots: dict[str, bytes] = {}
         self.holds: set[str] = set()
         self.waiting: set[anyio.Event] = set()
         self.keyring = Keyring({token_hex(4): token_bytes(32)})
@@ -296,6 +297,18 @@ class MemoryLog:
     def peek(self, digest: bytes) -> Value | None:
         """One value, at once; works after `aclose` too."""
         return self._store.value(digest)
+
+    async def snapshot(self, name: str) -> bytes | None:
+        """What was kept under a name."""
+        self._check_open()
+        await checkpoint()
+        return self._store.snapshots.get(name)
+
+    async def keep_snapshot(self, name: str, data: bytes) -> None:
+        """Keep it, in place of what had that name."""
+        self._check_open()
+        await checkpoint()
+        self._store.snapshots[name] = data
 
     async def follow(self, *, after: int = 0) -> AsyncIterator[Record]:
         """Give every record after a position, then whatever comes; woken, never polling."""

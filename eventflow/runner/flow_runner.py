@@ -32,7 +32,6 @@ import anyio.abc
 import anyio.lowlevel
 
 from eventflow.events import Draft, FlowDefined
-from eventflow.graph import Input, ListOf, Ref, TaskNode, TupleOf
 from eventflow.machine import (
     FINISHED,
     Abandon,
@@ -40,7 +39,6 @@ from eventflow.machine import (
     Claim,
     Command,
     Finish,
-    Map,
     Phase,
     Release,
     Skip,
@@ -63,7 +61,8 @@ from eventflow.ports import (
 from eventflow.runfacts import RunFacts
 from eventflow.runner import ownership
 from eventflow.runner.changes import check_code, check_parameters
-from eventflow.runner.failures import consists_of, failure_of, the_one
+from eventflow.runner.failures import consists_of, the_one
+from eventflow.runner.mapping import map_or_block
 from eventflow.runner.ownership import Lost, check_known
 from eventflow.runner.request import Request
 from eventflow.runner.task_runner import TaskRunner
@@ -122,6 +121,8 @@ class FlowRunner:
         self._yielded_us = 0
         self._claim = 0
         """Version of our `RunClaimed`; 0 while nothing is claimed."""
+        self._position = 0
+        """Of the last record that is known to stand."""
         self._ticket: Ticket | None = None
         """The last round that was submitted and not waited for."""
         self._over = False
@@ -180,6 +181,7 @@ class FlowRunner:
                 await self._keep()
                 self._tasks.cancel_scope.cancel()
             self._check_end()
+            await ownership.keep_snapshot(self._log, self._view, self._facts, self._position)
         except BaseExceptionGroup as group:
             await self._let_go(group)
             raise the_one(group) from None
@@ -363,7 +365,8 @@ class FlowRunner:
         """Have a round stored, at the run's durability; pipelined ones only wait at the run's two ends."""
         log, before, phase = self._log, self._ticket, self._facts.run.phase
         if self._request.durability != "pipelined" or writes[-1].expect < self._claim:
-            await log.append(*writes, values=values, durability=self._request.durability)
+            records = await log.append(*writes, values=values, durability=self._request.durability)
+            self._position = records[-1].position
             self._yielded_us = self._world.monotonic()
             return
         try:
@@ -371,7 +374,7 @@ class FlowRunner:
                 raise before.error
             self._ticket = ticket = await log.submit(*writes, values=values, after=before)
             if phase == Phase.FINISHED:
-                await ticket.wait()
+                self._position = (await ticket.wait())[-1].position
         except Conflict as conflict:  # bodies have gone on from a state that the log never had
             raise Lost(f"run {self._view.run_id!r} is not where its rounds left it") from conflict
 
@@ -402,7 +405,7 @@ class FlowRunner:
             for slot in due.block:
                 self._fold(facts, Block(slot, self._why_blocked(facts, slot)), now, drafts)
             for slot in due.map:
-                self._fold(facts, await self._map(facts, slot), now, drafts)
+                self._fold(facts, await map_or_block(self._plan, self._values, facts, slot), now, drafts)
             if due.finished:
                 self._fold(facts, Finish(), now, drafts)
             if not (due.skip or due.block or due.map):  # what is started makes nothing else due
@@ -414,33 +417,6 @@ class FlowRunner:
         failed = [up for up in plan.upstreams[run.node(slot)] if run.ends(up)[0]]
         names = ", ".join(run.name(plan, up) for up in failed[:3])
         return f"{run.failed[slot]} of its upstreams failed ({names})"
-
-    async def _map(self, facts: RunFacts, slot: int) -> Map | Block:
-        """How many children a mapped task gets: as many as its shortest input has elements."""
-        node = self._plan.nodes[slot]
-        assert isinstance(node, TaskNode)
-        widths: list[int] = []
-        for item in node.inputs:
-            if not item.each:
-                continue
-            if isinstance(item.arg, Ref) and self._values.is_failed(facts, item.arg):
-                return Block(slot, f"what it maps over as {item.name!r} failed")
-            try:
-                widths.append(await self._width(facts, item))
-            except Exception as error:  # noqa: BLE001 - `len()` and opening run what users wrote
-                failure = failure_of(TypeError(f"argument {item.name!r}: {error}"))
-                return Map(slot, 0, failure)
-        return Map(slot, min(widths))
-
-    async def _width(self, facts: RunFacts, item: Input) -> int:
-        arg = item.arg
-        if isinstance(arg, ListOf | TupleOf):
-            return len(arg.items)
-        assert isinstance(arg, Ref), "anything else is never mapped over; refused when the flow is built"
-        children = facts.run.maps.get(arg.node)
-        if children is not None and not arg.path:
-            return children.width
-        return await self._values.length(facts, arg)
 
     # -- when it does not go on -------------------------------------------------------------------
 
@@ -497,6 +473,7 @@ class FlowRunner:
         for slot in list(facts.run.active()):
             self._fold(facts, Abandon(slot, facts.run.attempt[slot], "interrupted"), now, drafts)
         self._fold(facts, Release("interrupted"), now, drafts)
-        await self._log.append(Write(self._view.stream, base, drafts), values=beside)
+        records = await self._log.append(Write(self._view.stream, base, drafts), values=beside)
+        await ownership.keep_snapshot(self._log, self._view, facts, records[-1].position)
         run_id = self._view.run_id
         _logger.warning("run %r was interrupted; resume it with .options(run_id=%r).run()", run_id, run_id)

@@ -13,12 +13,15 @@ import socket
 import sys
 from collections.abc import Mapping
 from functools import cache
+from logging import getLogger
+from typing import Final
 
 import anyio
 
 from eventflow.events import RunFinished, RunReleased, RunStarted
 from eventflow.machine import Phase
 from eventflow.ports import EventLog
+from eventflow.projections import Fold, begin, dump
 from eventflow.runfacts import RunFacts
 from eventflow.runner.changes import check_shape
 from eventflow.runview import RunView, graph_of
@@ -30,10 +33,16 @@ __all__ = [
     "environment",
     "fold",
     "is_over",
+    "keep_snapshot",
     "watch",
 ]
 
-WATCH_S = 0.5
+_logger: Final = getLogger("eventflow")
+
+SNAPSHOT_EVENTS_MIN: Final = 4_096
+"""Shorter runs are folded as fast as a snapshot of them is read."""
+
+WATCH_S: Final = 0.5
 """How long a follower listens before it asks whether the owner still lives."""
 
 
@@ -47,13 +56,24 @@ class UnknownEvents(RuntimeError):
 
 async def fold(log: EventLog, view: RunView) -> RunFacts:
     """The run as it stands in the log; raises `FlowChanged` when it is of another flow or shape."""
-    facts, graph = view.initial(), view.plan.graph
-    async for record in log.read(stream=view.stream):
+    begun = await begin(log, view)
+    facts, graph = begun.state, view.plan.graph
+    async for record in log.read(stream=view.stream, after=begun.position):
         event = record.event
         if isinstance(event, RunStarted) and event.flow != graph.digest:
             check_shape(await graph_of(log, event.flow), graph, view.run_id)
         facts = view.apply(facts, record)
     return facts
+
+
+async def keep_snapshot(log: EventLog, view: RunView, facts: RunFacts, position: int) -> None:
+    """Have the log keep the fold of a long run at a record's position; what hinders that is only told."""
+    if facts.run.version < SNAPSHOT_EVENTS_MIN:
+        return
+    try:
+        await log.keep_snapshot(view.snapshot_name, dump(Fold(view, facts, position)))
+    except Exception:
+        _logger.warning("no snapshot of run %r was kept", view.run_id, exc_info=True)
 
 
 def check_known(facts: RunFacts, run_id: str) -> None:

@@ -125,6 +125,16 @@ class CrashingLog:
         self._check_alive()
         return self.log.peek(digest)
 
+    async def snapshot(self, name: str) -> bytes | None:
+        """As the log inside."""
+        self._check_alive()
+        return await self.log.snapshot(name)
+
+    async def keep_snapshot(self, name: str, data: bytes) -> None:
+        """As the log inside."""
+        self._check_alive()
+        await self.log.keep_snapshot(name, data)
+
     async def follow(self, *, after: int = 0) -> AsyncIterator[Record]:
         """Follow while alive; one who waits when the crash comes learns it with the next record."""
         self._check_alive()

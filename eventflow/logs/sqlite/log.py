@@ -38,7 +38,15 @@ from eventflow.logs.sqlite.files import FORMAT, check_place, check_sqlite, prepa
 from eventflow.logs.sqlite.keys import load_keyring
 from eventflow.logs.sqlite.locks import LockFile
 from eventflow.logs.sqlite.packs import PackReader, PackWriter
-from eventflow.logs.sqlite.reading import Page, Readers, find_head, find_latest, find_span, find_values
+from eventflow.logs.sqlite.reading import (
+    Page,
+    Readers,
+    find_head,
+    find_latest,
+    find_snapshot,
+    find_span,
+    find_values,
+)
 from eventflow.logs.sqlite.transaction import Append, Ledger, stage, store
 from eventflow.ports import Durability, Keyring, LogClosed, Ticket, Value, Write
 
@@ -286,6 +294,17 @@ class SQLiteLog:
         rows = dict(found)
         keys = tuple(name.removeprefix("key:") for name in rows if name.startswith("key:"))
         return LogInfo(rows["id"], FORMAT, int(rows["created"]), keys)
+
+    async def snapshot(self, name: str) -> bytes | None:
+        """What was kept under a name, if it still is."""
+        return await self._ask(lambda connection: find_snapshot(connection, name))
+
+    async def keep_snapshot(self, name: str, data: bytes) -> None:
+        """Keep it, in place of what had that name. Raises `LogWriteFailed`, as `append` does."""
+        opened = self._open or await self._ready()
+        await opened.commits.append(
+            Append((), (), full=False, rows=1, size_bytes=len(data), snapshot=(name, data))
+        )
 
     def peek(self, digest: bytes) -> Value | None:
         """One value, at once and from any thread; works after `aclose` too."""

@@ -36,6 +36,7 @@ __all__ = [
     "Span",
     "find_head",
     "find_latest",
+    "find_snapshot",
     "find_span",
     "find_values",
 ]
@@ -228,6 +229,12 @@ def open_row(row: Row, names: Mapping[int, str]) -> Record:
             f"record {position} of {stream!r} stands as version {version} and says {record.version}"
         )
     return record
+
+
+def find_snapshot(connection: Connection, name: str) -> bytes | None:
+    """What is kept under a name."""
+    row = connection.execute("SELECT data FROM snapshot WHERE name = ?", (name,)).fetchone()
+    return None if row is None else row[0]
 
 
 def find_latest(connection: Connection, keys: Sequence[str], until: int | None) -> Mapping[str, Record]:

@@ -55,10 +55,8 @@ CREATE UNIQUE INDEX value_place ON value (pack, offset) WHERE pack IS NOT NULL;
 
 -- What was computed from the events up to a position; may be deleted at any time.
 CREATE TABLE snapshot (
-    name     TEXT PRIMARY KEY,
-    position INTEGER NOT NULL,
-    data     BLOB NOT NULL,
-    crc      INTEGER NOT NULL
+    name TEXT PRIMARY KEY,
+    data BLOB NOT NULL -- with a checksum of its own
 ) STRICT;
 
 -- With `recursive_triggers` they also stop INSERT OR REPLACE.

@@ -62,6 +62,7 @@ class Append(msgspec.Struct, gc=False):
     full: bool
     rows: int
     size_bytes: int
+    snapshot: tuple[str, bytes] | None = None
     after: Append | None = None
     """What must be stored before it; if that was not, neither is this."""
     records: Sequence[Record] = ()
@@ -197,6 +198,8 @@ def store(connection: Connection, ledger: Ledger, packs: PackWriter, appends: Se
                 batch.take(append)
             except (Conflict, LogDamaged) as error:
                 append.error = error
+            if append.snapshot is not None:
+                connection.execute("REPLACE INTO snapshot (name, data) VALUES (?, ?)", append.snapshot)
         batch.flush()
         batch.keep_large(packs, full=full)
         notes = ledger.write_notes(connection)

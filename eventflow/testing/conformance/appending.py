@@ -38,6 +38,21 @@ class Appending(LogHooks[L]):
                 await log.append(write("run/a", number, number), durability=durability)
                 assert await stored(log) == list(range(number + 1))
 
+    async def test_submitted_appends_are_stored_in_order(self) -> None:
+        """A ticket is for an append that is stored after those before it, or fails with the one it builds on."""
+        async with self.open() as log:
+            first = await log.submit(write("run/a", 0, 1))
+            second = await log.submit(write("run/a", 1, 2), values=[value(b"v")], after=first)
+            wrong = await log.submit(write("run/a", 5, 3), after=second)
+            third = await log.submit(write("run/a", 2, 4), after=wrong)
+            assert [record.version for record in await second.wait()] == [2]
+            for ticket in (wrong, third):
+                with pytest.raises(Conflict):
+                    await ticket.wait()
+                assert isinstance(ticket.error, Conflict)
+            assert (first.error, await stored(log)) == (None, [1, 2])
+            assert value(b"v").digest in await log.values([value(b"v").digest])
+
     async def test_conflict_stores_nothing(self) -> None:
         """One write that expects another version leaves no trace of the whole append, nor of its values."""
         async with self.open() as log:

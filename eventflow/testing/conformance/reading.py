@@ -160,6 +160,18 @@ class Reading(LogHooks[L]):
             assert (await two.head(), two.peek(kept.digest)) == (2, kept)
             assert dict(one.keyring.keys) == dict(two.keyring.keys)
 
+    async def test_a_snapshot_is_kept_until_another_takes_its_name(self) -> None:
+        """Snapshots lie beside the records: found by name, replaced, and no part of what is read."""
+        async with self.open() as log:
+            assert await log.snapshot("run/a") is None
+            await log.append(write("run/a", 0, 1))
+            await log.keep_snapshot("run/a", b"one")
+            await log.keep_snapshot("run/b", b"two")
+            await log.keep_snapshot("run/a", b"three" * 100_000)
+            assert await log.snapshot("run/a") == b"three" * 100_000
+            assert await log.snapshot("run/b") == b"two"
+            assert (await log.head(), await log.head("run/b")) == (1, 0)
+
 
 async def _until_damage(records: AsyncIterator[Record], *named: str) -> list[Record]:
     """What comes before `LogDamaged`, whose message must hold each of the names."""

@@ -1,0 +1,39 @@
+"""How many children a mapped task gets: as many as its shortest input has elements."""
+
+from __future__ import annotations
+
+from eventflow.graph import Input, ListOf, Ref, TaskNode, TupleOf
+from eventflow.machine import Block, Map, Plan
+from eventflow.runfacts import RunFacts
+from eventflow.runner.failures import failure_of
+from eventflow.runner.values import Values
+
+__all__ = ["map_or_block"]
+
+
+async def map_or_block(plan: Plan, values: Values, facts: RunFacts, slot: int) -> Map | Block:
+    """What is to be decided on a mapped task that is due; a failure of what it maps over blocks it."""
+    node = plan.nodes[slot]
+    assert isinstance(node, TaskNode)
+    widths: list[int] = []
+    for item in node.inputs:
+        if not item.each:
+            continue
+        if isinstance(item.arg, Ref) and values.is_failed(facts, item.arg):
+            return Block(slot, f"what it maps over as {item.name!r} failed")
+        try:
+            widths.append(await _width(values, facts, item))
+        except Exception as error:  # noqa: BLE001 - `len()` and opening run what users wrote
+            return Map(slot, 0, failure_of(TypeError(f"argument {item.name!r}: {error}")))
+    return Map(slot, min(widths))
+
+
+async def _width(values: Values, facts: RunFacts, item: Input) -> int:
+    arg = item.arg
+    if isinstance(arg, ListOf | TupleOf):
+        return len(arg.items)
+    assert isinstance(arg, Ref), "anything else is never mapped over; refused when the flow is built"
+    children = facts.run.maps.get(arg.node)
+    if children is not None and not arg.path:
+        return children.width
+    return await values.length(facts, arg)

@@ -343,6 +343,7 @@ class _Call:
             threads.close()
         picture = view.picture(facts)
         picture.live.update(runner.errors)
+        runner.dissolve()
         return view, picture
 
 

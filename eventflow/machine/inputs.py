@@ -136,13 +136,37 @@ def bind(
     node = plan.nodes[run.node(slot)]
     assert isinstance(node, TaskNode)
     nth = -1 if parent < 0 else slot - run.maps[parent].base
+    binding = _Binding(run, take, constant)
+    return {
+        item.name: binding.element(item.name, item.arg, nth)
+        if item.each and nth >= 0
+        else binding.build(item.name, (), item.arg)
+        for item in node.inputs
+    }
 
-    def build(name: str, path: tuple[Key, ...], arg: Arg) -> Any:
+
+class _Binding:
+    """Rebuilds arguments; a class, for functions that call themselves would be garbage in a cycle."""
+
+    __slots__ = ("_constant", "_run", "_take")
+
+    def __init__(
+        self,
+        run: RunState,
+        take: Callable[[Leaf], Any],
+        constant: Callable[[str, tuple[Key, ...], Const], Any],
+    ) -> None:
+        self._run = run
+        self._take = take
+        self._constant = constant
+
+    def build(self, name: str, path: tuple[Key, ...], arg: Arg) -> Any:
+        build = self.build
         match arg:
             case Ref():
-                return take(leaf_of(run, name, arg))
+                return self._take(leaf_of(self._run, name, arg))
             case Const():
-                return constant(name, path, arg)
+                return self._constant(name, path, arg)
             case ListOf(items=items):
                 return [build(name, (*path, i), part) for i, part in enumerate(items)]
             case TupleOf(items=items):
@@ -151,16 +175,11 @@ def bind(
                 pairs = zip(keys, items, strict=True)
                 return {key: build(name, (*path, key), part) for key, part in pairs}
 
-    def element(name: str, arg: Arg) -> Any:
+    def element(self, name: str, arg: Arg, nth: int) -> Any:
         match arg:
             case Ref(node=up, path=path):
-                return take(leaf_of(run, name, Ref(up, (*path, nth))))
+                return self._take(leaf_of(self._run, name, Ref(up, (*path, nth))))
             case ListOf(items=items) | TupleOf(items=items):
-                return build(name, (), items[nth])
+                return self.build(name, (), items[nth])
             case _:
                 raise AssertionError(f"{arg!r} is never mapped over; refused when the flow is built")
-
-    return {
-        item.name: element(item.name, item.arg) if item.each and nth >= 0 else build(item.name, (), item.arg)
-        for item in node.inputs
-    }

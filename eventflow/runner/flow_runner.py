@@ -138,6 +138,10 @@ class FlowRunner:
         """Live exceptions of tasks that failed in this process, by slot."""
         return self._runner.errors
 
+    def dissolve(self) -> None:
+        """Let go of the parts that refer back to it, so that the garbage collector has nothing to do; the last call."""
+        vars(self).clear()
+
     # -- from outside -----------------------------------------------------------------------------
 
     async def run(self, *, wait: bool = True) -> RunFacts:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
-from eventflow.graph import Const, Key, ParameterNode, Ref, TaskNode
+from eventflow.graph import Const, Key, ListOf, ParameterNode, Ref, TaskNode
 from eventflow.machine import FINISHED, RunState, Status, bind
 from eventflow.machine.inputs import Leaf, leaf_of, leaves
 from eventflow.ports import Bindings, Body, EventLog, Value
@@ -145,6 +145,8 @@ class Values:
                     found[item.name] = self._value(facts, arg.node)
                 elif type(arg) is Const:
                     found[item.name] = self._constant(slot, item.name, (), arg)
+                elif type(arg) is ListOf and all([type(part) is Ref for part in arg.items]):
+                    found[item.name] = [self._value(facts, part.node) for part in arg.items]  # type: ignore[union-attr]
                 else:
                     break
             else:
@@ -199,10 +201,10 @@ class Values:
         payload = self._payload(facts, slot)
         if isinstance(payload, Stored):
             payload = self._loaded.get(payload.digest) or self._peek(payload)
-        name = facts.run.name(self._plan, slot)
-        if isinstance(payload, Ending):
-            return NoResult if payload.failure is None else TaskError(name, payload.failure)
-        if not isinstance(payload, Inline):
+        if type(payload) is not Inline:
+            name = facts.run.name(self._plan, slot)
+            if isinstance(payload, Ending):
+                return NoResult if payload.failure is None else TaskError(name, payload.failure)
             raise ResultNotLoaded(f"the result of {name!r} is not in the log: {payload!r}")
         value = reopen(payload, self._view.serializer_of(slot, facts.run))
         if len(payload.data) > COPY_MAX:

@@ -224,3 +224,25 @@ def test_values_of_a_map_are_dropped_together() -> None:
         assert runner._values.live == 0
 
     simulate(main)
+
+
+async def test_a_finished_run_leaves_nothing_to_the_garbage_collector() -> None:
+    """Its parts refer to each other while it runs; afterwards they go by themselves."""
+
+    @task
+    async def one(number: int) -> int:
+        return number
+
+    with Flow("ones") as flow:
+        one(one(1))
+        one.map([1, 2])
+    log = MemoryLog()
+    await flow.options(log=log).run()
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(5):
+            await flow.options(log=log).run()
+        assert gc.collect() == 0
+    finally:
+        gc.enable()

@@ -15,8 +15,8 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(VENV)/.has-demo ## Run a recorded workflow of 103 tasks, live
-	$(PY) -m examples.montage
+demo: $(VENV)/.has-cli ## Kill a workflow of 103 tasks in the middle, resume it, count what ran
+	$(PY) -m eventflow demo
 
 test: $(VENV)/.has-test ## Run all tests
 	$(PY) -m pytest tests

@@ -51,6 +51,9 @@ from eventflow.runview import RunView
 
 AnyFlow: TypeAlias = Flow[..., Any]
 
+RECORDED: Final = Path(__file__).parents[1] / "workloads"
+"""Recorded workflows."""
+
 TURNS: Final = 3
 """How often the two sides of `replay` and `bitbake` take turns; their medians count."""
 
@@ -155,11 +158,11 @@ def five(step: Any) -> AnyFlow:
 
 def recorded(work: Any) -> AnyFlow:
     """The recorded build: its edges, and bodies that only build a small dict."""
-    from examples.workload import load  # noqa: PLC0415 - only this workload needs it
+    from eventflow.demo.workload import load  # noqa: PLC0415 - only this workload needs it
 
     with Flow("bitbake") as flow:
         nodes: dict[str, Any] = {}
-        for i, job in enumerate(load("bitbake-mylayer").tasks):
+        for i, job in enumerate(load("bitbake-mylayer", RECORDED).tasks):
             nodes[job.id] = work([nodes[parent] for parent in job.parents], i)
     return flow
 

@@ -28,7 +28,7 @@ from weakref import WeakKeyDictionary
 from eventflow.logs.memory import MemoryLog
 from eventflow.ports import EventLog
 
-__all__ = ["LOG_VARIABLE", "LogNotNamed", "check_url", "default_url", "open_log", "shared_log"]
+__all__ = ["LOG_VARIABLE", "LogNotNamed", "check_url", "default_url", "open_log", "path_of", "shared_log"]
 
 LOG_VARIABLE: Final = "EVENTFLOW_LOG"
 FOLDER: Final = ".eventflow"
@@ -97,7 +97,7 @@ def _named_in(table: Mapping[str, Any], where: str, folder: Path) -> str | None:
     if not isinstance(url, str):
         raise LogNotNamed(f"{where}: log = {url!r} is not text; write {_SQLITE}runs.db")
     check_url(url, where)
-    return url if url == MEMORY else _url_of(folder / _path_of(url))
+    return url if url == MEMORY else _url_of(folder / path_of(url))
 
 
 def _folder_of(here: Path) -> Path:
@@ -114,7 +114,8 @@ def _url_of(path: Path) -> str:
     return f"{_SQLITE}{quote(str(path))}"
 
 
-def _path_of(url: str) -> Path:
+def path_of(url: str) -> Path:
+    """The file behind a `sqlite:` URL."""
     return Path(unquote(url.removeprefix(_SQLITE))).expanduser()
 
 
@@ -135,7 +136,7 @@ def _make(url: str) -> EventLog:
         return _memory[0]
     from eventflow.logs.sqlite import SQLiteLog  # noqa: PLC0415 - a memory log needs no SQLite
 
-    path = _path_of(url)
+    path = path_of(url)
     if path.parent.name == FOLDER:
         _make_folder(path.parent)
     return SQLiteLog(path)
@@ -174,7 +175,7 @@ async def shared_log(url: str | None = None) -> EventLog:
     url = default_url() if url is None else url
     if url == MEMORY:
         return _make(url)
-    place = _url_of(_path_of(url).absolute())
+    place = _url_of(path_of(url).absolute())
     handles = _open.setdefault(asyncio.get_running_loop(), {})
     if place not in handles:
         log = _make(place)

@@ -71,7 +71,7 @@ from eventflow.runview import RunView, graph_of
 
 __all__ = ["IN_FLIGHT_MAX", "FlowRunner"]
 
-_logger: Final = getLogger("eventflow")
+_logger: Final = getLogger("eventflow.runner")
 
 IN_FLIGHT_MAX: Final = 1024
 YIELD_US: Final = 5_000

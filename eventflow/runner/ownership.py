@@ -37,7 +37,7 @@ __all__ = [
     "watch",
 ]
 
-_logger: Final = getLogger("eventflow")
+_logger: Final = getLogger("eventflow.runner")
 
 SNAPSHOT_EVENTS_MIN: Final = 4_096
 """Shorter runs are folded as fast as a snapshot of them is read."""

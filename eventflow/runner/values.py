@@ -145,7 +145,7 @@ class Values:
                     found[item.name] = self._value(facts, arg.node)
                 elif type(arg) is Const:
                     found[item.name] = self._constant(slot, item.name, (), arg)
-                elif type(arg) is ListOf and all([type(part) is Ref for part in arg.items]):
+                elif type(arg) is ListOf and all(type(part) is Ref for part in arg.items):
                     found[item.name] = [self._value(facts, part.node) for part in arg.items]  # type: ignore[union-attr]
                 else:
                     break

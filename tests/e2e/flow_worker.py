@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from eventflow import Flow, State, context, flow, task
+from eventflow.demo.workload import Workload, job_digest
 from eventflow.logs.sqlite import SQLiteLog, WalResetWarning
 from eventflow.ports import Durability
-from examples.workload import Workload, job_digest, load
+from tests.recorded import load
 
 __all__ = ["SHARED", "padding", "workload_flow"]
 

@@ -12,45 +12,44 @@ ROOT = Path(__file__).parents[2]
 KINDS = ("mProject", "mDiffFit", "mConcatFit", "mBgModel", "mBackground", "mImgtbl", "mAdd", "mViewer")
 
 
-def demo(**environment: str) -> str:
-    """What half a second of it prints."""
-    clean = {
-        name: value for name, value in os.environ.items() if name not in ("FORCE_COLOR", "TTY_COMPATIBLE")
-    }
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "examples.montage", "--seconds", "0.5"],
-        cwd=ROOT,
-        env={**clean, **environment},
+def demo(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """A second of it, not on a terminal."""
+    dropped = ("FORCE_COLOR", "TTY_COMPATIBLE", "EVENTFLOW_LOG")
+    clean = {name: value for name, value in os.environ.items() if name not in dropped}
+    return subprocess.run(
+        [sys.executable, "-m", "eventflow", "demo", "--seconds", "1", *words],
+        cwd=cwd,
+        env={**clean, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=60,
         check=False,
     )
+
+
+def test_the_demo_is_killed_resumes_and_runs_nothing_twice_that_had_finished(tmp_path: Path) -> None:
+    """Counted outside the engine: all ran, finished ones once; the results are right, the past is shown."""
+    done = demo("--keep", "kept", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def test_the_demo_runs_checks_itself_and_looks_back() -> None:
-    """103 tasks run, their results are those computed without the engine, and the past is shown."""
-    said = demo()
-    assert "\x1b" not in said
-    progress, past, states = re.split(r"as of event 104 of 209|^states", said, flags=re.MULTILINE)
-    told = [line.rpartition(" ")[2] for line in progress.splitlines() if "done, all of" in line]
-    assert sorted(told) == sorted(KINDS)
-    assert "103 of 103 done" in progress
-    assert "Success: all reference tasks succeeded" in progress
-    assert "103 of 103 results equal those computed without the engine" in progress
-    # In the middle some ran, and what comes after the fits had not begun.
+    said = done.stdout
+    assert "\x1b" not in said + done.stderr
+    assert max(map(len, said.splitlines())) <= 80 + len(str(tmp_path))
+    before, again = re.findall(r"finished before the kill +(\d+) +run again after it +(\d+)", said)[0]
+    assert 41 <= int(before) < 103
+    assert again == "0"
+    in_flight, repeated = re.findall(r"in flight at the kill +(\d+) +run again after it +(\d+)", said)[0]
+    assert int(repeated) <= int(in_flight)
+    executed = (tmp_path / "kept" / "executed.txt").read_text().split()
+    assert len(set(executed)) == 103
+    assert len(executed) == 103 + int(repeated)
+    assert "engine: 103 of 103" in said
+    past = said.partition("5. The past")[2]
     assert re.search(r"mViewer +4 Pending", past)
-    assert re.search(r"running then: m\w+_ID\d+", past)
-    assert re.search(r"mDiffFit +45 Success +\d+ +\d+", states)
-    assert [line.split()[0] for line in states.splitlines()[1:]] == list(KINDS)
+    assert all(f"all of {kind}" in done.stderr for kind in KINDS[1:])
+    assert demo("--keep", "kept", cwd=tmp_path).returncode == 2, "a kept demo was overwritten"
 
 
-def test_on_a_terminal_the_bars_come_to_their_end_without_colour_where_none_is_wanted() -> None:
-    """The live display draws one bar for the run and one for each kind, and heeds NO_COLOR."""
-    said = demo(TTY_COMPATIBLE="1", NO_COLOR="1", TERM="xterm-256color", COLUMNS="100")
-    assert re.search(r"montage +━+ +103/103", said)
-    assert all(re.search(rf"{kind} +━+ +(\d+)/\1\b", said) for kind in KINDS)
-    assert "\x1b[?25l" in said, "no live display"
-    assert not re.search(r"\x1b\[[\d;]*3[0-8](;|m)", said), "a colour"
+def test_a_demo_that_is_not_kept_leaves_nothing_behind(tmp_path: Path) -> None:
+    """The log lies in a temporary folder that is gone afterwards."""
+    assert demo(cwd=tmp_path).returncode == 0
+    assert list(tmp_path.iterdir()) == []

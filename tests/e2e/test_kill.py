@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from eventflow.demo.workload import expected_digest
 from eventflow.logs.sqlite import SQLiteLog
-from examples.workload import expected_digest, load
 from tests.e2e.evidence import (
     LIMIT_S,
     Start,
@@ -28,6 +28,7 @@ from tests.e2e.evidence import (
     launch,
 )
 from tests.e2e.flow_worker import SHARED, padding
+from tests.recorded import load
 
 pytestmark = pytest.mark.filterwarnings("ignore::eventflow.logs.sqlite.WalResetWarning")
 

@@ -9,10 +9,11 @@ import anyio
 import pytest
 
 from eventflow import Flow, MemoryLog, context, task
+from eventflow.demo.workload import Workload, expected_digest, job_digest
 from eventflow.events import TaskSucceeded
 from eventflow.testing.crashing import Crash, CrashingLog
 from eventflow.testing.virtual import VirtualWorld, simulate
-from examples.workload import Workload, available, expected_digest, job_digest, load
+from tests.recorded import available, load
 
 
 def flow_of(workload: Workload, started: Counter[str]) -> Flow[..., Any]:

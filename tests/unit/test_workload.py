@@ -8,8 +8,9 @@ from hashlib import blake2b, sha256
 
 import pytest
 
-from examples import workload
-from examples.workload import Job, WorkloadError, expected_digest, load, parse
+from eventflow.demo import workload
+from eventflow.demo.workload import Job, WorkloadError, expected_digest, parse
+from tests.recorded import available, folder_of, load
 
 PUBLISHED = {
     "1000genome-chameleon-10ch-250k-001": ("bbfd77dfc2da6553", 410, 530),
@@ -34,14 +35,14 @@ def document(parents: dict[str, list[str]]) -> bytes:
 
 def test_every_file_is_known() -> None:
     """What lies in the folder is what the table of sources names."""
-    assert workload.available() == tuple(PUBLISHED)
+    assert available() == tuple(PUBLISHED)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_files_are_as_published(name: str) -> None:
     """Bytes, tasks and edges are those of the source."""
     start, tasks, edges = PUBLISHED[name]
-    data = gzip.decompress((workload.DATA / f"{name}{workload.SUFFIX}").read_bytes())
+    data = gzip.decompress((folder_of(name) / f"{name}{workload.SUFFIX}").read_bytes())
     loaded = load(name)
     assert sha256(data).hexdigest().startswith(start)
     assert (len(loaded.tasks), sum(len(job.parents) for job in loaded.tasks)) == (tasks, edges)
@@ -60,7 +61,7 @@ def test_parents_come_first(name: str) -> None:
 def test_a_job_carries_what_was_recorded() -> None:
     """Kind, parents, seconds and bytes of one Montage job are those in its document."""
     name = "montage-chameleon-2mass-01d-001"
-    recorded = json.loads(gzip.decompress((workload.DATA / f"{name}{workload.SUFFIX}").read_bytes()))[
+    recorded = json.loads(gzip.decompress((folder_of(name) / f"{name}{workload.SUFFIX}").read_bytes()))[
         "workflow"
     ]
     asked = next(t for t in recorded["specification"]["tasks"] if t["id"] == "mDiffFit_ID0000008")
@@ -103,7 +104,7 @@ def test_expected_digest_hashes_id_and_parents_in_order() -> None:
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
     """A wrong name says which names there are."""
-    with pytest.raises(WorkloadError, match=r"no workload 'montage'.*montage-chameleon-2mass-01d-001"):
+    with pytest.raises(WorkloadError, match=r"no workload 'montage'.*airrflow-dirt02-001"):
         load("montage")
 
 

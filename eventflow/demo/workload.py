@@ -1,7 +1,7 @@
-"""Recorded workflows of other systems, as plain data: what the examples and the engine's tests run.
+"""Recorded workflows of other systems, as plain data: what the demo runs, and the engine's tests.
 
-`examples/data` holds WfFormat documents, gzipped (see its README for sources and licence).  Only what a
-run needs is read from them: the edges, the recorded seconds and the size of what a job wrote.
+They are WfFormat documents of the WfCommons project, gzipped; `data` holds that of the demo, with its licence.  Only
+what a run needs is read: the edges, the recorded seconds and the size of what a job wrote.
 
 Nothing here imports eventflow, so `expected_digest` is an oracle: it says what every job must give when
 each job hashes its id and what its parents gave, and any engine that loses, repeats or swaps an input
@@ -85,17 +85,16 @@ class _Document(msgspec.Struct):
     workflow: _Workflow
 
 
-def available() -> tuple[str, ...]:
-    """Names that `load` knows, sorted."""
-    return tuple(sorted(path.name.removesuffix(SUFFIX) for path in DATA.glob(f"*{SUFFIX}")))
+def available(folder: Path = DATA) -> tuple[str, ...]:
+    """Names that `load` knows in a folder, sorted."""
+    return tuple(sorted(path.name.removesuffix(SUFFIX) for path in folder.glob(f"*{SUFFIX}")))
 
 
-def load(name: str) -> Workload:
-    """Read one workload of `examples/data`; `WorkloadError` when there is none of that name."""
-    path = DATA / f"{name}{SUFFIX}"
-    if name not in available():
-        raise WorkloadError(f"no workload {name!r} in {DATA}: there are {', '.join(available())}")
-    return parse(name, gzip.decompress(path.read_bytes()))
+def load(name: str, folder: Path = DATA) -> Workload:
+    """Read one workload of a folder; `WorkloadError` when there is none of that name."""
+    if name not in available(folder):
+        raise WorkloadError(f"no workload {name!r} in {folder}: there are {', '.join(available(folder))}")
+    return parse(name, gzip.decompress((folder / f"{name}{SUFFIX}").read_bytes()))
 
 
 def parse(name: str, document: bytes) -> Workload:

@@ -1,0 +1,238 @@
+"""The commands and their options; what they do stands in the modules beside this one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import click
+
+from eventflow.cli.trouble import Exit, explained, say, wants_color
+
+__all__ = ["eventflow"]
+
+_COLORS = {
+    "success": "green", "Success": "green", "Cached": "green", "Mapped": "green",
+    "failed": "red", "Failed": "red", "TimedOut": "red", "Crashed": "red",
+    "running": "cyan", "Running": "cyan", "TriggerFailed": "yellow", "Retrying": "yellow",
+}  # fmt: skip
+
+_log = click.option("--log", metavar="URL", help="The log, like sqlite:///runs.db; else the default one.")
+_json = click.option("--json", "as_json", is_flag=True, help="Write one JSON document to stdout.")
+_run_id = click.option("--run-id", metavar="ID", help="Id of the run; one that exists is gone on with.")
+_flow = click.option("--flow", "spec", metavar="SPEC", help="The code, where the log's own note is no use.")
+
+
+def _shared(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of the commands that run something."""
+    for option in (
+        _log,
+        _json,
+        click.option("--quiet", "-q", is_flag=True, help="No progress and no summary on stderr."),
+        click.option("--durability", type=click.Choice(["full", "normal", "pipelined"]), default="full"),
+    ):
+        command = option(command)
+    return command
+
+
+class _Commands(click.Group):
+    """Ctrl-C ends any command with the code of an interrupt; click's own would be that of a failed run."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            say("interrupted")
+            sys.exit(Exit.INTERRUPTED)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="eventflow", message="eventflow %(version)s")
+def eventflow() -> None:
+    """Run flows, resume them after a crash, and look at any moment of their past."""
+
+
+@eventflow.command()
+@click.argument("flow", metavar="MODULE_OR_FILE:FLOW")
+@click.option(
+    "-p", "--param", "parameters", multiple=True, metavar="NAME=VALUE", help="A parameter, JSON or text."
+)
+@_run_id
+@click.option("--label", "labels", multiple=True, metavar="NAME=TEXT", help="Recorded with the run.")
+@_shared
+def run(
+    flow: str, parameters: tuple[str, ...], run_id: str | None, labels: tuple[str, ...], **rest: Any
+) -> None:
+    """Run a flow, with progress; its value goes to stdout."""
+    from eventflow.cli.running import read_pairs, start  # noqa: PLC0415 - `--help` needs none of it
+
+    given = _given(rest, labels=read_pairs(labels, "--label"))
+    sys.exit(start(flow, parameters, run_id, given))
+
+
+@eventflow.command()
+@click.argument("run")
+@_flow
+@click.option("--keep-changed", is_flag=True, help="Keep results of tasks whose code has changed.")
+@_shared
+def resume(run: str, spec: str | None, keep_changed: bool, **rest: Any) -> None:
+    """Go on with an unfinished run: what has finished is not run again."""
+    from eventflow.cli import running  # noqa: PLC0415
+
+    given = _given(rest, on_change="keep" if keep_changed else "refuse")
+    sys.exit(running.resume(run, spec, given))
+
+
+@eventflow.command()
+@click.argument("run")
+@_flow
+@_run_id
+@_shared
+def rerun(run: str, spec: str | None, run_id: str | None, **rest: Any) -> None:
+    """Make a new run that keeps a run's successes, with today's code."""
+    from eventflow.cli import running  # noqa: PLC0415
+
+    sys.exit(running.rerun(run, spec, run_id, _given(rest)))
+
+
+def _given(rest: dict[str, Any], **options: Any) -> Any:
+    from eventflow.cli.running import Given  # noqa: PLC0415
+
+    options["durability"] = rest["durability"]
+    return Given(rest["log"], rest["quiet"], rest["as_json"], options)
+
+
+@eventflow.command()
+@_log
+@_json
+def runs(log: str | None, as_json: bool) -> None:
+    """List the runs of a log, the latest first."""
+    from eventflow.cli import looking  # noqa: PLC0415
+
+    async def read() -> list[dict[str, Any]]:
+        async with looking.opened(log) as found:
+            return await looking.runs_in(found)
+
+    rows = _read(read)
+    if as_json:
+        _write(json.dumps(rows))
+        return
+    table = [
+        (
+            row["run"], row["flow"], row["state"], f"{row['done']}/{max(row['tasks'], row['done'])}",
+            looking.when(row["started_us"]), _seconds(row["took_s"]),
+        )
+        for row in rows
+    ]  # fmt: skip
+    _table(("RUN", "FLOW", "STATE", "TASKS", "STARTED", "TOOK"), table)
+
+
+@eventflow.command()
+@click.argument("run")
+@click.option("--at", type=int, metavar="N", help="As of event N of the run.")
+@_log
+@_json
+def show(run: str, at: int | None, log: str | None, as_json: bool) -> None:
+    """Show a run's tasks, now or as of any of its events."""
+    from eventflow.cli import looking  # noqa: PLC0415
+
+    async def read() -> dict[str, Any]:
+        async with looking.opened(log) as found:
+            return await looking.show_run(found, await looking.find_run(found, run), at)
+
+    found = _read(read)
+    if as_json:
+        _write(json.dumps(found))
+        return
+    tasks = found["tasks"]
+    past = f"as of event {found['version']} of {found['of']}"
+    _write(f"{found['flow']} {found['run']}  {found['state']}: {found['message']}  ({past})")
+    table = [
+        (
+            row["task"],
+            row["state"],
+            str(row["attempt"] or ""),
+            _seconds(row["seconds"]),
+            ", ".join(f"{n} {state}" for state, n in row.get("children", {}).items()) or row["message"],
+        )
+        for row in tasks
+    ]
+    _table(("TASK", "STATE", "ATTEMPT", "TOOK", ""), table)
+    for row in tasks:
+        for name, message in row.get("failures", {}).items():
+            _write(f"{name}: {message}")
+
+
+@eventflow.command()
+@click.argument("run")
+@_log
+@_json
+def events(run: str, log: str | None, as_json: bool) -> None:
+    """List the events of a run; values are told by their size only."""
+    from eventflow.cli import looking  # noqa: PLC0415
+
+    async def read() -> list[dict[str, Any]]:
+        async with looking.opened(log) as found:
+            return [row async for row in looking.events_of(found, await looking.find_run(found, run))]
+
+    rows = _read(read)
+    if as_json:
+        _write(json.dumps(rows))
+        return
+    table = [
+        (
+            str(row["version"]), looking.when(row["at_us"])[11:], row["kind"], row["task"],
+            " ".join(f"{key}={_one_line(value)}" for key, value in row["details"].items())[:160],
+        )
+        for row in rows
+    ]  # fmt: skip
+    _table(("N", "TIME", "EVENT", "TASK", "DETAILS"), table)
+
+
+@eventflow.command()
+@click.option("--seconds", type=click.FloatRange(min=0.1), default=8.0, help="How long the run should take.")
+@click.option("--keep", type=click.Path(file_okay=False), metavar="DIR", help="Keep the log in this folder.")
+def demo(seconds: float, keep: str | None) -> None:
+    """Kill a run of 103 tasks in the middle, resume it, and count what ran."""
+    from eventflow.demo.killing import play  # noqa: PLC0415
+
+    with explained(writes=False):
+        sys.exit(play(seconds, keep))
+
+
+def _read(read: Callable[[], Any]) -> Any:
+    with explained(writes=False):
+        return asyncio.run(read())
+
+
+def _seconds(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds:.2f}s"
+
+
+def _one_line(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return " ".join(text.split())
+
+
+def _write(line: str) -> None:
+    """Data for stdout; whoever reads it may have seen enough (`| head`)."""
+    try:
+        click.echo(line, color=wants_color(sys.stdout))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(Exit.OK)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Columns as wide as their widest cell; states in their colours."""
+    widths = [max(len(cell) for cell in column) for column in zip(head, *rows, strict=True)]
+    lines = []
+    for row in (head, *rows):
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        cells = [click.style(c, fg=_COLORS[c.strip()]) if c.strip() in _COLORS else c for c in cells]
+        lines.append("  ".join(cells).rstrip())
+    _write("\n".join(lines))

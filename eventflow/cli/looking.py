@@ -1,0 +1,207 @@
+"""Reading a log: which runs there are, one run at any of its events, its events one by one.
+
+Nothing here writes: a log file that does not exist is not made, and no pickled value is opened.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from difflib import get_close_matches
+from typing import Any
+
+import msgspec
+
+from eventflow.cli.progress import task_name
+from eventflow.cli.trouble import Exit, Trouble
+from eventflow.events import Record, RunClaimed, kind_of
+from eventflow.graph import Graph, TaskNode
+from eventflow.ports import EventLog
+from eventflow.projections import Fold, RunRow, Runs, Timeline, replay
+from eventflow.result import Inline, Stored
+from eventflow.runview import Picture, RunView
+from eventflow.settings import check_url, default_url, open_log, path_of
+from eventflow.states import Failed, Mapped
+
+__all__ = ["events_of", "find_run", "opened", "recorded_entry", "runs_in", "show_run", "state_of", "when"]
+
+_SQLITE = "sqlite:///"
+_BRIEF = 60
+
+
+@asynccontextmanager
+async def opened(url: str | None) -> AsyncIterator[EventLog]:
+    """A log that exists, to be read; raises `Trouble` where there is none."""
+    place = default_url() if url is None else check_url(url, "--log")
+    if place.startswith(_SQLITE):
+        path = path_of(place)
+        if not path.is_file():
+            raise Trouble(Exit.LOG, f"there is no log {path}; name another with --log {_SQLITE}FILE")
+    async with open_log(place) as log:
+        yield log
+
+
+async def find_run(log: EventLog, given: str) -> str:
+    """The id that was given, shortened while unique, or as `@last`; raises `Trouble`."""
+    if not given.startswith("@") and await log.head(f"run/{given}"):
+        return given
+    runs = (await replay(log, Runs())).state.runs
+    if given == "@last" and runs:
+        return max(runs.values(), key=lambda row: row.started_at).run
+    found = [run for run in runs if run.startswith(given)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        more = f" and {len(found) - 8} more" if len(found) > 8 else ""
+        raise Trouble(Exit.USAGE, f"{given!r} is the beginning of several runs: {', '.join(found[:8])}{more}")
+    near = get_close_matches(given, runs, 1)
+    hint = f"did you mean {near[0]!r}?" if near else "see `eventflow runs`"
+    raise Trouble(Exit.NOT_FOUND, f"there is no run {given!r} in this log; {hint}")
+
+
+async def recorded_entry(log: EventLog, run_id: str) -> tuple[str, str]:
+    """Where the code of a run is found again, and its flow's name, as its last owner recorded them."""
+    view = await RunView.of(log, run_id)
+    entry = ""
+    async for record in log.read(stream=view.stream):
+        if isinstance(record.event, RunClaimed):
+            entry = record.event.environment.get("entry", "")
+    if not entry:
+        raise Trouble(
+            Exit.USAGE, f"run {run_id!r} does not say where its code is: name it with --flow FILE:FLOW"
+        )
+    return entry, view.plan.graph.name
+
+
+def when(at_us: int) -> str:
+    """A moment in local time, to the second."""
+    return datetime.fromtimestamp(at_us / 1e6, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def state_of(row: RunRow) -> str:
+    """One word for where a run stands."""
+    return row.outcome if row.status == "finished" else row.status
+
+
+async def runs_in(log: EventLog) -> list[dict[str, Any]]:
+    """A row for each run, the latest first."""
+    fold = (await replay(log, Runs())).state
+    sizes: dict[str, int] = {}
+    rows = []
+    for row in sorted(fold.runs.values(), key=lambda row: row.started_at, reverse=True):
+        if row.flow not in sizes:
+            graph = (await RunView.of(log, row.run)).plan.graph
+            sizes[row.flow] = sum(isinstance(node, TaskNode) for node in graph.nodes)
+        took = None if row.finished_at is None else (row.finished_at - row.started_at) / 1e6
+        rows.append(
+            {
+                "run": row.run,
+                "flow": row.name,
+                "state": state_of(row),
+                "done": sum(row.tasks.values()),
+                "tasks": sizes[row.flow],
+                "started_us": row.started_at,
+                "took_s": took,
+                "labels": dict(row.labels),
+            }
+        )
+    return rows
+
+
+async def show_run(log: EventLog, run_id: str, at: int | None) -> dict[str, Any]:
+    """A run as it stood at one of its events, by default the last."""
+    view = await RunView.of(log, run_id)
+    head = await log.head(view.stream)
+    if at is not None and not 1 <= at <= head:
+        raise Trouble(Exit.USAGE, f"run {run_id!r} has events 1 to {head}, so there is no --at {at}")
+    fold, line = Fold.start(view), Fold.start(Timeline())
+    async for record in log.read(stream=view.stream):
+        fold.push(record)
+        line.push(record)
+        if record.version == (at or head):
+            break
+    picture, tasks = view.picture(fold.state), []
+    for i, node in enumerate(view.plan.graph.nodes):
+        if isinstance(node, TaskNode):
+            found = line.state.tasks.get(str(i))
+            tasks.append(_task(picture, node.name, found))
+    state = picture.state
+    return {
+        "run": run_id,
+        "flow": view.plan.graph.name,
+        "state": type(state).__name__,
+        "message": state.message,
+        "version": picture.version,
+        "of": head,
+        "tasks": tasks,
+    }
+
+
+def _task(picture: Picture, name: str, line: Any) -> dict[str, Any]:
+    state = picture[name]
+    attempts = line.attempts if line is not None else []
+    last = attempts[-1] if attempts else None
+    seconds = None if last is None or last.ended_us is None else (last.ended_us - last.started_us) / 1e6
+    row = {
+        "task": name,
+        "state": type(state).__name__,
+        "attempt": last.attempt if last is not None else 0,
+        "seconds": seconds,
+        "message": state.message if isinstance(state, Failed) else "",
+    }
+    if line is not None and line.width is not None:
+        children = [picture[f"{name}[{k}]"] for k in range(line.width)]
+        row["children"] = dict(Counter(type(child).__name__ for child in children))
+        if isinstance(state, Mapped):
+            row["state"] = "Mapped"
+        row["failures"] = {
+            f"{name}[{k}]": child.message for k, child in enumerate(children) if isinstance(child, Failed)
+        }
+    return row
+
+
+async def events_of(log: EventLog, run_id: str) -> AsyncIterator[dict[str, Any]]:
+    """The events of a run, oldest first, values only by their size and place."""
+    graph = (await RunView.of(log, run_id)).plan.graph
+    async for record in log.read(stream=f"run/{run_id}"):
+        yield _event(graph, record)
+
+
+def _event(graph: Graph, record: Record) -> dict[str, Any]:
+    event = record.event
+    address = getattr(event, "task", None)
+    details = {
+        field: _brief(getattr(event, field))
+        for field in getattr(event, "__struct_fields__", ())
+        if field not in ("task", "claim", "inputs", "data", "kind")
+    }
+    return {
+        "version": record.version,
+        "at_us": record.at,
+        "kind": kind_of(event),
+        "task": task_name(graph, address) if address is not None else "",
+        "details": {field: value for field, value in details.items() if value not in (None, "", {})},
+    }
+
+
+def _brief(value: Any) -> Any:  # noqa: PLR0911 - one return for each shape
+    """A field of an event in few words: never the bytes of a value."""
+    match value:
+        case Stored():
+            return f"{value.codec}, {value.size} bytes, stored"
+        case Inline():
+            return f"{value.codec}, {len(value.data)} bytes"
+        case msgspec.Struct():
+            if hasattr(value, "message"):
+                return f"{getattr(value, 'type', '')}: {value.message}"[:200]
+            return ", ".join(f"{f} {_brief(getattr(value, f))}" for f in value.__struct_fields__)[:200]
+        case dict():
+            return {str(key)[:_BRIEF]: _brief(part) for key, part in value.items()}
+        case str():
+            return value if len(value) <= 2 * _BRIEF else f"{value[: 2 * _BRIEF]}…"
+        case int() | float() | None:
+            return value
+        case _:
+            return str(value)[: 2 * _BRIEF]

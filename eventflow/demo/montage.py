@@ -1,0 +1,59 @@
+"""The flow of the demo: one real run of Montage, 103 tasks, as recorded by the WfCommons project.
+
+Montage stitches telescope images into one mosaic.  Each task sleeps its recorded seconds, scaled so that the
+run takes `EVENTFLOW_DEMO_SECONDS`, and gives a digest of what it was given, so that the result can be checked
+against one computed without the engine.  Before that it appends its name to the file `EVENTFLOW_DEMO_COUNT`:
+how often a body ran is then known from outside the engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Any, Final
+
+from eventflow.demo.workload import Workload, job_digest, load
+from eventflow.flows import Flow
+from eventflow.tasks import task
+
+__all__ = ["COUNT_VARIABLE", "RECORDING", "SECONDS_VARIABLE", "build", "critical_path_s", "montage"]
+
+COUNT_VARIABLE: Final = "EVENTFLOW_DEMO_COUNT"
+SECONDS_VARIABLE: Final = "EVENTFLOW_DEMO_SECONDS"
+RECORDING: Final = "montage-chameleon-2mass-01d-001"
+
+
+async def work(job: str, seconds: float, parents: list[str]) -> str:
+    """Every task's body: say that it runs, take its time, prove what was received."""
+    path = os.environ.get(COUNT_VARIABLE)
+    if path is not None:
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            os.write(file, f"{job}\n".encode())  # one write: a kill leaves a whole line or none
+        finally:
+            os.close(file)
+    await asyncio.sleep(seconds)
+    return job_digest(job, parents)
+
+
+def critical_path_s(workload: Workload) -> float:
+    """Seconds that the recorded tasks take when nothing but their order holds them up."""
+    ends: dict[str, float] = {}
+    for job in workload.tasks:
+        ends[job.id] = job.runtime_s + max((ends[parent] for parent in job.parents), default=0.0)
+    return max(ends.values())
+
+
+def build(workload: Workload, seconds: float) -> Flow[..., Any]:
+    """The workload as a flow: one task function for each kind of job, one node for each job."""
+    scale = seconds / critical_path_s(workload)
+    kinds = {kind: task(name=kind)(work) for kind in dict.fromkeys(job.kind for job in workload.tasks)}
+    nodes: dict[str, str] = {}
+    with Flow("montage") as flow:
+        for job in workload.tasks:
+            parents = [nodes[parent] for parent in job.parents]
+            nodes[job.id] = kinds[job.kind].named(job.id)(job.id, job.runtime_s * scale, parents)
+    return flow
+
+
+montage: Final = build(load(RECORDING), float(os.environ.get(SECONDS_VARIABLE, "8")))

@@ -1,1 +1,0 @@
-"""Runnable examples; each is one module, started as `python -m examples.<name>`."""

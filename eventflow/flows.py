@@ -11,6 +11,7 @@ frozen `Graph`, the bindings from its tasks to their functions, and the types of
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import Token
@@ -59,7 +60,7 @@ class Flow(Generic[P, R]):
 
     name: str
     entry: str
-    """Where its code is found again: `module:qualname`, or the file of its block."""
+    """Where its code is found again: `module:qualname`, `file:qualname` of a script, or the file of its block."""
     returns: bool = False
     """Whether it says what its value is: a function does, by returning a node or nothing."""
 
@@ -245,7 +246,10 @@ class _TracedFlow(Flow[P, R]):
 
     def __init__(self, fn: FunctionType, signature: Signature, name: str, reference: Reference) -> None:
         super().__init__(name, reference=reference)
-        self.entry = f"{fn.__module__}:{fn.__qualname__}"
+        place = fn.__module__  # of a script another process knows only the file
+        if place == "__main__" and fn.__code__.co_filename.endswith(".py"):
+            place = os.path.abspath(fn.__code__.co_filename)  # noqa: PTH100 - a text, made once
+        self.entry = f"{place}:{fn.__qualname__}"
         self.__doc__ = fn.__doc__
         self.__wrapped__ = fn
         self._signature = signature

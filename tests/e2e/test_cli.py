@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -257,3 +260,63 @@ def test_the_children_of_a_map_are_counted_and_their_failures_named(folder: Path
     assert task["children"] == {"Success": 2, "Failed": 1}
     assert list(task["failures"]) == ["inverse[2]"]
     assert "inverse[2]: ZeroDivisionError" in command("show", "m", cwd=folder).stdout
+
+
+SCRIPT = """
+import asyncio, os, sys
+from eventflow import flow, task
+
+@task
+async def first() -> int:
+    return 1
+
+@task
+async def second(n: int) -> int:
+    if os.environ.get("HANG"):
+        os._exit(9)
+    return n + {plus}
+
+@flow
+def script() -> int:
+    return second(first())
+
+if __name__ == "__main__":
+    asyncio.run(script.options(run_id="s").run())
+"""
+
+
+def die_in_the_middle(folder: Path) -> None:
+    """Run the script, whose process ends without a word in its second task."""
+    script = [sys.executable, "-W", "ignore", "script.py"]
+    assert (
+        subprocess.run(script, cwd=folder, env=environment(HANG="1"), check=False, timeout=30).returncode == 9
+    )
+
+
+def test_a_run_that_a_script_began_is_resumed_by_the_command(folder: Path) -> None:
+    """What `python script.py` ran and a crash cut off is found by its file, and goes on."""
+    (folder / "script.py").write_text(SCRIPT.format(plus=1))
+    die_in_the_middle(folder)
+    assert command("resume", "s", cwd=folder).stdout == "2\n"
+
+
+def test_a_changed_flow_is_told_in_a_table_and_exits_with_6(folder: Path) -> None:
+    """The code of a finished task changed: refused with a table, gone on with on request."""
+    (folder / "script.py").write_text(SCRIPT.format(plus=1))
+    die_in_the_middle(folder)
+    (folder / "script.py").write_text(SCRIPT.format(plus=5).replace("return 1", "return 10"))
+    refused = command("resume", "s", cwd=folder, code=6)
+    assert re.search(r"first +[0-9a-f]{8} +[0-9a-f]{8}", refused.stderr)
+    assert command("resume", "s", "--keep-changed", cwd=folder).stdout == "6\n"
+
+
+def test_a_damaged_log_exits_with_5_and_names_the_record(folder: Path) -> None:
+    """What is broken in a log is told in one line, by the command that meets it."""
+    (folder / "script.py").write_text(SCRIPT.format(plus=1))
+    command("run", "script.py:script", "--run-id", "s", cwd=folder)
+    with closing(sqlite3.connect(folder / ".eventflow/log.db", isolation_level=None)) as other:
+        other.execute("DROP TRIGGER event_is_immutable")
+        other.execute("UPDATE event SET body = x'00' WHERE version = 3")
+    done = command("events", "s", cwd=folder, code=5)
+    assert "version 3 of 'run/s'" in done.stderr
+    assert "Traceback" not in done.stderr

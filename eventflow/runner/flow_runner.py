@@ -182,8 +182,7 @@ class FlowRunner:
             if ownership.is_over(self._facts):
                 return
             async with anyio.create_task_group() as self._tasks:
-                await self._keep()
-                self._tasks.cancel_scope.cancel()
+                await self._keep()  # at its end no body is left, so the workers end by themselves
             self._check_end()
             await ownership.keep_snapshot(self._log, self._view, self._facts, self._position)
         except BaseExceptionGroup as group:

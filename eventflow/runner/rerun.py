@@ -1,7 +1,7 @@
 """A new run that keeps an old one's successes: fix the bug and go on.
 
-A success is kept when its task still has the same name, task and inputs, and everything upstream of it
-was kept.  So it is found by names, not by numbers, and a graph that grew or shrank is no hindrance.
+A success is kept when its task still has the same name, task and inputs, its bytes are sound, and everything
+upstream of it was kept.  So it is found by names, not by numbers, and a graph that grew or shrank is no hindrance.
 Each kept result enters the new run as `TaskReused(why="fork")`, so the new run is complete in itself.
 """
 
@@ -11,10 +11,10 @@ from collections.abc import Iterator
 
 import msgspec
 
-from eventflow.events import Origin
+from eventflow.events import LogDamaged, Origin
 from eventflow.graph import Arg, Const, Graph, ListOf, ParameterNode, Ref, TaskNode, TupleOf, refs
 from eventflow.machine import Command, Map, Plan, Reuse, Status
-from eventflow.result import Inline, Stored
+from eventflow.result import Inline, ResultNotLoaded, Stored
 from eventflow.runfacts import RunFacts
 from eventflow.runview import RunView
 
@@ -113,9 +113,19 @@ class _Keeper:
             return None
         version = run.source[before]
         payload = self.facts.kept[version]
-        if not isinstance(payload, Inline | Stored):
+        if not isinstance(payload, Inline | Stored) or not self._is_there(payload):
             return None
         return Reuse(slot, payload, Origin(self.old.stream, version), "fork")
+
+    def _is_there(self, payload: Inline | Stored) -> bool:
+        """Whether its bytes can be read and are those that were written; if not, its task runs again."""
+        if isinstance(payload, Inline) or self.old.fetch is None:
+            return True
+        try:
+            self.old.fetch(payload)
+        except (ResultNotLoaded, LogDamaged):
+            return False
+        return True
 
 
 def _described(graph: Graph, node: int) -> bytes:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from eventflow import MemoryLog, flow, task
+from eventflow import Flow, MemoryLog, SQLiteLog, flow, task
 from eventflow.events import LogDamaged
 from eventflow.ports import EventLog, Value
 from eventflow.testing import Crash, CrashingLog, VirtualWorld, simulate
@@ -69,3 +70,46 @@ def test_a_value_that_is_gone_fails_the_task_that_needs_it(altered: bool, said: 
         assert said in state.result["length"].message
 
     simulate(main)
+
+
+@pytest.mark.filterwarnings("ignore::eventflow.logs.sqlite.WalResetWarning")
+@pytest.mark.parametrize("altered", [True, False])
+async def test_a_large_result_that_is_gone_from_disk_is_made_again_by_a_rerun(
+    tmp_path: Path, altered: bool
+) -> None:
+    """Resumed, its consumer fails and says which file; rerun, the producer runs again and all is well."""
+    ran: list[str] = []
+
+    @task
+    async def extract() -> list[int]:
+        ran.append("extract")
+        return list(range(50_000))
+
+    @task
+    async def count(rows: list[int]) -> int:
+        ran.append("count")
+        return len(rows)
+
+    with Flow("etl") as flow:
+        count(extract())
+
+    async with SQLiteLog(tmp_path / "log.db") as log:
+        dying = CrashingLog(log, crash_at=2, when="after")
+        with pytest.raises(Crash):
+            await flow.options(log=dying, run_id="r").run()
+    (pack,) = (tmp_path / "log.db.packs").iterdir()
+    if altered:
+        pack.write_bytes(pack.read_bytes().replace(b"\x07\x08\x09", b"\x07\x07\x07", 1))
+    else:
+        pack.unlink()
+    async with SQLiteLog(tmp_path / "log.db") as log:
+        state = await flow.options(log=log, run_id="r").run()
+        assert state.result["extract"].is_successful()
+        assert state.result["count"].is_failed()
+        assert pack.name in state.result["count"].message
+        with pytest.raises(LogDamaged, match=pack.name):
+            _ = state.result["extract"].result
+        assert ran == ["extract"]
+        again = await flow.options(log=log).rerun("r")
+        assert again.result["count"].result == 50_000
+        assert ran == ["extract", "extract", "count"]

@@ -19,7 +19,6 @@ from typing import Any, Final, cast
 
 from eventflow import states
 from eventflow.events import (
-    Draft,
     Failure,
     FlowDefined,
     Record,
@@ -115,10 +114,6 @@ class RunView:
                 f"with replay(log, view, stream=view.stream)"
             )
         return advance(self.plan, state, record.version, record)
-
-    def advance(self, facts: RunFacts, version: int, draft: Draft | Record) -> RunFacts:
-        """Fold an event that will stand at `version`, before or after it is appended."""
-        return advance(self.plan, facts, version, draft)
 
     def picture(self, facts: RunFacts) -> Picture:
         """What a person looks at. It shows the facts as they are when a state is asked for."""

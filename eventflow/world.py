@@ -8,8 +8,7 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Final
 
 __all__ = ["RealWorld", "uuid7"]
@@ -23,9 +22,7 @@ def uuid7(now_us: int, chance: bytes) -> str:
     return f"{value:032x}"
 
 
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
+_NOTHING: Final = nullcontext()
 
 
 class RealWorld:
@@ -51,4 +48,4 @@ class RealWorld:
 
     def outside(self) -> AbstractContextManager[None]:
         """Nothing to mark: a real clock runs on."""
-        return _nothing()
+        return _NOTHING

@@ -58,7 +58,7 @@ from eventflow.ports import (
     World,
     Write,
 )
-from eventflow.runfacts import RunFacts
+from eventflow.runfacts import RunFacts, advance
 from eventflow.runner import ownership
 from eventflow.runner.changes import check_code, check_parameters
 from eventflow.runner.failures import consists_of, the_one
@@ -387,7 +387,7 @@ class FlowRunner:
         events = decide(self._plan, run, command, now)
         for event in events:
             draft = Draft(now, event)
-            self._view.advance(facts, run.version + 1, draft)
+            advance(self._plan, facts, run.version + 1, draft)
             drafts.append(draft)
         slot = getattr(command, "slot", None)
         if events and slot is not None and run.status[slot] in FINISHED:

@@ -31,7 +31,7 @@ from eventflow.machine import (
     ready,
 )
 from eventflow.result import Inline
-from eventflow.runfacts import RunFacts
+from eventflow.runfacts import RunFacts, advance
 from eventflow.runview import RunView
 from tests.properties.flows import Journal, Sketch, build, sketches
 
@@ -113,7 +113,7 @@ def _drafts(data: st.DataObject, view: RunView) -> list[Draft]:
         assert msgspec.msgpack.encode(facts) == before, "decide changed the state"
         for event in events:
             drafts.append(Draft(now, event))
-            view.advance(facts, run.version + 1, drafts[-1])
+            advance(view.plan, facts, run.version + 1, drafts[-1])
         if not isinstance(command, Claim):
             assert decide(plan, run, command, now) == ()
         _check_counters(plan, run)
@@ -154,10 +154,10 @@ def test_a_snapshot_and_the_tail_are_the_whole(data: st.DataObject, sketch: Sket
     snapshots: list[bytes] = []
     for version, draft in enumerate(drafts, 1):
         snapshots.append(msgspec.msgpack.encode(whole))
-        view.advance(whole, version, draft)
+        advance(view.plan, whole, version, draft)
     last = msgspec.msgpack.encode(whole)
     for cut, snapshot in enumerate(snapshots):
         facts = msgspec.msgpack.decode(snapshot, type=RunFacts)
         for version, draft in enumerate(drafts[cut:], cut + 1):
-            view.advance(facts, version, draft)
+            advance(view.plan, facts, version, draft)
         assert msgspec.msgpack.encode(facts) == last

@@ -16,6 +16,7 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from hashlib import blake2b
+from itertools import accumulate
 from typing import Any, Final
 
 import msgspec
@@ -166,14 +167,11 @@ def stage(write: Write) -> _Staged:
 
 def _in_time(drafts: Sequence[Draft], at: int) -> Sequence[Draft]:
     """The same facts, none before `at` or before its predecessor."""
-    found = []
-    for draft in drafts:
-        if draft.at >= at:
-            at = draft.at
-            found.append(draft)
-        else:
-            found.append(Draft(at, draft.event, draft.key))
-    return found
+    moments = [draft.at for draft in drafts]
+    if moments == [at] * len(moments):  # one round, one moment
+        return drafts
+    moments = list(accumulate(moments, max, initial=at))[1:]
+    return [Draft(at, draft.event, draft.key) for at, draft in zip(moments, drafts, strict=True)]
 
 
 def store(connection: Connection, ledger: Ledger, packs: PackWriter, appends: Sequence[Append]) -> None:

@@ -32,8 +32,17 @@ _UNKNOWN: Final = -1
 _HEADS_MAX: Final = 10_000
 """Ends of streams kept between transactions."""
 
-_SIZES: Final = (512, 64, 8, 1)
-"""Rows of one INSERT: few steps, each of which lets go of the interpreter, and always the same texts."""
+_SIZES: Final = (512, 256, 128, 64, 32, 16, 8, 4, 2, 1)
+"""Rows of one INSERT.  Each statement lets go of the interpreter and waits to have it back, which costs more
+than the statement while the event loop is busy: so they are few, and always the same texts."""
+
+_ENDS: Final = (
+    "SELECT stream.name, stream.id, event.position, event.version, event.crc, event.body "
+    "FROM stream JOIN event ON event.stream = stream.id "
+    "AND event.version = (SELECT max(version) FROM event WHERE stream = stream.id)"
+)
+_LEARNT_MAX: Final = 500
+"""Streams asked for at once."""
 
 
 class _Stamp(msgspec.Struct, array_like=True, gc=False):
@@ -126,22 +135,16 @@ class Ledger:
         elif len(self.heads) > _HEADS_MAX:
             self.heads.clear()
 
-    def head(self, connection: Connection, stream: str) -> _Head:
-        """Where a stream ends."""
-        found = self.heads.get(stream)
-        if found is None:
-            row = connection.execute(
-                "SELECT stream.id, event.position, event.version, event.crc, event.body "
-                "FROM stream JOIN event ON event.stream = stream.id "
-                "WHERE stream.name = ? ORDER BY event.version DESC LIMIT 1",
-                (stream,),
-            ).fetchone()
-            found = _NONE
-            if row is not None:
-                number, position, version, crc, body = row
-                found = _Head(number, version, _moment(stream, position, crc, body))
-            self.heads[stream] = found
-        return found
+    def learn_heads(self, connection: Connection, streams: Iterable[str]) -> None:
+        """See to it that the ends of these streams are known."""
+        unknown = [name for name in dict.fromkeys(streams) if name not in self.heads]
+        for start in range(0, len(unknown), _LEARNT_MAX):
+            names = unknown[start : start + _LEARNT_MAX]
+            self.heads.update(dict.fromkeys(names, _NONE))
+            marks = ", ".join("?" * len(names))
+            rows = connection.execute(f"{_ENDS} WHERE stream.name IN ({marks})", names).fetchall()
+            for name, number, position, version, crc, body in rows:
+                self.heads[name] = _Head(number, version, _moment(name, position, crc, body))
 
     def kind(self, connection: Connection, name: str) -> int:
         """The number of a kind, given to it if it has none."""
@@ -186,6 +189,7 @@ def store(connection: Connection, ledger: Ledger, packs: PackWriter, appends: Se
     connection.execute("BEGIN IMMEDIATE")
     try:
         ledger.refresh(connection)
+        ledger.learn_heads(connection, [write.stream for append in appends for write in append.writes])
         batch = _Transaction(connection, ledger)
         for append in appends:
             append.records, append.error, append.stored = (), None, False
@@ -232,7 +236,7 @@ class _Transaction:
         position = ledger.position
         for write in append.writes:
             name = write.stream
-            head = ends.get(name) or ledger.head(connection, name)
+            head = ends.get(name) or ledger.heads[name]
             if write.expect != head.version:
                 records += self._standing(write, head)
                 continue

@@ -208,3 +208,44 @@ async def test_a_full_disk(small_disk: Path, capsys: pytest.CaptureFixture[str])
         await log.append(write("run/a", version, version))
     async with SQLiteLog(small_disk / "log.db") as log:
         assert await check_dense(log) == version + 1
+
+
+FORK = """
+import asyncio, os, signal, sys, warnings
+warnings.simplefilter("ignore")
+from eventflow.logs.sqlite import SQLiteLog
+
+async def child():
+    async with SQLiteLog(sys.argv[1]) as log:
+        async with log.hold("run") as mine:
+            assert not mine, "the parent has it"
+        os.write(1, b"asked\\n")
+        while True:
+            async with log.hold("run") as mine:
+                if mine:
+                    os.write(1, b"mine\\n")
+                    return
+            await asyncio.sleep(0.01)
+
+async def parent():
+    log = await SQLiteLog.open(sys.argv[1])
+    async with log.hold("run") as mine:
+        assert mine
+        if os.fork() == 0:
+            asyncio.events._set_running_loop(None)
+            asyncio.run(child())
+            os._exit(0)
+        await asyncio.sleep(60)
+
+asyncio.run(parent())
+"""
+
+
+def test_a_forked_child_is_another_process(tmp_path: Path) -> None:
+    """What its parent holds it does not have, and it takes over when the parent is killed."""
+    script = [sys.executable, "-c", FORK, str(tmp_path / "log.db")]
+    with subprocess.Popen(script, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == b"asked\n"
+        parent.kill()
+        assert parent.stdout.readline() == b"mine\n"

@@ -176,6 +176,11 @@ class FlowRunner:
         """Whether the caller is being cancelled, as all tasks are when their loop ends."""
         return self._host is not None and self._host.cancelling() > self._asked
 
+    def _check_cancelled(self, error: BaseException) -> None:
+        """Go on being cancelled: an append whose outcome stayed unknown has taken the cancellation's place."""
+        if isinstance(error, OutcomeUnknown) and self._is_cancelled():
+            raise asyncio.CancelledError from error
+
     async def _own(self) -> None:
         try:
             await self._open()
@@ -240,6 +245,7 @@ class FlowRunner:
         try:
             await self._commit(commands, defined, request.beside if born else ())
         except (Conflict, OutcomeUnknown) as conflict:
+            self._check_cancelled(conflict)
             raise Lost(f"run {self._view.run_id!r} was claimed by another runner") from conflict
         _defined.setdefault(self._log, set()).add(graph.digest)
 
@@ -336,7 +342,8 @@ class FlowRunner:
             try:
                 await self._commit(self._in_round, beside=beside)
                 break
-            except (Conflict, OutcomeUnknown):
+            except (Conflict, OutcomeUnknown) as conflict:
+                self._check_cancelled(conflict)
                 await self._refold(base)
         self._in_round = []
         del self._beside[: len(beside)]

@@ -249,3 +249,42 @@ def test_a_forked_child_is_another_process(tmp_path: Path) -> None:
         assert parent.stdout.readline() == b"asked\n"
         parent.kill()
         assert parent.stdout.readline() == b"mine\n"
+
+
+STUCK = """
+import asyncio, sqlite3, sys, warnings
+warnings.simplefilter("ignore")
+from eventflow import flow, task
+from eventflow.logs.sqlite import SQLiteLog, committing
+committing.PATIENCE_S = 0.2
+other = sqlite3.connect(sys.argv[1], isolation_level=None)
+
+@task
+async def one() -> int:
+    if sys.argv[2] == "round":
+        other.execute("BEGIN IMMEDIATE")
+    return 1
+
+@flow
+def ones() -> int:
+    return one.after(one())()
+
+async def main():
+    log = await SQLiteLog.open(sys.argv[1])
+    if sys.argv[2] == "birth":
+        other.execute("BEGIN IMMEDIATE")
+    running = asyncio.ensure_future(ones.options(log=log).run())
+    await asyncio.sleep(0.3)
+    assert not running.done()
+    raise SystemExit(7)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("moment", ["birth", "round"])
+def test_a_loop_ends_although_the_file_is_held_by_another_program(tmp_path: Path, moment: str) -> None:
+    """An append that can neither end nor be withdrawn keeps no process alive, and swallows no cancellation."""
+    script = [sys.executable, "-c", STUCK, str(tmp_path / "log.db"), moment]
+    done = subprocess.run(script, timeout=30, capture_output=True, text=True, check=False)
+    assert done.returncode == 7, done.stderr

@@ -173,7 +173,8 @@ class GroupCommit:
                     return
         except asyncio.CancelledError:
             self._queue.put(None)
-            await self._in_thread(_nothing)  # until it has come back: later there is no loop to tell
+            with anyio.move_on_after(PATIENCE_S, shield=True):
+                await self._in_thread(_nothing)  # until it has come back: later there is no loop to tell
             raise
 
     def _settle(self) -> None:

@@ -80,9 +80,12 @@ def when(at_us: int) -> str:
     return datetime.fromtimestamp(at_us / 1e6, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
-def state_of(row: RunRow) -> str:
-    """One word for where a run stands."""
-    return row.outcome if row.status == "finished" else row.status
+async def state_of(log: EventLog, row: RunRow) -> str:
+    """One word for where a run stands; `stopped` is one that its events say is running, and nobody runs."""
+    if row.status == "finished":
+        return row.outcome
+    async with log.hold(row.run) as nobody_else:
+        return "stopped" if row.status == "running" and nobody_else else row.status
 
 
 async def runs_in(log: EventLog) -> list[dict[str, Any]]:
@@ -99,7 +102,7 @@ async def runs_in(log: EventLog) -> list[dict[str, Any]]:
             {
                 "run": row.run,
                 "flow": row.name,
-                "state": state_of(row),
+                "state": await state_of(log, row),
                 "done": sum(row.tasks.values()),
                 "tasks": sizes[row.flow],
                 "started_us": row.started_at,

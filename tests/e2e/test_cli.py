@@ -297,7 +297,9 @@ def test_a_run_that_a_script_began_is_resumed_by_the_command(folder: Path) -> No
     """What `python script.py` ran and a crash cut off is found by its file, and goes on."""
     (folder / "script.py").write_text(SCRIPT.format(plus=1))
     die_in_the_middle(folder)
+    assert document("runs", cwd=folder)[0]["state"] == "stopped"  # its events end with a start
     assert command("resume", "s", cwd=folder).stdout == "2\n"
+    assert document("runs", cwd=folder)[0]["state"] == "success"
 
 
 def test_a_changed_flow_is_told_in_a_table_and_exits_with_6(folder: Path) -> None:

@@ -14,6 +14,8 @@ from eventflow.executors.local import Lanes
 from eventflow.runner import flow_runner
 from eventflow.runner.flow_runner import IN_FLIGHT_MAX, FlowRunner
 from eventflow.runner.request import Request
+from eventflow.runner.task_runner import TaskRunner
+from eventflow.runner.values import Values
 from eventflow.runview import RunView
 from eventflow.testing.crashing import CrashingLog
 from eventflow.testing.virtual import VirtualWorld, simulate
@@ -238,16 +240,14 @@ async def test_a_finished_run_leaves_nothing_to_the_garbage_collector() -> None:
         one.map([1, 2])
     log = MemoryLog()
     await flow.options(log=log).run()
+    parts = (FlowRunner, TaskRunner, Values, Lanes, Request)
     gc.collect()
     gc.disable()
-    gc.set_debug(gc.DEBUG_SAVEALL)
     try:
+        before = sum(isinstance(found, parts) for found in gc.get_objects())
         for _ in range(5):
             await flow.options(log=log).run()
-        gc.collect()
-        ours = [found for found in gc.garbage if type(found).__module__.startswith("eventflow")]
+        after = sum(isinstance(found, parts) for found in gc.get_objects())
     finally:
-        gc.set_debug(0)
-        gc.garbage.clear()
         gc.enable()
-    assert not ours
+    assert after <= before

@@ -59,7 +59,13 @@ def check_url(url: str, where: str) -> str:
 
 def default_url() -> str:
     """The URL of the log of runs that name none. Read once for each folder and value of the variable."""
-    return _default_url(Path.cwd(), os.environ.get(LOG_VARIABLE))
+    try:
+        here = Path.cwd()
+    except FileNotFoundError as error:
+        raise LogNotNamed(
+            f"the current folder is gone, so there is no default log; name one by {LOG_VARIABLE}"
+        ) from error
+    return _default_url(here, os.environ.get(LOG_VARIABLE))
 
 
 @lru_cache(maxsize=64)
@@ -80,9 +86,12 @@ def _of_project(here: Path) -> str | None:
         where = f"{project}, [tool.eventflow]"
         try:
             tables = tomllib.loads(project.read_text(encoding="utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise LogNotNamed(f"{project} cannot be read to find the log: {error}") from error
-        table = tables.get("tool", {}).get("eventflow", {})
+        tool = tables.get("tool", {})
+        table = tool.get("eventflow", {}) if isinstance(tool, dict) else {}
+        if not isinstance(table, dict):
+            raise LogNotNamed(f"{where} is no table; write a line `log = ...` under it")
         return _named_in(table, where, folder)
     return None
 
@@ -115,8 +124,11 @@ def _url_of(path: Path) -> str:
 
 
 def path_of(url: str) -> Path:
-    """The file behind a `sqlite:` URL."""
-    return Path(unquote(url.removeprefix(_SQLITE))).expanduser()
+    """The file behind a `sqlite:` URL; raises `LogNotNamed` for `~` of nobody."""
+    try:
+        return Path(unquote(url.removeprefix(_SQLITE))).expanduser()
+    except RuntimeError as error:
+        raise LogNotNamed(f"{url!r}: {error}") from error
 
 
 # -- handles --------------------------------------------------------------------------------------
@@ -145,8 +157,14 @@ def _make(url: str) -> EventLog:
 def _make_folder(folder: Path) -> None:
     """Make a `.eventflow`, which keeps itself out of repositories: there is a secret key in it."""
     if not folder.is_dir() and folder.parent.is_dir():
-        folder.mkdir(exist_ok=True)
-        (folder / ".gitignore").write_text("*\n", encoding="utf-8")
+        try:
+            folder.mkdir(exist_ok=True)
+            (folder / ".gitignore").write_text("*\n", encoding="utf-8")
+        except OSError as error:
+            raise LogNotNamed(
+                f"{folder}, where the log should be, cannot be made ({error.strerror}); "
+                f"name another place by {LOG_VARIABLE}={_SQLITE}…"
+            ) from error
 
 
 @asynccontextmanager

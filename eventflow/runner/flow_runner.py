@@ -128,6 +128,9 @@ class FlowRunner:
         self._over = False
         """The end is in the log; the state alone, which runs ahead of it, proves nothing."""
         self._nudge = anyio.Event()
+        self._is_defined = False
+        with suppress(TypeError):
+            self._is_defined = self._plan.graph.digest in _defined.get(log, ())
         self._host: asyncio.Task[Any] | None = None
         """The task that called `run`, and is the keeper."""
         self._asked = 0
@@ -232,11 +235,7 @@ class FlowRunner:
             commands.append(
                 StartRun(graph.digest, request.parameters, request.durability, request.labels, request.origin)
             )
-        defined = (
-            ()
-            if run.flow == graph.digest or graph.digest in _defined.get(self._log, ())
-            else (self._define(),)
-        )
+        defined = () if run.flow == graph.digest or self._is_defined else (self._define(),)
         commands.append(Claim(self._world.new_id(), ownership.environment(request.entry), graph.digest))
         commands += [Abandon(slot, run.attempt[slot], "lost") for slot in run.active()]
         commands += request.first if born else ()
@@ -246,8 +245,10 @@ class FlowRunner:
             await self._commit(commands, defined, request.beside if born else ())
         except (Conflict, OutcomeUnknown) as conflict:
             self._check_cancelled(conflict)
+            if isinstance(conflict, Conflict) and conflict.stream != self._view.stream:
+                self._note_defined()  # it is there, in the words of another version
             raise Lost(f"run {self._view.run_id!r} was claimed by another runner") from conflict
-        _defined.setdefault(self._log, set()).add(graph.digest)
+        self._note_defined()
 
     def _forget(self) -> None:
         """Nothing is left of an earlier ownership, which was lost in whatever it was doing."""
@@ -261,6 +262,11 @@ class FlowRunner:
         self._ticket = None
         self._completed.clear()
         self._values.forget()
+
+    def _note_defined(self) -> None:
+        self._is_defined = True
+        with suppress(TypeError):  # a log that cannot be looked up is told again
+            _defined.setdefault(self._log, set()).add(self._plan.graph.digest)
 
     def _define(self) -> Write:
         graph = self._plan.graph

@@ -173,3 +173,36 @@ def test_a_process_with_the_default_log_ends_by_itself(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (7, "")
     assert (tmp_path / ".eventflow/log.db").exists()
     assert not (tmp_path / ".eventflow/log.db-wal").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("tool = 3", None), ('[tool]\neventflow = "x"', "is no table"), ("[tool.eventflow]\n", None)],
+)
+def test_odd_tables_are_no_crash(project: Path, text: str, said: str | None) -> None:
+    """What is no table of ours is passed by, or named."""
+    (project / "pyproject.toml").write_text(text)
+    if said is None:
+        assert default_url().endswith("/.eventflow/log.db")
+    else:
+        with pytest.raises(LogNotNamed, match=said):
+            default_url()
+
+
+async def test_a_folder_that_cannot_be_made_is_named(project: Path) -> None:
+    """Where `.eventflow` is in the way of itself, the error says so and names the variable."""
+    (project / "a/b/.eventflow").symlink_to(project / "nowhere/at/all")
+    with pytest.raises(
+        LogNotNamed, match=r"\.eventflow, where the log should be, cannot be made .*EVENTFLOW_LOG"
+    ):
+        await sums.run(1)
+
+
+async def test_a_folder_that_is_gone_has_no_default_log(project: Path) -> None:
+    """Who stands in a deleted folder is told, not shown a bare FileNotFoundError."""
+    gone = project / "gone"
+    gone.mkdir()
+    os.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(LogNotNamed, match="the current folder is gone"):
+        await sums.run(1)

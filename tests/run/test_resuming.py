@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from eventflow import Flow, MemoryLog, Parameter, RunNotFound, RunView, flow, replay, task
-from eventflow.events import RunStarted, TaskReused
+from eventflow.events import Draft, FlowDefined, RunStarted, TaskReused
+from eventflow.ports import Write
 from eventflow.runner.changes import FlowChanged, ParametersDiffer
 from eventflow.states import Cached
 from eventflow.testing.crashing import Crash, CrashingLog
@@ -326,5 +327,24 @@ def test_rerun_of_what_cannot_be() -> None:
         assert (await options.rerun("r")).is_successful()
         with pytest.raises(ValueError, match="'pipe', not of 'other'"):
             await pipeline(ran, name="other").options(log=log, world=world).rerun("r")
+
+    simulate(main)
+
+
+def test_a_flow_that_another_version_defined_in_other_words_is_no_hindrance() -> None:
+    """The stream of a flow's digest holds other bytes than ours: the run begins all the same, and ends."""
+
+    @task
+    async def one() -> int:
+        return 1
+
+    with Flow("ones") as flow:
+        one()
+
+    async def main(world: VirtualWorld) -> None:
+        log = MemoryLog()
+        other = Draft(0, FlowDefined(graph=flow.graph), key="in other words")
+        await log.append(Write(f"flow/{flow.graph.digest}", 0, [other]))
+        assert (await flow.options(log=log, world=world, run_id="r").run()).is_successful()
 
     simulate(main)

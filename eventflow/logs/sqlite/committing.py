@@ -140,7 +140,10 @@ class GroupCommit:
         self._room.set()
         self._queue.put(None)
         assert self._serving is not None, "begun with the loop"
-        await asyncio.wait({self._serving})
+        if self._serving.get_loop() is self._loop:
+            await asyncio.wait({self._serving})
+        while self._rows:  # noqa: ASYNC110 - of a loop that was closed without a word only the counts can tell
+            await asyncio.sleep(_BUSY_PAUSE_S)
 
     def _withdraw(self, submitted: Submitted) -> bool:
         """Take an append back that is in no batch yet; gives whether that was so."""

@@ -22,6 +22,7 @@ from pathlib import Path
 from secrets import token_bytes
 from typing import Final
 
+from eventflow.logs.sqlite.errors import LogUnusable
 from eventflow.ports import Keyring
 from eventflow.result import SignatureError
 
@@ -38,7 +39,13 @@ def load_keyring(log: Path, environ: Mapping[str, str] = os.environ) -> Keyring:
         return _ring(given.split(","), f"the variable {KEY_VARIABLE}")
     path = _place_of(log.resolve())
     if not path.exists():
-        _create(path)
+        try:
+            _create(path)
+        except OSError as error:
+            raise LogUnusable(
+                f"{path}, the log's key, cannot be made ({error.strerror}): free some space, see to the folder, "
+                f"or give the key in {KEY_VARIABLE}"
+            ) from error
     mode = path.stat().st_mode
     if stat.S_IMODE(mode) & 0o077:
         raise SignatureError(

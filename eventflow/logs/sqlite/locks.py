@@ -37,16 +37,6 @@ _files: Final[dict[tuple[int, int], LockFile]] = {}
 _guard = threading.Lock()
 
 
-def _forget_parent() -> None:
-    """In a forked child: the locks are the parent's, and so is what is known of them, and who waits."""
-    global _guard  # noqa: PLW0603 - a thread that is not here may have it
-    _guard = threading.Lock()
-    _files.clear()
-
-
-os.register_at_fork(after_in_child=_forget_parent)
-
-
 def _byte_of(run: str) -> int:
     return 1 + (int.from_bytes(blake2b(run.encode(), digest_size=8).digest()) >> 2)
 

@@ -176,10 +176,11 @@ class SQLiteLog:
             link = await connect(self.path, create=True)
             await self._patiently(partial(call, link, work))
         except BaseException:
-            with anyio.CancelScope(shield=True):
+            with anyio.move_on_after(PATIENCE_S, shield=True) as scope:
                 if link is not None:
                     await link.close()
-            locks.close()
+            if not scope.cancelled_caught:  # a thread that still waits for its turn needs it
+                locks.close()
             raise
         return _Open(self.path, link, locks, self._ledger)
 

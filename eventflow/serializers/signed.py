@@ -65,7 +65,8 @@ def open_pickle(codec: str, data: bytes, keyring: Keyring | None) -> Any:
     if key is None:
         raise SignatureError(
             f"a pickle of codec {codec!r} was not opened: its key is not at hand; "
-            "give the serializer a Keyring that holds it"
+            "restore the file of the log's key (`.eventflow/key` or `<log>.key`), add it to EVENTFLOW_KEY, or give "
+            "the serializer a Keyring that holds it"
         )
     signature, pickled = data[:_SIGNATURE_BYTES], data[_SIGNATURE_BYTES:]
     if not hmac.compare_digest(signature, hmac.digest(key, pickled, "sha256")):

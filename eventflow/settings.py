@@ -28,12 +28,22 @@ from weakref import WeakKeyDictionary
 from eventflow.logs.memory import MemoryLog
 from eventflow.ports import EventLog
 
-__all__ = ["LOG_VARIABLE", "LogNotNamed", "check_url", "default_url", "open_log", "path_of", "shared_log"]
+__all__ = [
+    "LOG_VARIABLE",
+    "SQLITE",
+    "LogNotNamed",
+    "check_url",
+    "default_url",
+    "open_log",
+    "path_of",
+    "shared_log",
+]
 
 LOG_VARIABLE: Final = "EVENTFLOW_LOG"
 FOLDER: Final = ".eventflow"
 MEMORY: Final = "memory:"
-_SQLITE: Final = "sqlite:///"
+SQLITE: Final = "sqlite:///"
+"""How the URL of a file begins."""
 _LATER: Final = ("postgresql", "postgres")
 
 
@@ -44,7 +54,7 @@ class LogNotNamed(ValueError):
 def check_url(url: str, where: str) -> str:
     """The URL itself; raises `LogNotNamed`, whose message begins with `where`, for what names no log."""
     scheme, colon, _ = url.partition(":")
-    if url == MEMORY or (url.startswith(_SQLITE) and len(url) > len(_SQLITE)):
+    if url == MEMORY or (url.startswith(SQLITE) and len(url) > len(SQLITE)):
         parts = urlsplit(url)
         if parts.query or parts.fragment:
             raise LogNotNamed(
@@ -52,9 +62,9 @@ def check_url(url: str, where: str) -> str:
             )
         return url
     if scheme in _LATER:
-        raise LogNotNamed(f"{where}: {url!r}: there is no PostgreSQL log yet; use a file, {_SQLITE}runs.db")
+        raise LogNotNamed(f"{where}: {url!r}: there is no PostgreSQL log yet; use a file, {SQLITE}runs.db")
     path = url.split("://", 1)[-1].lstrip("/") if colon else url
-    raise LogNotNamed(f"{where}: {url!r} names no log; a file is written {_SQLITE}{path or 'runs.db'}")
+    raise LogNotNamed(f"{where}: {url!r} names no log; a file is written {SQLITE}{path or 'runs.db'}")
 
 
 def default_url() -> str:
@@ -104,7 +114,7 @@ def _named_in(table: Mapping[str, Any], where: str, folder: Path) -> str | None:
     if url is None:
         return None
     if not isinstance(url, str):
-        raise LogNotNamed(f"{where}: log = {url!r} is not text; write {_SQLITE}runs.db")
+        raise LogNotNamed(f"{where}: log = {url!r} is not text; write {SQLITE}runs.db")
     check_url(url, where)
     return url if url == MEMORY else _url_of(folder / path_of(url))
 
@@ -120,13 +130,13 @@ def _folder_of(here: Path) -> Path:
 
 
 def _url_of(path: Path) -> str:
-    return f"{_SQLITE}{quote(str(path))}"
+    return f"{SQLITE}{quote(str(path))}"
 
 
 def path_of(url: str) -> Path:
     """The file behind a `sqlite:` URL; raises `LogNotNamed` for `~` of nobody."""
     try:
-        return Path(unquote(url.removeprefix(_SQLITE))).expanduser()
+        return Path(unquote(url.removeprefix(SQLITE))).expanduser()
     except RuntimeError as error:
         raise LogNotNamed(f"{url!r}: {error}") from error
 
@@ -163,7 +173,7 @@ def _make_folder(folder: Path) -> None:
         except OSError as error:
             raise LogNotNamed(
                 f"{folder}, where the log should be, cannot be made ({error.strerror}); "
-                f"name another place by {LOG_VARIABLE}={_SQLITE}…"
+                f"name another place by {LOG_VARIABLE}={SQLITE}…"
             ) from error
 
 

@@ -11,15 +11,9 @@ from typing import Any
 
 import click
 
-from eventflow.cli.trouble import Exit, explained, say, wants_color
+from eventflow.cli.trouble import COLORS, Exit, explained, say, wants_color
 
 __all__ = ["eventflow"]
-
-_COLORS = {
-    "success": "green", "Success": "green", "Cached": "green", "Mapped": "green",
-    "failed": "red", "Failed": "red", "TimedOut": "red", "Crashed": "red",
-    "running": "cyan", "Running": "cyan", "TriggerFailed": "yellow", "Retrying": "yellow",
-}  # fmt: skip
 
 _log = click.option("--log", metavar="URL", help="The log, like sqlite:///runs.db; else the default one.")
 _json = click.option("--json", "as_json", is_flag=True, help="Write one JSON document to stdout.")
@@ -233,6 +227,6 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     lines = []
     for row in (head, *rows):
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-        cells = [click.style(c, fg=_COLORS[c.strip()]) if c.strip() in _COLORS else c for c in cells]
+        cells = [click.style(c, fg=COLORS[c.strip()]) if c.strip() in COLORS else c for c in cells]
         lines.append("  ".join(cells).rstrip())
     _write("\n".join(lines))

@@ -22,12 +22,11 @@ from eventflow.ports import EventLog
 from eventflow.projections import Fold, RunRow, Runs, Timeline, replay
 from eventflow.result import Inline, Stored
 from eventflow.runview import Picture, RunView
-from eventflow.settings import check_url, default_url, open_log, path_of
+from eventflow.settings import SQLITE, check_url, default_url, open_log, path_of
 from eventflow.states import Failed, Mapped
 
 __all__ = ["events_of", "find_run", "opened", "recorded_entry", "runs_in", "show_run", "state_of", "when"]
 
-_SQLITE = "sqlite:///"
 _BRIEF = 60
 
 
@@ -35,10 +34,10 @@ _BRIEF = 60
 async def opened(url: str | None) -> AsyncIterator[EventLog]:
     """A log that exists, to be read; raises `Trouble` where there is none."""
     place = default_url() if url is None else check_url(url, "--log")
-    if place.startswith(_SQLITE):
+    if place.startswith(SQLITE):
         path = path_of(place)
         if not path.is_file():
-            raise Trouble(Exit.LOG, f"there is no log {path}; name another with --log {_SQLITE}FILE")
+            raise Trouble(Exit.LOG, f"there is no log {path}; name another with --log {SQLITE}FILE")
     async with open_log(place) as log:
         yield log
 

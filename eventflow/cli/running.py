@@ -18,7 +18,7 @@ import msgspec
 from eventflow.cli.loading import load_entry, load_flow
 from eventflow.cli.looking import find_run, opened, recorded_entry
 from eventflow.cli.progress import Counts, watch
-from eventflow.cli.trouble import Exit, Trouble, explained, say
+from eventflow.cli.trouble import COLORS, Exit, Trouble, explained, say
 from eventflow.flows import Flow
 from eventflow.ports import EventLog
 from eventflow.runner.changes import FlowChanged, ParametersDiffer
@@ -174,7 +174,7 @@ def _summarize(
     if not given.quiet:
         done = f", {counts.done.total()} of {counts.total.total()} tasks" if counts is not None else ""
         why = "" if outcome == "success" else f": {state.message}"
-        say(f"{run_id} {click.style(outcome, fg=_COLORS[outcome], bold=True)}{done}, {took_s:.1f} s{why}")
+        say(f"{run_id} {click.style(outcome, fg=COLORS[outcome], bold=True)}{done}, {took_s:.1f} s{why}")
         if outcome != "success":
             say(f"look at it with: eventflow show {run_id}")
     plain = _as_json(value)
@@ -185,9 +185,6 @@ def _summarize(
     elif plain is not None and value is not None:
         sys.stdout.write(plain + "\n")
     return {"success": Exit.OK, "cancelled": Exit.CANCELLED}.get(outcome, Exit.FAILED)
-
-
-_COLORS = {"success": "green", "failed": "red", "cancelled": "yellow"}
 
 
 def _as_json(value: Any) -> str | None:

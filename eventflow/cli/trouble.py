@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
-from typing import IO, Any
+from typing import IO, Any, Final
 
 import click
 
@@ -24,7 +24,16 @@ from eventflow.runs import RunNotFinished
 from eventflow.runview import RunNotFound
 from eventflow.settings import LogNotNamed
 
-__all__ = ["Exit", "Trouble", "explained", "say", "wants_color"]
+__all__ = ["COLORS", "Exit", "Trouble", "explained", "say", "wants_color"]
+
+
+COLORS: Final = {
+    "success": "green", "Success": "green", "Cached": "green", "Mapped": "green",
+    "failed": "red", "Failed": "red", "TimedOut": "red", "Crashed": "red",
+    "running": "cyan", "Running": "cyan",
+    "cancelled": "yellow", "TriggerFailed": "yellow", "Retrying": "yellow",
+}  # fmt: skip
+"""Of states and outcomes, on a terminal."""
 
 
 class Exit(IntEnum):

@@ -22,7 +22,6 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from hashlib import blake2b
 from operator import attrgetter
 from secrets import token_bytes, token_hex
 from typing import Final
@@ -33,6 +32,7 @@ from anyio.lowlevel import checkpoint
 
 from eventflow.events import Draft, LogDamaged, Record, checksum, decode, encode
 from eventflow.ports import Conflict, Durability, Keyring, LogClosed, Ticket, Value, Write
+from eventflow.serializers import has_digest
 
 __all__ = ["MemoryLog"]
 
@@ -102,7 +102,7 @@ class _Store:
     def value(self, digest: bytes) -> Value | None:
         """The value under a digest, which is compared with its bytes."""
         found = self.values.get(digest)
-        if found is not None and blake2b(found.data, digest_size=len(digest)).digest() != digest:
+        if found is not None and not has_digest(found.data, digest):
             raise LogDamaged(f"the value {digest.hex()} does not have its bytes any more; run its task again")
         return found
 

@@ -8,7 +8,7 @@ are kept as they are, on the caller's word (`on_change="keep"`).  The error is a
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import msgspec
 
@@ -30,8 +30,8 @@ __all__ = [
 OnChange: TypeAlias = Literal["refuse", "keep"]
 """What to do when the code of finished tasks changed: refuse to go on, or keep their results."""
 
-_ROWS_MAX = 20
-_CELL_MAX = 48
+_ROWS_MAX: Final = 20
+_CELL_MAX: Final = 48
 
 
 class Change(msgspec.Struct, frozen=True):

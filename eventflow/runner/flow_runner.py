@@ -179,11 +179,6 @@ class FlowRunner:
         """Whether the caller is being cancelled, as all tasks are when their loop ends."""
         return self._host is not None and self._host.cancelling() > self._asked
 
-    def _check_cancelled(self, error: BaseException) -> None:
-        """Go on being cancelled: an append whose outcome stayed unknown has taken the cancellation's place."""
-        if isinstance(error, OutcomeUnknown) and self._is_cancelled():
-            raise asyncio.CancelledError from error
-
     async def _own(self) -> None:
         try:
             await self._open()
@@ -244,7 +239,6 @@ class FlowRunner:
         try:
             await self._commit(commands, defined, request.beside if born else ())
         except (Conflict, OutcomeUnknown) as conflict:
-            self._check_cancelled(conflict)
             if isinstance(conflict, Conflict) and conflict.stream != self._view.stream:
                 self._note_defined()  # it is there, in the words of another version
             raise Lost(f"run {self._view.run_id!r} was claimed by another runner") from conflict
@@ -348,8 +342,7 @@ class FlowRunner:
             try:
                 await self._commit(self._in_round, beside=beside)
                 break
-            except (Conflict, OutcomeUnknown) as conflict:
-                self._check_cancelled(conflict)
+            except (Conflict, OutcomeUnknown):
                 await self._refold(base)
         self._in_round = []
         del self._beside[: len(beside)]
@@ -368,8 +361,13 @@ class FlowRunner:
         if not drafts:
             return
         write = Write(self._view.stream, base, drafts)
-        with self._world.outside():
-            await self._store(*defined, write, values=beside)
+        try:
+            with self._world.outside():
+                await self._store(*defined, write, values=beside)
+        except OutcomeUnknown as unknown:
+            if self._is_cancelled():  # it has taken the place of the cancellation, which goes on
+                raise asyncio.CancelledError from unknown
+            raise
         self._over = run.phase == Phase.FINISHED
         self._values.release(self._completed)
         self._completed.clear()

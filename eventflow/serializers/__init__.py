@@ -9,7 +9,7 @@ Importing this package installs the default serializer, which `Result(value)` th
 """
 
 from eventflow.result import install_default_serializer
-from eventflow.serializers.codecs import Codec, digest_of, register_codec
+from eventflow.serializers.codecs import Codec, digest_of, has_digest, register_codec
 from eventflow.serializers.default import JSONSerializer, Serializer, is_immutable, reopen
 from eventflow.serializers.signed import Keyring
 
@@ -19,6 +19,7 @@ __all__ = [
     "Keyring",
     "Serializer",
     "digest_of",
+    "has_digest",
     "is_immutable",
     "register_codec",
     "reopen",

@@ -20,6 +20,7 @@ __all__ = [
     "codec_named",
     "digest_of",
     "guarded",
+    "has_digest",
     "is_kept",
     "register_codec",
     "registered_codecs",
@@ -92,6 +93,11 @@ def codec_named(name: str) -> Codec:
 def digest_of(data: bytes) -> bytes:
     """BLAKE2b-128 of serialized plaintext: the name under which bytes are stored and checked."""
     return blake2b(data, digest_size=16).digest()
+
+
+def has_digest(data: bytes, digest: bytes) -> bool:
+    """Whether these are the bytes that were given that digest, which may be of another length than ours."""
+    return blake2b(data, digest_size=len(digest)).digest() == digest
 
 
 def guarded(codec: str, decode: Callable[[], Any]) -> Any:

@@ -134,3 +134,15 @@ def kill(processes: Iterable[subprocess.Popen[str]]) -> None:
         if process.returncode is None:
             os.kill(process.pid, signal.SIGKILL)
         process.communicate()
+
+
+def assert_quiet(err: str) -> None:
+    """What a process wrote to stderr has no complaint of the interpreter, of asyncio or of a thread."""
+    for noise in (
+        "Exception in thread",
+        "Exception ignored",
+        "never retrieved",
+        "loop is closed",
+        "destroyed",
+    ):
+        assert noise not in err, err

@@ -20,6 +20,7 @@ from tests.e2e.evidence import (
     LIMIT_S,
     Start,
     account_of,
+    assert_quiet,
     await_count,
     check_file,
     counted,
@@ -132,14 +133,7 @@ async def test_an_uncaught_exception_ends_the_process(tmp_path: Path, start: Sta
     _, err = worker.communicate(timeout=LIMIT_S)
     assert worker.returncode == 1
     assert "on purpose" in err
-    for noise in (
-        "Exception in thread",
-        "Exception ignored",
-        "never retrieved",
-        "loop is closed",
-        "destroyed",
-    ):
-        assert noise not in err, err
+    assert_quiet(err)
     await resumes(path, counts, start)
 
 

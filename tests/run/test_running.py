@@ -23,31 +23,7 @@ from eventflow import (
 )
 from eventflow.states import Failed, Mapped, Skipped, Success, TriggerFailed
 from eventflow.testing.virtual import VirtualWorld, simulate
-
-
-@task
-async def one(day: str) -> list[int]:
-    """Three numbers."""
-    await anyio.sleep(1)
-    return [len(day), 2, 3]
-
-
-@task
-def double(number: int) -> int:
-    """In a thread."""
-    return number * 2
-
-
-@task
-async def total(numbers: list[int], extra: int = 0) -> int:
-    """The end."""
-    return sum(numbers) + extra
-
-
-@flow
-def nightly(day: str, extra: int = 1) -> int:
-    """The usual shape: fetch, map, reduce."""
-    return total(double.map(one(day)), extra)
+from tests.run.pipeline import double, nightly, one, total
 
 
 async def test_a_flow_on_the_real_clock() -> None:

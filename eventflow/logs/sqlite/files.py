@@ -20,7 +20,15 @@ from typing import Final
 from eventflow.logs.sqlite.connection import Connection
 from eventflow.logs.sqlite.errors import LogUnusable, WalResetWarning
 
-__all__ = ["APPLICATION_ID", "FORMAT", "check_place", "check_sqlite", "prepare", "prepare_reader"]
+__all__ = [
+    "APPLICATION_ID",
+    "FORMAT",
+    "check_place",
+    "check_sqlite",
+    "prepare",
+    "prepare_reader",
+    "sync_folder",
+]
 
 APPLICATION_ID: Final = 0x65766C67
 """In the file's header: what kind of SQLite file it is."""
@@ -158,6 +166,15 @@ def prepare_reader(connection: sqlite3.Connection) -> None:
     """Set a connection up to read."""
     for pragma in _READER:
         connection.execute(pragma)
+
+
+def sync_folder(folder: Path) -> None:
+    """See that the names of new files in a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _number(connection: Connection, pragma: str) -> int:

@@ -23,6 +23,7 @@ from secrets import token_bytes
 from typing import Final
 
 from eventflow.logs.sqlite.errors import LogUnusable
+from eventflow.logs.sqlite.files import sync_folder
 from eventflow.ports import Keyring
 from eventflow.result import SignatureError
 
@@ -88,8 +89,4 @@ def _create(path: Path) -> None:
             os.link(name, path)
     finally:
         Path(name).unlink()
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)

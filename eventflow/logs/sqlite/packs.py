@@ -19,11 +19,11 @@ import errno
 import fcntl
 import os
 import re
+import sqlite3
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,9 +32,11 @@ import msgspec
 from eventflow.events import LogDamaged
 from eventflow.logs.sqlite.connection import Connection
 from eventflow.logs.sqlite.errors import LogUnusable, explain_pack
+from eventflow.logs.sqlite.files import sync_folder
 from eventflow.ports import Value
+from eventflow.serializers import has_digest
 
-__all__ = ["INLINE_MAX", "PackReader", "PackWriter", "Place"]
+__all__ = ["INLINE_MAX", "PackReader", "PackWriter", "Place", "find_rows"]
 
 INLINE_MAX: Final = 64 << 10
 """Bytes of a value that still stands in the database itself."""
@@ -52,7 +54,7 @@ _READ_MAX: Final = 1 << 30
 _LOOKED_UP: Final = 512
 """Digests of one query."""
 
-_FIND: Final = "SELECT digest, data, pack, offset, size FROM value"
+_FIND: Final = "SELECT digest, codec, data, pack, offset, size FROM value"
 _NAME: Final = re.compile(r"(\d{6,})\.pack")
 
 
@@ -101,7 +103,7 @@ class _Folder:
         try:
             # Also where they were there: who made them may have died before this.
             for folder in (self.path, self.path.parent):
-                _sync_folder(folder)
+                sync_folder(folder)
         except OSError:
             os.close(descriptor)
             raise
@@ -131,7 +133,7 @@ class PackReader:
                 f"{path}, which holds large values, cannot be opened or read ({error.strerror}): see to its "
                 "permissions and to the limit on open files"
             ) from error
-        if len(data) == place.size and blake2b(data, digest_size=len(digest)).digest() == digest:
+        if len(data) == place.size and has_digest(data, digest):
             return data
         self._forget(place.pack)  # a sound copy may be put in its place
         if len(data) < place.size:
@@ -194,7 +196,7 @@ class PackWriter:
         """
         wanted = dict(values)
         found: set[int] = set()
-        for digest, data, pack, offset, size in _rows(connection, tuple(wanted)):
+        for digest, _, data, pack, offset, size in find_rows(connection, tuple(wanted)):
             large = wanted[digest].data
             if data is None and self._reader.holds(Place(pack, offset, size), large):
                 found.add(pack)
@@ -277,8 +279,8 @@ class PackWriter:
             self._descriptor, self.unsynced = None, False
 
 
-def _rows(connection: Connection, digests: Sequence[bytes]) -> Iterator[tuple[Any, ...]]:
-    """Digest, data, pack, offset and size of the values that have rows."""
+def find_rows(connection: sqlite3.Connection, digests: Sequence[bytes]) -> Iterator[tuple[Any, ...]]:
+    """Digest, codec, data, pack, offset and size of the values that have rows, in any order."""
     for start in range(0, len(digests), _LOOKED_UP):
         part = digests[start : start + _LOOKED_UP]
         marks = ", ".join("?" * len(part))
@@ -313,14 +315,6 @@ def _sync(descriptor: int) -> None:
         fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
     else:
         os.fdatasync(descriptor)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _lost(digest: bytes, path: Path, place: Place, why: str) -> LogDamaged:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import sqlite3
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from hashlib import blake2b
 from pathlib import Path
 from typing import Final, TypeAlias, TypeVar
 
@@ -25,9 +24,10 @@ from eventflow.events import LogDamaged, Record, checksum, decode
 from eventflow.logs.sqlite.connection import Connection, Link, call, connect
 from eventflow.logs.sqlite.errors import explain, is_busy
 from eventflow.logs.sqlite.files import prepare_reader
-from eventflow.logs.sqlite.packs import PackReader, Place
+from eventflow.logs.sqlite.packs import PackReader, Place, find_rows
 from eventflow.logs.sqlite.transaction import digest_key
 from eventflow.ports import LogClosed, Value
+from eventflow.serializers import has_digest
 
 __all__ = [
     "PAGE",
@@ -257,16 +257,10 @@ def find_values(
 ) -> Mapping[bytes, Value]:
     """The values that are there; one whose bytes are lost or have changed raises `LogDamaged`."""
     found = {}
-    for digest in digests:
-        row = connection.execute(
-            "SELECT codec, data, pack, offset, size FROM value WHERE digest = ?", (digest,)
-        ).fetchone()
-        if row is None:
-            continue
-        codec, data, *place = row
+    for digest, codec, data, *place in find_rows(connection, tuple(digests)):
         if data is None:
-            data = packs.read(digest, Place(*place))
-        elif blake2b(data, digest_size=len(digest)).digest() != digest:
+            data = packs.read(digest, Place(*place))  # noqa: PLW2901 - the rest of the row
+        elif not has_digest(data, digest):
             raise LogDamaged(f"the value {digest.hex()} does not have its bytes any more; run its task again")
         found[digest] = Value(digest, codec, data)
-    return found
+    return {digest: found[digest] for digest in digests if digest in found}

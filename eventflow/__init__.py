@@ -6,6 +6,7 @@ in an append-only log, and everything else (state, cached inputs, retries, dashb
 
 from typing import TYPE_CHECKING, Any
 
+from eventflow.caching import inputs, nothing, parameters
 from eventflow.context import Skip, context
 from eventflow.flows import Flow, Parameter, ParameterError, flow
 from eventflow.logs.memory import MemoryLog
@@ -53,7 +54,10 @@ __all__ = [
     "exponential",
     "flow",
     "follow",
+    "inputs",
+    "nothing",
     "open_log",
+    "parameters",
     "replay",
     "task",
     "unmapped",

@@ -10,11 +10,14 @@ plain values are taken up in `call` itself, all others go through `arguments`.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from functools import cached_property
 from types import FunctionType
 from typing import Any, Final
+
+import msgspec
 
 from eventflow.arguments import (
     Place,
@@ -27,6 +30,7 @@ from eventflow.arguments import (
     serializer_for,
 )
 from eventflow.code import Code, code_of
+from eventflow.flow_parameters import FlowParameter
 from eventflow.graph import (
     Arg,
     Const,
@@ -41,10 +45,11 @@ from eventflow.graph import (
 )
 from eventflow.graph import Node as GraphNode
 from eventflow.nodes import BuildError, Node, element_type
-from eventflow.parameters import FlowParameter
 from eventflow.ports import Body
 from eventflow.result import Inline, ResultSerializer
+from eventflow.schemas import schema_of
 from eventflow.serializers import digest_of
+from eventflow.serializers.canonical import full_name
 from eventflow.signatures import Signature, nearest, type_text
 
 __all__ = ["Builder", "Definition", "active"]
@@ -65,6 +70,7 @@ class Definition:
         *,
         is_async: bool,
         delay: Callable[[int], float] | None,
+        cache_key: Callable[..., Any] | None,
         serializer: ResultSerializer | None,
         version: str | None,
         depends_on: Sequence[FunctionType],
@@ -75,6 +81,7 @@ class Definition:
         self.policy = policy
         self._is_async = is_async
         self._delay = delay
+        self._cache_key = cache_key
         self._serializer = serializer
         self._version = version
         self._depends_on = depends_on
@@ -98,7 +105,7 @@ class Definition:
     def body(self) -> Body:
         """What a runner calls."""
         serializer = self._serializer or serializer_for(self.returns)
-        return Body(self.fn, self._is_async, serializer, self._open_constant, self._delay)
+        return Body(self.fn, self._is_async, serializer, self._open_constant, self._delay, self._cache_key)
 
     def _open_constant(self, name: str, path: tuple[Key, ...], const: Const) -> Any:
         """The value of a constant, by the type that the argument declares where it stands."""
@@ -110,7 +117,14 @@ class Definition:
     def graph_form(self, name: str) -> TaskDef:
         """The data that goes into the graph, under a name that is unique there."""
         entry = f"{self.fn.__module__}:{self.fn.__qualname__}"
-        return TaskDef(name, entry, self.code.digest, self.policy)
+        code = self.code
+        found = TaskDef(name, entry, code.digest, self.policy)
+        if self.policy.cache is None:
+            return found
+        returns = schema_of(self.returns)
+        if self._serializer is not None:
+            returns = digest_of(returns + full_name(type(self._serializer)).encode())
+        return msgspec.structs.replace(found, returns=returns, codeless=code.reason)
 
 
 class Builder:
@@ -208,7 +222,19 @@ class Builder:
     def finish(self, returned: Any, reference: tuple[int, ...]) -> Graph:
         """The graph, to be called once; `returned` is None or nodes, bare or in lists, tuples and dicts."""
         value = None if returned is None else self._value(returned)
+        for found in self._tasks:
+            self._check_cache(found)
         return Graph(self.name, tuple(self._tasks), tuple(self._nodes), value, reference)
+
+    def _check_cache(self, found: TaskDef) -> None:
+        """See that the parameters on which a task is cached are the flow's."""
+        cache = found.policy.cache
+        for name in () if cache is None or cache.parameters is None else cache.parameters:
+            if name not in self.parameters:
+                raise BuildError(
+                    f"in flow {self.name!r}, task {found.name!r} is cached on parameters({name!r})"
+                    f"{nearest(name, list(self.parameters))}"
+                )
 
     def named(self, name: str) -> tuple[int]:
         """The index of the task node of that name; `BuildError` if there is none."""
@@ -287,6 +313,11 @@ class Builder:
         found = definition.graph_form(_unique(self._task_names, definition.name))
         self._index[definition] = len(self._tasks)
         self._tasks.append(found)
+        if found.codeless:
+            warnings.warn(
+                f"in flow {self.name!r}, task {found.name!r} is never cached, for its code has no digest: {found.codeless}",
+                stacklevel=2,
+            )
         self.bodies[found.name] = definition.body
         return len(self._tasks) - 1
 

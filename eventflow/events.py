@@ -18,6 +18,7 @@ bytes are the array `[version, at, key, event]` (`encode`); the checksum covers 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from hashlib import blake2b
 from typing import Final, Literal, TypeAlias, get_args
 from zlib import crc32
 
@@ -28,6 +29,7 @@ from eventflow.result import Payload
 
 __all__ = [
     "Address",
+    "CacheMiss",
     "Draft",
     "Event",
     "Failure",
@@ -50,6 +52,7 @@ __all__ = [
     "TaskStarted",
     "TaskSucceeded",
     "Unknown",
+    "cache_key",
     "checksum",
     "decode",
     "encode",
@@ -84,6 +87,23 @@ class Failure(msgspec.Struct, frozen=True, array_like=True):
     traceback: str = ""
     """Formatted, the engine's own frames left out."""
     cause: Failure | None = None
+
+
+class CacheMiss(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What was asked of the cache before an attempt, and why it had no answer."""
+
+    parts: bytes
+    """16 bytes for each part of the key, in this order: the task with its code, the inputs and the parameters
+    that its policy names, the answer of its `cache_key`; empty when there is no key."""
+    reason: Literal["new", "expired", "lost", "opaque", "retry"]
+    """`new`: no entry; `expired`; `lost`: its bytes are gone or damaged; `opaque`: something has no content that
+    could be told soundly; `retry`: not asked again after a failure."""
+    detail: str = ""
+
+
+def cache_key(parts: bytes) -> str:
+    """The key under which a success with these parts is found."""
+    return blake2b(parts, digest_size=16).hexdigest()
 
 
 class _Fact(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
@@ -149,10 +169,12 @@ class TaskStarted(_Owned, frozen=True, kw_only=True, array_like=True, tag="task_
     inputs: tuple[Source, ...] = ()
     """A source for each leaf of the task's inputs, in order; a mapped upstream taken whole gives one
     for each of its children."""
+    cache: CacheMiss | None = None
+    """None for a task that is not cached."""
 
 
 class TaskSucceeded(_Owned, frozen=True, kw_only=True, array_like=True, tag="task_succeeded", gc=False):
-    """The body returned and its result is kept."""
+    """The body returned and its result is kept. A record with a key is an entry of the cache."""
 
     task: Address
     attempt: int
@@ -161,6 +183,11 @@ class TaskSucceeded(_Owned, frozen=True, kw_only=True, array_like=True, tag="tas
     """From being started to the body's first instruction."""
     body_us: int = 0
     encode_us: int = 0
+    expires_at: int | None = None
+    """Until when the entry is good, microseconds UTC; None for ever."""
+    content: bytes | None = None
+    """What the value is, for the keys of its consumers; empty where the result's digest says it, None where
+    nobody asked."""
 
 
 class TaskReused(_Owned, frozen=True, kw_only=True, array_like=True, tag="task_reused"):
@@ -169,7 +196,14 @@ class TaskReused(_Owned, frozen=True, kw_only=True, array_like=True, tag="task_r
     task: Address
     result: Payload
     source: Origin
+    """The `TaskSucceeded` that holds the original."""
     why: Literal["cache", "fork", "shared"]
+    parts: bytes = b""
+    """Of the key of a hit, as in `CacheMiss`."""
+    content: bytes | None = None
+    expires_at: int | None = None
+    saved_us: int = 0
+    """What the original took: body and encoding."""
 
 
 class TaskFailed(_Owned, frozen=True, kw_only=True, array_like=True, tag="task_failed"):

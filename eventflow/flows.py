@@ -23,10 +23,10 @@ import msgspec
 
 from eventflow.arguments import Place, own_ref, serializer_for
 from eventflow.building import Builder, active
+from eventflow.flow_parameters import FlowParameter, ParameterError, bind
 from eventflow.graph import Arg, Graph, Ref
 from eventflow.machine import Plan
 from eventflow.nodes import BuildError, Node
-from eventflow.parameters import FlowParameter, ParameterError, bind
 from eventflow.policies import check_name
 from eventflow.ports import Bindings, Durability, EventLog, World
 from eventflow.result import ResultSerializer

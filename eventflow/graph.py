@@ -26,6 +26,7 @@ import msgspec
 
 __all__ = [
     "Arg",
+    "CachePolicy",
     "Const",
     "DictOf",
     "Digests",
@@ -91,6 +92,21 @@ class Input(msgspec.Struct, frozen=True, array_like=True, gc=False):
     each: bool = False
 
 
+class CachePolicy(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """When a result that was made before may stand for a task's own."""
+
+    namespace: str
+    """What shares entries: given, or `module:qualname` of the function."""
+    for_us: int = 0
+    """How long an entry is good; 0 is for ever."""
+    inputs: tuple[str, ...] | None = None
+    """Names of the inputs that count; None for all."""
+    parameters: tuple[str, ...] | None = ()
+    """Names of the flow's parameters that count; None for all."""
+    keyed: bool = False
+    """Whether the answer of the author's `cache_key` counts."""
+
+
 class Policy(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """How a task is run; may change between two processes of one run. Durations in microseconds."""
 
@@ -104,6 +120,8 @@ class Policy(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Limit of one attempt; 0 is none."""
     share: bool = False
     """Hand values on without copying."""
+    cache: CachePolicy | None = None
+    """None for a task that is not cached."""
 
 
 class TaskDef(msgspec.Struct, frozen=True, array_like=True):
@@ -113,8 +131,12 @@ class TaskDef(msgspec.Struct, frozen=True, array_like=True):
     entry: str
     """`module:qualname`, for people and for finding the code again."""
     code: bytes
-    """Digest of the code, or of `version=`; empty when there is no source."""
+    """Digest of the code, or of `version=`; empty when there is none."""
     policy: Policy
+    returns: bytes = b""
+    """Of a cached task: digest of the declared type of its result, and of what keeps it."""
+    codeless: str = ""
+    """Of a cached task: why its code has no digest, so that nothing is ever reused."""
 
 
 class ParameterNode(msgspec.Struct, frozen=True, array_like=True, tag="parameter", gc=False):

@@ -29,7 +29,7 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
-__all__ = ["fields_of", "identical", "pickled_flat"]
+__all__ = ["attributes_beside", "fields_of", "identical", "pickled_flat"]
 
 _Judge: TypeAlias = Callable[[Any, Any], bool]
 
@@ -112,11 +112,11 @@ def _by_fields(names: tuple[str, ...]) -> _Judge:
 
 
 def _same_attributes(a: Any, b: Any, beside: Collection[str] = ()) -> bool:
-    mine, yours = _attributes(a, beside), _attributes(b, beside)
+    mine, yours = attributes_beside(a, beside), attributes_beside(b, beside)
     return mine.keys() == yours.keys() and all(_same(value, yours[name]) for name, value in mine.items())
 
 
-def _attributes(value: Any, beside: Collection[str]) -> Mapping[str, Any]:
+def attributes_beside(value: Any, beside: Collection[str]) -> Mapping[str, Any]:
     """What hangs on the object itself, but for fields and what is computed from them."""
     return {
         name: part

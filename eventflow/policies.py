@@ -12,9 +12,18 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from eventflow.graph import Policy
+from eventflow.graph import CachePolicy, Policy
 
-__all__ = ["Duration", "Exponential", "Retry", "RetryDelay", "check_name", "exponential", "policy_of"]
+__all__ = [
+    "Duration",
+    "Exponential",
+    "Retry",
+    "RetryDelay",
+    "check_name",
+    "exponential",
+    "microseconds",
+    "policy_of",
+]
 
 Duration: TypeAlias = float | timedelta
 """Seconds, or a timedelta."""
@@ -50,7 +59,14 @@ class Retry(msgspec.Struct, frozen=True):
     delay: RetryDelay | None = None
 
 
-def policy_of(label: str, retry: Retry, timeout: Duration | None, share: bool, is_async: bool) -> Policy:
+def policy_of(
+    label: str,
+    retry: Retry,
+    timeout: Duration | None,
+    share: bool,
+    is_async: bool,
+    cache: CachePolicy | None = None,
+) -> Policy:
     """Check a task's options and put them into the form of the graph.
 
     Raises `TypeError` or `ValueError`; `label` names the task.
@@ -65,7 +81,9 @@ def policy_of(label: str, retry: Retry, timeout: Duration | None, share: bool, i
         raise ValueError(
             f"{label}: retry_delay= has no effect without retries=; add how many, or leave it out"
         )
-    policy = Policy(retries=retry.retries, share=share, timeout_us=_timeout_us(label, timeout, is_async))
+    policy = Policy(
+        retries=retry.retries, share=share, timeout_us=_timeout_us(label, timeout, is_async), cache=cache
+    )
     match retry.delay:
         case None:
             return policy

@@ -261,6 +261,8 @@ class Body(msgspec.Struct, frozen=True):
     """Opens a constant of the graph: argument name, path to it in nested lists and dicts, the constant."""
     delay: Callable[[int], float] | None = None
     """`retry_delay` given as a callable: number of failures so far → seconds."""
+    cache_key: Callable[..., Any] | None = None
+    """Takes the task's arguments by name; what it gives counts in the key."""
 
 
 Bindings: TypeAlias = Mapping[str, Body]

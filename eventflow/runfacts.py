@@ -16,6 +16,7 @@ from eventflow.events import (
     Draft,
     Event,
     Failure,
+    Origin,
     Record,
     RunStarted,
     Source,
@@ -31,7 +32,7 @@ from eventflow.events import (
 from eventflow.machine import IllegalEvent, Plan, RunState, evolve
 from eventflow.result import Payload
 
-__all__ = ["Ending", "RunFacts", "advance"]
+__all__ = ["Ending", "Reused", "RunFacts", "advance"]
 
 
 class Ending(msgspec.Struct, frozen=True, array_like=True, tag="ending"):
@@ -39,6 +40,13 @@ class Ending(msgspec.Struct, frozen=True, array_like=True, tag="ending"):
 
     message: str
     failure: Failure | None = None
+
+
+class Reused(msgspec.Struct, frozen=True, array_like=True):
+    """Where a result came from, and until when it is good there."""
+
+    source: Origin
+    expires_at: int | None
 
 
 class RunFacts(msgspec.Struct):
@@ -51,6 +59,10 @@ class RunFacts(msgspec.Struct):
     inputs: dict[int, tuple[Source, ...]]
     """Slot → the sources of its last attempt."""
     retrying: dict[int, Ending]
+    contents: dict[int, bytes]
+    """Version of the record of a result → what its value is, where that was recorded."""
+    reused: dict[int, Reused]
+    """Version of the record of a reused result → where it came from."""
     started_us: int = 0
     unknown: tuple[str, ...] = ()
     """Kinds of events that this version passed by: what it shows may be behind what happened."""
@@ -58,7 +70,7 @@ class RunFacts(msgspec.Struct):
     @classmethod
     def initial(cls, plan: Plan) -> RunFacts:
         """The facts before the first record."""
-        return cls(RunState.initial(plan), {}, {}, {}, {})
+        return cls(RunState.initial(plan), {}, {}, {}, {}, {}, {})
 
 
 def advance(plan: Plan, facts: RunFacts, version: int, draft: Draft | Record) -> RunFacts:
@@ -95,6 +107,13 @@ def _keep_started(facts: RunFacts, _version: int, event: TaskStarted) -> None:
 
 def _keep_result(facts: RunFacts, version: int, event: TaskSucceeded | TaskReused) -> None:
     facts.kept[version] = event.result
+    if event.content is not None:
+        facts.contents[version] = event.content
+
+
+def _keep_reused(facts: RunFacts, version: int, event: TaskReused) -> None:
+    _keep_result(facts, version, event)
+    facts.reused[version] = Reused(event.source, event.expires_at)
 
 
 def _keep_failed(facts: RunFacts, version: int, event: TaskFailed) -> None:
@@ -121,7 +140,7 @@ def _keep_parameters(facts: RunFacts, _version: int, event: RunStarted) -> None:
 _KEEPERS: Final[dict[type[Event], Callable[[RunFacts, int, Any], None]]] = {
     TaskStarted: _keep_started,
     TaskSucceeded: _keep_result,
-    TaskReused: _keep_result,
+    TaskReused: _keep_reused,
     TaskFailed: _keep_failed,
     TaskSkipped: _keep_skipped,
     TaskBlocked: _keep_blocked,

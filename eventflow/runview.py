@@ -26,7 +26,7 @@ from eventflow.events import (
     Source,
 )
 from eventflow.graph import Graph, Key, ParameterNode, Ref
-from eventflow.machine import Phase, Plan, RunState, Status
+from eventflow.machine import Phase, Plan, RunState, Status, sources
 from eventflow.machine.inputs import leaves
 from eventflow.ports import Bindings, EventLog
 from eventflow.result import (
@@ -63,7 +63,7 @@ class RunView:
     """Projection: one run's stream → `RunFacts`."""
 
     name: Final = "run"
-    version: Final = 1
+    version: Final = 2
 
     def __init__(
         self,
@@ -200,6 +200,10 @@ class PartOf:
 
     def __hash__(self) -> int:
         return hash(self.path)
+
+
+def _moment(at_us: int | None) -> datetime | None:
+    return None if at_us is None else datetime.fromtimestamp(at_us / 1e6, UTC)
 
 
 _INDICES: Final = re.compile(r"(\[(0|[1-9][0-9]{0,8})\])+")
@@ -375,14 +379,21 @@ class Picture(Mapping[Any, State]):
             case Status.RETRYING:
                 return states.Retrying(
                     message=facts.retrying[slot].message,
-                    start_time=datetime.fromtimestamp(run.retry_at[slot] / 1e6, UTC),
+                    start_time=_moment(run.retry_at[slot]),
                     run_count=run.attempt[slot],
                     cached_inputs=self.inputs(slot),
                 )
             case Status.SUCCEEDED:
                 return states.Success(_result=self._own_result(slot), cached_inputs=self.inputs(slot))
             case Status.REUSED:
-                return states.Cached(_result=self._own_result(slot))
+                reused = facts.reused[run.source[slot]]
+                return states.Cached(
+                    message=f"from {reused.source.stream.removeprefix('run/')!r}",
+                    _result=self._own_result(slot),
+                    cached_inputs=self.inputs(slot),
+                    source=(reused.source.stream, reused.source.version),
+                    expires_at=_moment(reused.expires_at),
+                )
             case Status.MAPPED:
                 children = run.maps[slot]
                 found = [self.at(child) for child in range(children.base, children.base + children.width)]
@@ -426,7 +437,11 @@ class Picture(Mapping[Any, State]):
         facts = self._facts
         recorded = facts.inputs.get(slot)
         if recorded is None:
-            return {}
+            if facts.run.status[slot] != Status.REUSED:
+                return {}
+            recorded = sources(
+                self._view.plan, facts.run, slot
+            )  # it took none, but these are what it would take
         found: dict[str, Result] = {}
         taken = iter(recorded)
         for leaf in leaves(self._view.plan, facts.run, slot):

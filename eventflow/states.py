@@ -234,6 +234,8 @@ class Cached(Success, frozen=True, tag="Cached"):
 
     source: tuple[str, int] | None = None
     """(stream, version) of the record that holds the original."""
+    expires_at: datetime | None = None
+    """Until when it may be taken again; None for ever."""
 
 
 class Mapped(Success, frozen=True, tag="Mapped"):

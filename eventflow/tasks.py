@@ -21,12 +21,14 @@ from typing import Any, Generic, NoReturn, ParamSpec, Protocol, TypeVar, cast, o
 
 from eventflow.arguments import Unmapped, unmapped
 from eventflow.building import Definition, active
+from eventflow.caching import CacheOn, Caching, cache_policy_of
 from eventflow.code import Code
 from eventflow.context import Skip
 from eventflow.graph import Policy
 from eventflow.nodes import BuildError, Node
 from eventflow.policies import Duration, Exponential, Retry, RetryDelay, check_name, exponential, policy_of
 from eventflow.result import ResultSerializer
+from eventflow.serializers.canonical import full_name
 from eventflow.signatures import Signature
 
 __all__ = ["Exponential", "Skip", "Task", "Unmapped", "exponential", "task", "unmapped"]
@@ -163,6 +165,10 @@ def task(
     timeout: Duration | None = None,
     version: str | None = None,
     depends_on: Sequence[Callable[..., Any]] = (),
+    cache_for: Duration | None = None,
+    cache_on: CacheOn | None = None,
+    cache_key: Callable[..., Any] | None = None,
+    cache_namespace: str | None = None,
     share: bool = False,
     serializer: ResultSerializer | None = None,
 ) -> _Decorator: ...
@@ -176,6 +182,10 @@ def task(
     timeout: Duration | None = None,
     version: str | None = None,
     depends_on: Sequence[Callable[..., Any]] = (),
+    cache_for: Duration | None = None,
+    cache_on: CacheOn | None = None,
+    cache_key: Callable[..., Any] | None = None,
+    cache_namespace: str | None = None,
     share: bool = False,
     serializer: ResultSerializer | None = None,
 ) -> Any:
@@ -188,8 +198,14 @@ def task(
     timeout       limit of one attempt, for async functions
     version       stands for the code: as long as it is the same, so is the task
     depends_on    functions (or tasks) whose code counts as part of this one's
+    cache_for     reuse a result for so long, made from the same inputs by the same code
+    cache_on      what must be the same: `inputs(...)`, `parameters(...)`, `nothing`; without `cache_for`, for ever
+    cache_key     a function of the task's arguments, whose answer must be the same
+    cache_namespace   shared by tasks that may take each other's results; by default the function's own name
     share         hand values to consumers without copying them
     serializer    keeps the results, instead of the one for the declared return type
+
+    `eventflow.caching` says more of the four.
 
     An async function runs on the event loop, a plain one in a worker thread. Raises `TypeError` or
     `ValueError` for a function or an option that cannot work.
@@ -201,14 +217,18 @@ def task(
         label = f"task {own!r}"
         is_async = inspect.iscoroutinefunction(function)
         _check_kinds(label, version, serializer)
+        signature = Signature(label, function, visible)
+        caching = Caching(cache_for, cache_on, cache_key, cache_namespace)
+        cache = cache_policy_of(label, caching, signature.names, full_name(function))
         return Task(
             Definition(
                 check_name("task", own),
                 function,
-                Signature(label, function, visible),
-                policy_of(label, Retry(retries, retry_delay), timeout, share, is_async),
+                signature,
+                policy_of(label, Retry(retries, retry_delay), timeout, share, is_async, cache),
                 is_async=is_async,
                 delay=retry_delay if callable(retry_delay) else None,
+                cache_key=cache_key,
                 serializer=serializer,
                 version=version,
                 depends_on=_helpers(label, depends_on),

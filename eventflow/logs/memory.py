@@ -80,7 +80,9 @@ class _Store:
         arrived = [(value.digest, value) for value in values]
         batch.commit()
         for digest, value in arrived:
-            self.values.setdefault(digest, value)
+            known = self.values.get(digest)
+            if known is None or known.data != value.data:  # damaged, and here are the bytes that were meant
+                self.values[digest] = value
         if batch.rows:
             self.nudge()
         return batch.records

@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from eventflow.events import Failure, Origin
+from eventflow.events import CacheMiss, Failure, Origin
 from eventflow.result import Payload
 
 __all__ = [
@@ -60,9 +60,10 @@ class Finish(msgspec.Struct, frozen=True):
 
 
 class Start(msgspec.Struct, frozen=True, gc=False):
-    """Begin the next attempt of a task that is due."""
+    """Begin the next attempt of a task that is due; `cache` says why no result is reused."""
 
     slot: int
+    cache: CacheMiss | None = None
 
 
 class Map(msgspec.Struct, frozen=True):
@@ -80,6 +81,10 @@ class Reuse(msgspec.Struct, frozen=True):
     result: Payload
     source: Origin
     why: Literal["cache", "fork", "shared"]
+    parts: bytes = b""
+    content: bytes | None = None
+    expires_at: int | None = None
+    saved_us: int = 0
 
 
 class Skip(msgspec.Struct, frozen=True, gc=False):
@@ -106,6 +111,9 @@ class Succeed(msgspec.Struct, frozen=True, gc=False):
     queue_us: int = 0
     body_us: int = 0
     encode_us: int = 0
+    content: bytes | None = None
+    key: str | None = None
+    """Makes it an entry of the cache."""
 
 
 class Fail(msgspec.Struct, frozen=True):

@@ -75,6 +75,7 @@ def _start(plan: Plan, run: RunState, command: Start, now: int) -> tuple[Event, 
             task=(slot,) if run.parent[slot] < 0 else run.address(slot),
             attempt=run.attempt[slot] + 1,
             inputs=sources(plan, run, slot),
+            cache=command.cache,
         ),
     )
 
@@ -96,8 +97,15 @@ def _succeed(plan: Plan, run: RunState, command: Succeed, now: int) -> tuple[Eve
             queue_us=command.queue_us,
             body_us=command.body_us,
             encode_us=command.encode_us,
+            expires_at=None if command.key is None else _expires_at(plan, run, slot, now),
+            content=command.content,
         ),
     )
+
+
+def _expires_at(plan: Plan, run: RunState, slot: int, now: int) -> int | None:
+    cache = plan.graph.task_of(run.node(slot)).policy.cache
+    return now + cache.for_us if cache is not None and cache.for_us else None
 
 
 def _fail(plan: Plan, run: RunState, command: Fail, now: int) -> tuple[Event, ...]:
@@ -191,6 +199,10 @@ def _reuse(plan: Plan, run: RunState, command: Reuse, now: int) -> tuple[Event, 
             result=command.result,
             source=command.source,
             why=command.why,
+            parts=command.parts,
+            content=command.content,
+            expires_at=command.expires_at,
+            saved_us=command.saved_us,
         ),
     )
 

@@ -7,7 +7,7 @@ list of sources in a `TaskStarted` and the leaves of the graph always pair up.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from eventflow.events import Source
@@ -126,8 +126,9 @@ def bind(
     slot: int,
     take: Callable[[Leaf], Any],
     constant: Callable[[str, tuple[Key, ...], Const], Any],
+    only: Collection[str] | None = None,
 ) -> dict[str, Any]:
-    """Rebuild a task's arguments by name.
+    """Rebuild a task's arguments by name, all or only some.
 
     `take` gives what stands for a leaf; `constant` what stands for a constant: it is told the argument's
     name and the path to the constant inside it.
@@ -142,6 +143,7 @@ def bind(
         if item.each and nth >= 0
         else binding.build(item.name, (), item.arg)
         for item in node.inputs
+        if only is None or item.name in only
     }
 
 

@@ -24,6 +24,8 @@ class Plan:
 
     __slots__ = (
         "_parameters",
+        "cached",
+        "counted",
         "degree",
         "each",
         "element",
@@ -55,6 +57,10 @@ class Plan:
     judged: tuple[int, ...]
     """Tasks on which the run's success is judged: the reference ones, or those nothing waits for."""
     mapped: frozenset[int]
+    cached: frozenset[int]
+    """Nodes whose results may be reused, or whose policy says why not."""
+    counted: frozenset[int]
+    """Nodes whose values count in the key of a cached one."""
     task_nodes: int
 
     def __init__(self, graph: Graph) -> None:
@@ -62,6 +68,7 @@ class Plan:
         self.nodes = nodes = graph.nodes
         self._parameters = frozenset(i for i, n in enumerate(nodes) if isinstance(n, ParameterNode))
         self.mapped = frozenset(i for i, n in enumerate(nodes) if isinstance(n, TaskNode) and n.mapped)
+        self.cached, self.counted = _caching(graph)
         self.degree = [0] * len(nodes)
         self.whole = [[] for _ in nodes]
         self.each = {}
@@ -136,3 +143,19 @@ class Plan:
         """Whether this input of a mapped task takes a mapped upstream child by child."""
         arg = item.arg
         return item.each and isinstance(arg, Ref) and not arg.path and arg.node in self.mapped
+
+
+def _caching(graph: Graph) -> tuple[frozenset[int], frozenset[int]]:
+    """The cached nodes, and those that their keys need."""
+    if all(task.policy.cache is None for task in graph.tasks):
+        return frozenset(), frozenset()
+    cached: set[int] = set()
+    counted: set[int] = set()
+    for i, node in enumerate(graph.nodes):
+        policy = graph.tasks[node.task].policy.cache if isinstance(node, TaskNode) else None
+        if policy is not None and isinstance(node, TaskNode):
+            cached.add(i)
+            for item in node.inputs:
+                if policy.inputs is None or item.name in policy.inputs:
+                    counted.update(ref.node for ref in refs(item.arg))
+    return frozenset(cached), frozenset(counted)

@@ -25,28 +25,25 @@ from collections.abc import Mapping
 from contextlib import suppress
 from logging import getLogger
 from typing import Any, Final
-from weakref import WeakKeyDictionary
 
 import anyio
 import anyio.abc
 import anyio.lowlevel
 
-from eventflow.events import Draft, FlowDefined
-from eventflow.machine import (
-    FINISHED,
+from eventflow.events import Draft
+from eventflow.machine import FINISHED, Phase, decide, ready
+from eventflow.machine.commands import (
     Abandon,
     Block,
     Claim,
     Command,
     Finish,
-    Phase,
     Release,
     Skip,
     Start,
     StartRun,
-    decide,
-    ready,
-)
+    Succeed,
+)  # fmt: skip
 from eventflow.ports import (
     Bindings,
     Conflict,
@@ -60,9 +57,11 @@ from eventflow.ports import (
 )
 from eventflow.runfacts import RunFacts, advance
 from eventflow.runner import ownership
+from eventflow.runner.caching import Cache
 from eventflow.runner.changes import check_code, check_parameters
+from eventflow.runner.defining import definition, note_defined
 from eventflow.runner.failures import consists_of, the_one
-from eventflow.runner.mapping import map_or_block
+from eventflow.runner.mapping import map_or_block, why_blocked
 from eventflow.runner.ownership import Lost, check_known
 from eventflow.runner.request import Request
 from eventflow.runner.task_runner import TaskRunner
@@ -76,12 +75,10 @@ _logger: Final = getLogger("eventflow.runner")
 IN_FLIGHT_MAX: Final = 1024
 YIELD_US: Final = 5_000
 """How long a worker may go on before timers and other runs get their turn."""
+ROUND_EVENTS_MAX: Final = 4_096
+"""Events after which a round is committed, though more is due: results that are reused make others due."""
 RELEASE_S: Final = 5.0
 """How long an interrupted runner may take to leave its run in order."""
-
-
-_defined: Final[WeakKeyDictionary[EventLog, set[str]]] = WeakKeyDictionary()
-"""Digests of the graphs that are known to stand in a log."""
 
 
 class FlowRunner:
@@ -103,8 +100,16 @@ class FlowRunner:
         self._threads = threads
         self._request = request
         self._values = Values(view, bindings, log)
+        self._cache = Cache(view, self._values, bindings, log, world)
         self._runner = TaskRunner(
-            view, self._values, world, threads, self._take_report, self._wake_keeper, self._is_cancelled
+            view,
+            self._values,
+            world,
+            threads,
+            self._take_report,
+            self._wake_keeper,
+            self._is_cancelled,
+            self._cache.keys,
         )
         self._facts = view.initial()
         self._tasks: anyio.abc.TaskGroup
@@ -116,6 +121,8 @@ class FlowRunner:
         self._completed: list[int] = []
         """Nodes that finish in the round under way: what only they read is dropped once it is committed."""
         self._driving = False
+        self._has_more = False
+        """Whether a round left something due, for it had become long."""
         self._successor = False
         self._wake_at: int | None = None
         self._yielded_us = 0
@@ -128,9 +135,6 @@ class FlowRunner:
         self._over = False
         """The end is in the log; the state alone, which runs ahead of it, proves nothing."""
         self._nudge = anyio.Event()
-        self._is_defined = False
-        with suppress(TypeError):
-            self._is_defined = self._plan.graph.digest in _defined.get(log, ())
         self._host: asyncio.Task[Any] | None = None
         """The task that called `run`, and is the keeper."""
         self._asked = 0
@@ -230,7 +234,7 @@ class FlowRunner:
             commands.append(
                 StartRun(graph.digest, request.parameters, request.durability, request.labels, request.origin)
             )
-        defined = () if run.flow == graph.digest or self._is_defined else (self._define(),)
+        defined = () if run.flow == graph.digest else definition(self._log, graph, self._world.now())
         commands.append(Claim(self._world.new_id(), ownership.environment(request.entry), graph.digest))
         commands += [Abandon(slot, run.attempt[slot], "lost") for slot in run.active()]
         commands += request.first if born else ()
@@ -240,9 +244,9 @@ class FlowRunner:
             await self._commit(commands, defined, request.beside if born else ())
         except (Conflict, OutcomeUnknown) as conflict:
             if isinstance(conflict, Conflict) and conflict.stream != self._view.stream:
-                self._note_defined()  # it is there, in the words of another version
+                note_defined(self._log, graph)  # it is there, in the words of another version
             raise Lost(f"run {self._view.run_id!r} was claimed by another runner") from conflict
-        self._note_defined()
+        note_defined(self._log, graph)
 
     def _forget(self) -> None:
         """Nothing is left of an earlier ownership, which was lost in whatever it was doing."""
@@ -256,15 +260,8 @@ class FlowRunner:
         self._ticket = None
         self._completed.clear()
         self._values.forget()
-
-    def _note_defined(self) -> None:
-        self._is_defined = True
-        with suppress(TypeError):  # a log that cannot be looked up is told again
-            _defined.setdefault(self._log, set()).add(self._plan.graph.digest)
-
-    def _define(self) -> Write:
-        graph = self._plan.graph
-        return Write(f"flow/{graph.digest}", 0, [Draft(self._world.now(), FlowDefined(graph=graph))])
+        self._cache.keys.clear()
+        self._has_more = False
 
     # -- the keeper and its workers ---------------------------------------------------------------
 
@@ -273,7 +270,7 @@ class FlowRunner:
             self._nudge = nudge = anyio.Event()
             if self._queue and not self._successor:
                 self._spawn()
-            if self._reports and not self._driving:
+            if (self._reports or self._has_more) and not self._driving:
                 await self._drive()
             elif self._wake_at is None:
                 await nudge.wait()
@@ -326,7 +323,7 @@ class FlowRunner:
         try:
             while True:
                 await self._round()
-                if not self._reports:
+                if not self._reports and not self._has_more:
                     break
         finally:
             self._driving = False
@@ -336,6 +333,7 @@ class FlowRunner:
     async def _round(self) -> None:
         """Decide on the reports and on all that follows, commit it in one append, then act."""
         self._in_round, self._reports = self._reports, []
+        self._has_more = False
         beside = tuple(self._beside)  # they stay there until they are stored, for whoever lets go of the run
         while True:
             base = self._facts.run.version
@@ -396,8 +394,9 @@ class FlowRunner:
         """Decide, and let the state run ahead of the append; true when the command applied."""
         run = facts.run
         events = decide(self._plan, run, command, now)
+        key = command.key if type(command) is Succeed else None
         for event in events:
-            draft = Draft(now, event)
+            draft = Draft(now, event, key)
             advance(self._plan, facts, run.version + 1, draft)
             drafts.append(draft)
         slot = getattr(command, "slot", None)
@@ -408,29 +407,34 @@ class FlowRunner:
         return bool(events)
 
     async def _due(self, facts: RunFacts, now: int, drafts: list[Draft]) -> list[int]:
-        """Decide on everything that is due, and on what that makes due; give the slots to run."""
+        """Decide on everything that is due, and on what that makes due; give the slots to run.
+
+        What is started makes nothing else due; what is reused, skipped, blocked or mapped does.
+        """
         run = facts.run
         started: list[int] = []
         while True:
             due = ready(self._plan, run, now, IN_FLIGHT_MAX - run.running)
-            started += [slot for slot in due.start if self._fold(facts, Start(slot), now, drafts)]
+            asked = (
+                await self._cache.ask(facts, due.start, now) if self._plan.cached else map(Start, due.start)
+            )
+            applied = [command for command in asked if self._fold(facts, command, now, drafts)]
+            starts = [command.slot for command in applied if type(command) is Start]
+            started += starts
             for slot in due.skip:
                 self._fold(facts, Skip(slot, "an upstream was skipped"), now, drafts)
             for slot in due.block:
-                self._fold(facts, Block(slot, self._why_blocked(facts, slot)), now, drafts)
+                self._fold(facts, Block(slot, why_blocked(self._plan, facts.run, slot)), now, drafts)
             for slot in due.map:
                 self._fold(facts, await map_or_block(self._plan, self._values, facts, slot), now, drafts)
             if due.finished:
                 self._fold(facts, Finish(), now, drafts)
-            if not (due.skip or due.block or due.map):  # what is started makes nothing else due
-                self._wake_at = due.wake_at
+            self._wake_at = due.wake_at
+            if len(starts) == len(applied) and not (due.skip or due.block or due.map):
                 return started
-
-    def _why_blocked(self, facts: RunFacts, slot: int) -> str:
-        run, plan = facts.run, self._plan
-        failed = [up for up in plan.upstreams[run.node(slot)] if run.ends(up)[0]]
-        names = ", ".join(run.name(plan, up) for up in failed[:3])
-        return f"{run.failed[slot]} of its upstreams failed ({names})"
+            if len(drafts) > ROUND_EVENTS_MAX:
+                self._has_more = True
+                return started
 
     # -- when it does not go on -------------------------------------------------------------------
 

@@ -1,14 +1,14 @@
-"""How many children a mapped task gets: as many as its shortest input has elements."""
+"""How many children a mapped task gets, as many as its shortest input has elements; and what keeps a task from running."""
 
 from __future__ import annotations
 
 from eventflow.graph import Input, ListOf, Ref, TaskNode, TupleOf
-from eventflow.machine import Block, Map, Plan
+from eventflow.machine import Block, Map, Plan, RunState
 from eventflow.runfacts import RunFacts
 from eventflow.runner.failures import failure_of
 from eventflow.runner.values import Values
 
-__all__ = ["map_or_block"]
+__all__ = ["map_or_block", "why_blocked"]
 
 
 async def map_or_block(plan: Plan, values: Values, facts: RunFacts, slot: int) -> Map | Block:
@@ -37,3 +37,10 @@ async def _width(values: Values, facts: RunFacts, item: Input) -> int:
     if children is not None and not arg.path:
         return children.width
     return await values.length(facts, arg)
+
+
+def why_blocked(plan: Plan, run: RunState, slot: int) -> str:
+    """Which upstreams keep a task from running."""
+    failed = [up for up in plan.upstreams[run.node(slot)] if run.ends(up)[0]]
+    names = ", ".join(run.name(plan, up) for up in failed[:3])
+    return f"{run.failed[slot]} of its upstreams failed ({names})"

@@ -115,7 +115,8 @@ class _Keeper:
         payload = self.facts.kept[version]
         if not isinstance(payload, Inline | Stored) or not self._is_there(payload):
             return None
-        return Reuse(slot, payload, Origin(self.old.stream, version), "fork")
+        content = self.facts.contents.get(version)
+        return Reuse(slot, payload, Origin(self.old.stream, version), "fork", content=content)
 
     def _is_there(self, payload: Inline | Stored) -> bool:
         """Whether its bytes can be read and are those that were written; if not, its task runs again."""

@@ -28,6 +28,7 @@ from eventflow.runner.failures import failure_of, text_of
 from eventflow.runner.values import Values, to_store
 from eventflow.runview import RunView
 from eventflow.serializers import Serializer
+from eventflow.serializers.canonical import NoContent, content_of, quick_content
 
 __all__ = ["TaskRunner"]
 
@@ -93,6 +94,16 @@ def _check(payload: object) -> None:
         raise TypeError(f"the task's serializer gave {given}, not an Inline of str and bytes")
 
 
+def _content(value: object, payload: Inline) -> bytes | None:
+    """What a value is, to be recorded: empty where its digest says it, None where nothing can."""
+    if quick_content(payload) == payload.digest:
+        return b""
+    try:
+        return quick_content(payload) or content_of(value)
+    except NoContent:
+        return None
+
+
 class _Attempt(msgspec.Struct, gc=False):
     """One attempt under way."""
 
@@ -120,8 +131,11 @@ class TaskRunner:
         report: Callable[[Command, Value | None], None],
         wake: Callable[[], None],
         is_interrupted: Callable[[], bool],
+        keys: dict[int, str],
     ) -> None:
         """Report to `report`; call `wake` after a report that does not come out of `attempt`.
+
+        `keys` are those under which successes are found again, by slot.
 
         `is_interrupted` tells a cancellation of the run from one that a body brought upon its worker.
         """
@@ -134,6 +148,7 @@ class TaskRunner:
         self._report = report
         self._wake = wake
         self._is_interrupted = is_interrupted
+        self._keys = keys
         self._policies = [task.policy for task in view.plan.graph.tasks]
         self.errors: dict[int, BaseException] = {}
         """The live exceptions of failed tasks, by slot; at most `ERRORS_MAX`, for they hold frames."""
@@ -227,11 +242,15 @@ class TaskRunner:
         except Exception as error:  # noqa: BLE001 - the serializer may be the user's own
             self._fail(now, _forgotten_await(value) or error, "unserializable")
             return
+        content = None
+        if self._plan.counted and run.node(slot) in self._plan.counted:
+            content = _content(value, payload)
         self._values.put(run, slot, value, payload, share=now.policy.share)
         began, ended = now.began_us, now.ended_us
         now.ended_us = self._monotonic()
         spans = (began - now.queued_us, ended - began, now.ended_us - ended)
-        self._report(Succeed(slot, now.here.attempt, stored, *spans), bytes_beside)
+        key = self._keys.pop(slot, None) if self._keys else None
+        self._report(Succeed(slot, now.here.attempt, stored, *spans, content, key), bytes_beside)
 
     def _raised(self, now: _Attempt, error: BaseException) -> None:
         if isinstance(error, SkipSignal):

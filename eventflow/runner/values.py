@@ -34,7 +34,7 @@ class InputError(LookupError):
     """A task asks for a part of an upstream's value, and the value has no such part."""
 
 
-class _NotAtHand(Exception):
+class NotAtHand(Exception):
     """Bytes must be read from the log first."""
 
 
@@ -126,12 +126,12 @@ class Values:
         """
         try:
             return self._arguments(facts, slot)
-        except _NotAtHand:
-            await self._load(facts, leaves(self._plan, facts.run, slot))
+        except NotAtHand:
+            await self.load(facts, leaves(self._plan, facts.run, slot))
             try:
                 return self._arguments(facts, slot)
             finally:
-                self._loaded.clear()
+                self.unload()
 
     def _arguments(self, facts: RunFacts, slot: int) -> dict[str, Any]:
         run = facts.run
@@ -144,7 +144,7 @@ class Values:
                 if type(arg) is Ref:
                     found[item.name] = self._value(facts, arg.node)
                 elif type(arg) is Const:
-                    found[item.name] = self._constant(slot, item.name, (), arg)
+                    found[item.name] = self.constant(slot, item.name, (), arg)
                 elif type(arg) is ListOf and all(type(part) is Ref for part in arg.items):
                     found[item.name] = [self._value(facts, part.node) for part in arg.items]  # type: ignore[union-attr]
                 else:
@@ -155,16 +155,18 @@ class Values:
             self._plan,
             run,
             slot,
-            lambda leaf: self._leaf(facts, leaf),
-            lambda name, path, const: self._constant(run.node(slot), name, path, const),
+            lambda leaf: self.leaf(facts, leaf),
+            lambda name, path, const: self.constant(run.node(slot), name, path, const),
         )
 
-    def _constant(self, node: int, name: str, path: tuple[Key, ...], const: Const) -> Any:
+    def constant(self, node: int, name: str, path: tuple[Key, ...], const: Const) -> Any:
+        """The value of a constant of the graph."""
         if const.codec == "msgpack":
             return unpack(const.data)
         return self.body(node).constant(name, path, const)
 
-    def _leaf(self, facts: RunFacts, leaf: Leaf) -> Any:
+    def leaf(self, facts: RunFacts, leaf: Leaf) -> Any:
+        """The value at a leaf; raises `NotAtHand` where bytes must be read first."""
         found = [self._value(facts, up) for up in leaf.slots]
         value: Any = found if leaf.whole_map else found[0]
         for key in leaf.path:
@@ -198,7 +200,7 @@ class Values:
 
     def _open(self, facts: RunFacts, slot: int) -> Any:
         """Open what the log holds; something large is then kept live, as if it had just been made."""
-        payload = self._payload(facts, slot)
+        payload = self.payload(facts, slot)
         if isinstance(payload, Stored):
             payload = self._loaded.get(payload.digest) or self._peek(payload)
         if type(payload) is not Inline:
@@ -212,7 +214,8 @@ class Values:
             self._belongs(facts.run, slot)
         return value
 
-    def _payload(self, facts: RunFacts, slot: int) -> Payload | Ending | None:
+    def payload(self, facts: RunFacts, slot: int) -> Payload | Ending | None:
+        """What the run's record says of the result in a slot."""
         node = self._plan.nodes[slot] if slot < len(self._plan.nodes) else None
         if isinstance(node, ParameterNode):
             return facts.parameters[node.name]
@@ -221,18 +224,22 @@ class Values:
     def _peek(self, stored: Stored) -> Inline:
         value = self._log.peek(stored.digest)
         if value is None:
-            raise _NotAtHand
+            raise NotAtHand
         return Inline(stored.codec, value.data, stored.digest)
 
-    async def _load(self, facts: RunFacts, wanted: Iterable[Leaf]) -> None:
+    async def load(self, facts: RunFacts, wanted: Iterable[Leaf]) -> None:
         """Read the stored bytes behind all these leaves in one go."""
-        payloads = (self._payload(facts, up) for leaf in wanted for up in leaf.slots)
+        payloads = (self.payload(facts, up) for leaf in wanted for up in leaf.slots)
         stored = {payload.digest: payload for payload in payloads if isinstance(payload, Stored)}
         found = await self._log.values(stored)
         for digest, payload in stored.items():
             if digest not in found:
                 raise ResultNotLoaded(f"the {payload.size} bytes under {digest.hex()} are not in the log")
             self._loaded[digest] = Inline(payload.codec, found[digest].data, digest)
+
+    def unload(self) -> None:
+        """Forget what `load` read."""
+        self._loaded.clear()
 
     def is_failed(self, facts: RunFacts, arg: Ref) -> bool:
         """Whether the one task behind a reference, which may be a child of a map, has no value to give."""
@@ -243,13 +250,13 @@ class Values:
         """How many elements lie at a node's value; raises `TypeError` when it is nothing to map over."""
         leaf = leaf_of(facts.run, "it", arg)
         try:
-            return length_of(self._leaf(facts, leaf))
-        except _NotAtHand:
-            await self._load(facts, [leaf])
+            return length_of(self.leaf(facts, leaf))
+        except NotAtHand:
+            await self.load(facts, [leaf])
             try:
-                return length_of(self._leaf(facts, leaf))
+                return length_of(self.leaf(facts, leaf))
             finally:
-                self._loaded.clear()
+                self.unload()
 
 
 def length_of(value: Any) -> int:

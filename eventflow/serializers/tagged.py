@@ -21,10 +21,10 @@ import msgspec
 from eventflow.result import DeserializationError
 from eventflow.serializers.codecs import is_kept
 
-__all__ = ["TAGGED", "Tagged"]
+__all__ = ["LEAVES", "TAGGED", "Extension", "Tagged", "extension"]
 
 
-class _Tag(IntEnum):
+class Extension(IntEnum):
     """Extension numbers, on disk for ever."""
 
     TUPLE = 1
@@ -43,6 +43,9 @@ class _Tag(IntEnum):
     UUID = 14
     RANGE = 15
     PATH = 16
+    OBJECT = 17
+    ENUM = 18
+    """These two are only digested (`canonical`), never stored."""
 
 
 class _NotStandard(Exception):
@@ -64,11 +67,12 @@ def _as_is(value: Any) -> Any:
     return value
 
 
-def _ext(tag: _Tag, content: object) -> msgspec.msgpack.Ext:
+def extension(tag: Extension, content: object) -> msgspec.msgpack.Ext:
+    """Some content as an extension of that number."""
     return _ext_raw(tag, _encode(content))
 
 
-def _ext_raw(tag: _Tag, data: bytes) -> msgspec.msgpack.Ext:
+def _ext_raw(tag: Extension, data: bytes) -> msgspec.msgpack.Ext:
     return msgspec.msgpack.Ext(tag.value, data)
 
 
@@ -83,14 +87,14 @@ def _sorted(value: Iterable[Any]) -> list[msgspec.Raw]:
 def _int(value: int) -> Any:
     if -(2**63) <= value < 2**64:
         return value
-    return _ext_raw(_Tag.INT, value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True))
+    return _ext_raw(Extension.INT, value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True))
 
 
 def _str(value: str) -> Any:
     try:
         value.encode()
     except UnicodeEncodeError:  # lone surrogates, as in file names that are no UTF-8
-        return _ext_raw(_Tag.STR, value.encode("utf-8", "surrogatepass"))
+        return _ext_raw(Extension.STR, value.encode("utf-8", "surrogatepass"))
     return value
 
 
@@ -98,8 +102,8 @@ def _dict(value: dict[Any, Any]) -> Any:
     keys = _members(value)
     if all(type(key) is str for key in keys):
         return dict(zip(keys, map(_tag, value.values()), strict=True))
-    return _ext(
-        _Tag.DICT,
+    return extension(
+        Extension.DICT,
         [part for key, item in zip(keys, value.values(), strict=True) for part in (key, _tag(item))],
     )
 
@@ -116,45 +120,50 @@ def _zone(zone: tzinfo | None) -> Any:
     raise _NotStandard
 
 
-def _moment(tag: _Tag) -> Callable[[Any], Any]:
+def _moment(tag: Extension) -> Callable[[Any], Any]:
     def rule(value: datetime | time) -> Any:
         clock = value.replace(tzinfo=None, fold=0).isoformat()
-        return _ext(tag, [clock, value.fold, _zone(value.tzinfo)])
+        return extension(tag, [clock, value.fold, _zone(value.tzinfo)])
 
     return rule
 
 
 def _uuid(value: UUID) -> Any:
-    return _ext(_Tag.UUID, [value.bytes, value.is_safe.value])
+    return extension(Extension.UUID, [value.bytes, value.is_safe.value])
 
 
 def _path(value: PurePath) -> Any:
     text = str(value).encode("utf-8", "surrogatepass")
-    return _ext(_Tag.PATH, [_PATH_KINDS.index(type(value)), text])
+    return extension(Extension.PATH, [_PATH_KINDS.index(type(value)), text])
 
 
 _PATH_KINDS: Final[tuple[type[PurePath], ...]] = (PurePosixPath, PureWindowsPath, PosixPath, WindowsPath)
 """Their places here are on disk."""
 
-_RULES: Final[Mapping[type, Callable[[Any], Any]]] = {
+LEAVES: Final[Mapping[type, Callable[[Any], Any]]] = {
     **dict.fromkeys((type(None), bool, float, bytes), _as_is),
     int: _int,
     str: _str,
+    bytearray: lambda value: _ext_raw(Extension.BYTEARRAY, bytes(value)),
+    complex: lambda value: extension(Extension.COMPLEX, [value.real, value.imag]),
+    Decimal: lambda value: extension(Extension.DECIMAL, str(value)),
+    date: lambda value: extension(Extension.DATE, value.isoformat()),
+    time: _moment(Extension.TIME),
+    datetime: _moment(Extension.DATETIME),
+    timedelta: lambda value: extension(Extension.TIMEDELTA, [value.days, value.seconds, value.microseconds]),
+    UUID: _uuid,
+    range: lambda value: extension(Extension.RANGE, _members((value.start, value.stop, value.step))),
+    **dict.fromkeys(_PATH_KINDS, _path),
+}
+"""Types that hold no values of other types."""
+
+_RULES: Final[Mapping[type, Callable[[Any], Any]]] = {
+    **LEAVES,
     list: _members,
     dict: _dict,
-    tuple: lambda value: _ext(_Tag.TUPLE, _members(value)),
-    set: lambda value: _ext(_Tag.SET, _sorted(value)),
-    frozenset: lambda value: _ext(_Tag.FROZENSET, _sorted(value)),
-    bytearray: lambda value: _ext_raw(_Tag.BYTEARRAY, bytes(value)),
-    complex: lambda value: _ext(_Tag.COMPLEX, [value.real, value.imag]),
-    Decimal: lambda value: _ext(_Tag.DECIMAL, str(value)),
-    date: lambda value: _ext(_Tag.DATE, value.isoformat()),
-    time: _moment(_Tag.TIME),
-    datetime: _moment(_Tag.DATETIME),
-    timedelta: lambda value: _ext(_Tag.TIMEDELTA, [value.days, value.seconds, value.microseconds]),
-    UUID: _uuid,
-    range: lambda value: _ext(_Tag.RANGE, _members((value.start, value.stop, value.step))),
-    **dict.fromkeys(_PATH_KINDS, _path),
+    tuple: lambda value: extension(Extension.TUPLE, _members(value)),
+    set: lambda value: extension(Extension.SET, _sorted(value)),
+    frozenset: lambda value: extension(Extension.FROZENSET, _sorted(value)),
 }
 
 
@@ -204,22 +213,22 @@ def _open_path(data: memoryview) -> PurePath:
 
 
 _OPENERS: Final[Mapping[int, Callable[[memoryview], Any]]] = {
-    _Tag.TUPLE: lambda data: tuple(_decode(data)),
-    _Tag.SET: lambda data: set(_decode(data)),
-    _Tag.FROZENSET: lambda data: frozenset(_decode(data)),
-    _Tag.DICT: _open_dict,
-    _Tag.INT: lambda data: int.from_bytes(data, "big", signed=True),
-    _Tag.STR: lambda data: str(data, "utf-8", "surrogatepass"),
-    _Tag.BYTEARRAY: bytearray,
-    _Tag.COMPLEX: lambda data: complex(*_decode(data)),
-    _Tag.DECIMAL: lambda data: Decimal(_decode(data)),
-    _Tag.DATE: lambda data: date.fromisoformat(_decode(data)),
-    _Tag.TIME: _open_moment(time),
-    _Tag.DATETIME: _open_moment(datetime),
-    _Tag.TIMEDELTA: lambda data: timedelta(*_decode(data)),
-    _Tag.UUID: _open_uuid,
-    _Tag.RANGE: lambda data: range(*_decode(data)),
-    _Tag.PATH: _open_path,
+    Extension.TUPLE: lambda data: tuple(_decode(data)),
+    Extension.SET: lambda data: set(_decode(data)),
+    Extension.FROZENSET: lambda data: frozenset(_decode(data)),
+    Extension.DICT: _open_dict,
+    Extension.INT: lambda data: int.from_bytes(data, "big", signed=True),
+    Extension.STR: lambda data: str(data, "utf-8", "surrogatepass"),
+    Extension.BYTEARRAY: bytearray,
+    Extension.COMPLEX: lambda data: complex(*_decode(data)),
+    Extension.DECIMAL: lambda data: Decimal(_decode(data)),
+    Extension.DATE: lambda data: date.fromisoformat(_decode(data)),
+    Extension.TIME: _open_moment(time),
+    Extension.DATETIME: _open_moment(datetime),
+    Extension.TIMEDELTA: lambda data: timedelta(*_decode(data)),
+    Extension.UUID: _open_uuid,
+    Extension.RANGE: lambda data: range(*_decode(data)),
+    Extension.PATH: _open_path,
 }
 
 _encode: Final = msgspec.msgpack.Encoder().encode

@@ -23,7 +23,7 @@ import msgspec
 
 from eventflow.events import Draft, LogDamaged, Record, checksum, encode, kind_of
 from eventflow.logs.sqlite.connection import Connection
-from eventflow.logs.sqlite.packs import INLINE_MAX, PackWriter
+from eventflow.logs.sqlite.packs import INLINE_MAX, PackWriter, find_rows
 from eventflow.ports import Conflict, Value, Write
 
 __all__ = ["Append", "Ledger", "digest_key", "stage", "store"]
@@ -278,13 +278,27 @@ class _Transaction:
 
     def flush(self) -> None:
         """Insert what was accepted so far."""
+        connection = self._connection
         for rows, width, head in (
             (self._streams, 2, "INSERT INTO stream (id, name)"),
             (self._events, 7, "INSERT INTO event (position, stream, version, kind, key, body, crc)"),
-            (self._values, 3, "INSERT OR IGNORE INTO value (digest, codec, data)"),
         ):
-            _insert(self._connection, head, rows, width)
+            _insert(connection, head, rows, width)
             rows.clear()
+        before = connection.total_changes
+        _insert(connection, "INSERT OR IGNORE INTO value (digest, codec, data)", self._values, 3)
+        if connection.total_changes - before < len(self._values) // 3:
+            self._heal()
+        self._values.clear()
+
+    def _heal(self) -> None:
+        """Of values that have rows already, put those right whose bytes are not what they were."""
+        connection, values = self._connection, self._values
+        wanted = dict(zip(values[::3], values[2::3], strict=True))
+        for digest, _, data, *_ in list(find_rows(connection, tuple(wanted))):
+            if data is not None and data != wanted[digest]:
+                connection.execute("DELETE FROM value WHERE digest = ?", (digest,))
+        _insert(connection, "INSERT OR IGNORE INTO value (digest, codec, data)", values, 3)
 
     def keep_large(self, packs: PackWriter, *, full: bool) -> None:
         """Put the large values into a pack, all at once, and say in rows where; the last act of a batch."""

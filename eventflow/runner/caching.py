@@ -1,0 +1,344 @@
+"""Asks the cache before tasks start: what their keys are, and whether an entry may stand for their work.
+
+A key is made of parts, 16 bytes each, which `TaskStarted` or `TaskReused` records, so that any two keys can be
+compared part by part afterwards:
+
+    the task        namespace, code, and the type that its result opens as
+    an input        its name and its content, one for each that the policy names
+    a parameter     of the flow, likewise
+    the answer      of the author's `cache_key`
+
+Contents come from digests that are recorded already; a value is opened only where they say too little.  What has
+no content that could be told soundly makes a task opaque: it runs, and its event says which argument, and where
+in it.
+
+An entry is the last success that bears the key.  It must be in time by the clock that is recorded, by what it
+said then and by what the task says today, and its bytes must be there, be sound, and be of a codec that opens
+here.  Otherwise the task runs, and its success is the next entry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b
+from typing import Any, Final
+
+from eventflow.events import CacheMiss, LogDamaged, Origin, Record, TaskSucceeded, cache_key
+from eventflow.graph import CachePolicy, Const, Key, ParameterNode, TaskNode
+from eventflow.machine import Reuse, Start, Status, bind
+from eventflow.machine.inputs import Leaf, leaves
+from eventflow.ports import Bindings, EventLog, World
+from eventflow.result import Inline, Payload, Stored
+from eventflow.runfacts import Ending, RunFacts
+from eventflow.runner.values import NotAtHand, Values
+from eventflow.runview import RunView
+from eventflow.serializers import digest_of
+from eventflow.serializers.canonical import NoContent, content_of, quick_content
+
+__all__ = ["Cache"]
+
+_FORMAT: Final = b"eventflow cache key 1"
+_READ_MAX: Final = 16 << 20
+"""Bytes of entries' values that are in memory at once while they are checked."""
+_JUDGED: Final = frozenset({"msgpack", "tagged", "typed"})
+"""Codecs whose bytes open if they are the bytes that were written, for the key knows the type."""
+
+
+class _Opaque(Exception):
+    """There is no key; the message says why."""
+
+
+class Cache:
+    """The cache, as one run asks it."""
+
+    def __init__(
+        self, view: RunView, values: Values, bindings: Bindings, log: EventLog, world: World
+    ) -> None:
+        self._view = view
+        self._plan = plan = view.plan
+        self._values = values
+        self._log = log
+        self._world = world
+        self._keyers = {task.name: bindings[task.name].cache_key for task in plan.graph.tasks}
+        self._tasks: dict[int, bytes] = {}
+        """Index of a task of the graph → the first part of its keys."""
+        self._constants: dict[int, bytes] = {}
+        """Content of constants that had to be opened, by the identity of what the graph holds."""
+        self._parameters: dict[int, bytes] = {}
+        self.keys: dict[int, str] = {}
+        """Slots of attempts under way → the key that their success will bear."""
+
+    async def ask(self, facts: RunFacts, slots: Sequence[int], now: int) -> list[Start | Reuse]:
+        """What is to be decided on each of these slots, which are due, at `now`; one look-up for all."""
+        with self._world.outside():
+            return await self._ask(facts, slots, now)
+
+    async def _ask(self, facts: RunFacts, slots: Sequence[int], now: int) -> list[Start | Reuse]:
+        plan, run = self._plan, facts.run
+        commands: dict[int, Start | Reuse] = {}
+        asked: dict[int, bytes] = {}
+        for slot in slots:
+            if run.node(slot) not in plan.cached:
+                commands[slot] = Start(slot)
+                continue
+            try:
+                parts = await self._parts(facts, slot)
+            except _Opaque as why:
+                commands[slot] = Start(slot, CacheMiss(b"", "opaque", str(why)))
+                continue
+            self.keys[slot] = cache_key(parts)
+            if run.status[slot] == Status.RETRYING:
+                commands[slot] = Start(slot, CacheMiss(parts, "retry"))
+            else:
+                commands[slot] = Start(slot, CacheMiss(parts, "new"))
+                asked[slot] = parts
+        if asked:
+            found = await self._entries(list(dict.fromkeys(self.keys[slot] for slot in asked)))
+            if found:
+                commands.update(await self._judge(facts, asked, found, now))
+        return [commands[slot] for slot in slots]
+
+    async def _entries(self, keys: list[str]) -> Mapping[str, Record | None]:
+        """The last record of each key that has one, None where that is damaged."""
+        try:
+            return await self._log.latest(keys)
+        except LogDamaged:
+            found: dict[str, Record | None] = {}
+            for key in keys:
+                try:
+                    found.update(await self._log.latest([key]))
+                except LogDamaged:
+                    found[key] = None
+            return found
+
+    async def _judge(
+        self, facts: RunFacts, asked: Mapping[int, bytes], found: Mapping[str, Record | None], now: int
+    ) -> dict[int, Start | Reuse]:
+        """What becomes of the slots for whose keys there are entries."""
+        answers: dict[int, Start | Reuse] = {}
+        hits: list[Reuse] = []
+        for slot, parts in asked.items():
+            if self.keys[slot] not in found:
+                continue
+            entry = found[self.keys[slot]]
+            event = None if entry is None else entry.event
+            if entry is None or not isinstance(event, TaskSucceeded):
+                answers[slot] = Start(
+                    slot, CacheMiss(parts, "lost", "the record of its entry cannot be read")
+                )
+            elif (since := self._expired(facts.run.node(slot), entry, event, now)) is not None:
+                answers[slot] = Start(slot, CacheMiss(parts, "expired", f"{since / 1e6:.0f} s ago"))
+            else:
+                hits.append(
+                    Reuse(
+                        slot,
+                        event.result,
+                        Origin(entry.stream, entry.version),
+                        "cache",
+                        parts,
+                        event.content,
+                        event.expires_at,
+                        event.body_us + event.encode_us,
+                    )
+                )
+        for hit in hits:
+            answers[hit.slot] = hit
+            del self.keys[hit.slot]
+        for slot, why in (await self._unsound(facts, hits)).items():
+            answers[slot] = Start(slot, CacheMiss(asked[slot], "lost", why))
+            self.keys[slot] = cache_key(asked[slot])
+        return answers
+
+    def _expired(self, node: int, entry: Record, event: TaskSucceeded, now: int) -> int | None:
+        """How long ago an entry went out of date, by its own word or by the task's of today; None if it did not."""
+        ends = [] if event.expires_at is None else [event.expires_at]
+        for_us = self._policy(node).for_us
+        if for_us:
+            ends.append(entry.at + for_us)
+        over = now - min(ends, default=now + 1)
+        return over if over >= 0 else None
+
+    async def _unsound(self, facts: RunFacts, hits: Sequence[Reuse]) -> dict[int, str]:
+        """Slots whose entries' values cannot be had, with the reason."""
+        unsound: dict[int, str] = {}
+        batch: list[Reuse] = []
+        size = 0
+        for hit in hits:
+            payload = hit.result
+            if isinstance(payload, Inline):
+                self._check(facts, hit.slot, payload, unsound)
+            elif isinstance(payload, Stored):
+                if size + payload.size > _READ_MAX and batch:
+                    await self._check_stored(facts, batch, unsound)
+                    batch, size = [], 0
+                batch.append(hit)
+                size += payload.size
+            else:
+                unsound[hit.slot] = f"the value was not kept: {payload.reason}"
+        if batch:
+            await self._check_stored(facts, batch, unsound)
+        return unsound
+
+    async def _check_stored(self, facts: RunFacts, batch: Sequence[Reuse], unsound: dict[int, str]) -> None:
+        payloads = {hit.slot: hit.result for hit in batch if isinstance(hit.result, Stored)}
+        digests = list(dict.fromkeys(payload.digest for payload in payloads.values()))
+        try:
+            found = dict(await self._log.values(digests))
+        except LogDamaged:  # which one, shows one by one
+            found = {}
+            for digest in digests:
+                try:
+                    found.update(await self._log.values([digest]))
+                except LogDamaged:
+                    continue
+        for slot, payload in payloads.items():
+            value = found.get(payload.digest)
+            if value is None:
+                unsound[slot] = f"the bytes of {payload.digest.hex()} are gone or damaged"
+            else:
+                self._check(facts, slot, Inline(payload.codec, value.data, payload.digest), unsound)
+
+    def _check(self, facts: RunFacts, slot: int, payload: Inline, unsound: dict[int, str]) -> None:
+        """See that a value would open; only its own codec can tell, but for those of plain data."""
+        if payload.codec in _JUDGED:
+            return
+        try:
+            self._view.serializer_of(slot, facts.run).deserialize(payload)
+        except Exception as error:  # noqa: BLE001 - opening runs what users wrote
+            unsound[slot] = f"{type(error).__qualname__}: {error}"[:200]
+
+    # -- the key ----------------------------------------------------------------------------------
+
+    def _policy(self, node: int) -> CachePolicy:
+        policy = self._plan.graph.task_of(node).policy.cache
+        assert policy is not None, f"node {node} is not cached"
+        return policy
+
+    async def _parts(self, facts: RunFacts, slot: int) -> bytes:
+        """The parts of a task's key; raises `_Opaque`."""
+        try:
+            try:
+                found = self._known_parts(facts, slot)
+            except NotAtHand:
+                await self._values.load(facts, leaves(self._plan, facts.run, slot))
+                found = self._known_parts(facts, slot)
+            return found + await self._answer(facts, slot)
+        except _Opaque:
+            raise
+        except Exception as error:  # opening runs what users wrote: serializers, `__getitem__`
+            raise _Opaque(f"{type(error).__qualname__}: {error}") from error
+        finally:
+            self._values.unload()
+
+    def _known_parts(self, facts: RunFacts, slot: int) -> bytes:
+        plan = self._plan
+        node = plan.nodes[facts.run.node(slot)]
+        assert isinstance(node, TaskNode)
+        policy = self._policy(facts.run.node(slot))
+        wanted = [item.name for item in node.inputs] if policy.inputs is None else policy.inputs
+        contents = bind(
+            plan,
+            facts.run,
+            slot,
+            lambda leaf: self._of_leaf(facts, leaf),
+            lambda name, path, const: self._of_constant(facts.run.node(slot), name, path, const),
+            only=wanted,
+        )
+        parts = [self._of_task(node.task)]
+        parts += [_named(b"input", name, contents.get(name)) for name in wanted]
+        for name in plan.graph.parameters if policy.parameters is None else policy.parameters:
+            parts.append(_named(b"parameter", name, self._of_parameter(facts, plan.graph.index[name])))
+        return b"".join(parts)
+
+    async def _answer(self, facts: RunFacts, slot: int) -> bytes:
+        """The part of the author's `cache_key`, if there is one."""
+        node = self._plan.nodes[facts.run.node(slot)]
+        assert isinstance(node, TaskNode)
+        keyer = self._keyers[self._plan.graph.tasks[node.task].name]
+        if keyer is None:
+            return b""
+        arguments = await self._values.arguments(facts, slot)
+        try:
+            answer = keyer(**arguments)
+        except Exception as error:
+            raise _Opaque(f"its cache_key raised {type(error).__qualname__}: {error}") from error
+        if answer is None:
+            raise _Opaque("its cache_key gave None")
+        try:
+            return _named(b"answer", "", content_of(answer))
+        except NoContent as error:
+            raise _Opaque(f"the answer of its cache_key: {error}") from error
+
+    def _of_task(self, index: int) -> bytes:
+        found = self._tasks.get(index)
+        if found is None:
+            task = self._plan.graph.tasks[index]
+            if not task.code:
+                raise _Opaque(f"its code has no digest: {task.codeless}")
+            assert task.policy.cache is not None, f"{task.name} is cached"
+            namespace = task.policy.cache.namespace.encode("utf-8", "surrogatepass")
+            found = self._tasks[index] = digest_of(b"\0".join((_FORMAT, task.code + task.returns, namespace)))
+        return found
+
+    def _of_leaf(self, facts: RunFacts, leaf: Leaf) -> Any:
+        """The content at one leaf of the inputs: bytes, or a list of them for all children of a map."""
+        if leaf.path:
+            return _told(leaf.label, self._values.leaf(facts, leaf))
+        contents = [self._of_slot(facts, up, leaf.label) for up in leaf.slots]
+        return contents if leaf.whole_map else contents[0]
+
+    def _of_slot(self, facts: RunFacts, slot: int, label: str) -> bytes:
+        if slot < len(self._plan.nodes) and isinstance(self._plan.nodes[slot], ParameterNode):
+            return self._of_parameter(facts, slot)
+        version = facts.run.source[slot]
+        known = facts.contents.get(version)
+        if known:
+            return known
+        payload = facts.kept.get(version)
+        if known is not None and isinstance(payload, Inline | Stored):
+            return payload.digest  # which says it
+        return self._of_payload(facts, slot, label, payload)
+
+    def _of_parameter(self, facts: RunFacts, slot: int) -> bytes:
+        found = self._parameters.get(slot)
+        if found is None:
+            name = self._plan.nodes[slot].name
+            found = self._of_payload(facts, slot, f"parameter {name!r}", facts.parameters[name])
+            self._parameters[slot] = found
+        return found
+
+    def _of_payload(self, facts: RunFacts, slot: int, label: str, payload: Payload | Ending | None) -> bytes:
+        """The content of a value of which none was recorded."""
+        quick = quick_content(payload) if isinstance(payload, Inline) else None
+        return quick or _told(label, self._values.leaf(facts, Leaf(label, (slot,), (), whole_map=False)))
+
+    def _of_constant(self, node: int, name: str, path: tuple[Key, ...], const: Const) -> bytes:
+        found = quick_content(Inline(const.codec, const.data, digest_of(const.data)))
+        if found is None:
+            found = self._constants.get(id(const))
+        if found is None:
+            place = name + "".join(f"[{key!r}]" for key in path)
+            found = self._constants[id(const)] = _told(place, self._values.constant(node, name, path, const))
+        return found
+
+
+def _told(label: str, value: object) -> bytes:
+    """The content of a value; raises `_Opaque` with its place."""
+    try:
+        return content_of(value)
+    except NoContent as error:
+        raise _Opaque(
+            f"argument {label}{error.path} is a {error.kind}, which has no content of its own"
+        ) from error
+
+
+def _named(kind: bytes, name: str, content: Any) -> bytes:
+    """One part of a key. An expression is the content of the list, tuple or dict of its leaves' contents."""
+    found = blake2b(kind, digest_size=16)
+    if type(content) is not bytes:
+        found.update(b" expression")
+        content = content_of(content)
+    found.update(b" %d " % len(name))
+    found.update(name.encode("utf-8", "surrogatepass"))
+    found.update(content)
+    return found.digest()

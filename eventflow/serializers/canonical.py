@@ -1,0 +1,188 @@
+"""What a value is, however it is kept: the digest that cache keys are made of.
+
+A payload's digest names bytes; two equal dicts may have different ones, two unlike classes the same.
+`content_of` names the value: equal contents, equal digest, in every process, under every hash seed, whatever
+the order of a dict's keys, and whichever codec keeps it.
+
+    plain and standard types    as the codec `tagged` writes them, so 1, 1.0 and True differ, and so do (1,) and [1]
+    dicts                       sorted by key, other keys than text by their bytes
+    classes with fields         Structs, dataclasses, attrs, named tuples: by `module:QualName`, name and value
+    enums                       by class and value
+
+Where no dict and no class is inside, these are the very bytes that are stored, and the payload's digest is
+the content (`quick_content`).  What is not listed here might be anything: it is refused, with its path, never
+guessed at.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from enum import Enum
+from functools import lru_cache
+from hashlib import blake2b
+from pathlib import PurePath
+from reprlib import repr as short
+from typing import Any, Final
+
+import msgspec
+
+from eventflow.identity import attributes_beside, fields_of
+from eventflow.result import Inline
+from eventflow.serializers.codecs import registered_codecs
+from eventflow.serializers.tagged import LEAVES, Extension, extension
+
+__all__ = ["NoContent", "content_of", "full_name", "quick_content"]
+
+_encode: Final = msgspec.msgpack.Encoder().encode
+_MAPS: Final = bytes([*range(0x80, 0x90), 0xDE, 0xDF])
+"""Bytes that begin a map, and may also mean something else."""
+
+
+class NoContent(TypeError):
+    """A value has no content that could be told soundly."""
+
+    def __init__(self, path: str, kind: str) -> None:
+        super().__init__(f"{path} is a {kind}" if path else f"it is a {kind}")
+        self.path = path
+        """Where in the value, e.g. `['rows'][3].lock`; empty for the value itself."""
+        self.kind = kind
+
+
+def content_of(value: object) -> bytes:
+    """BLAKE2b-128 of what a value is; raises `NoContent` when a part of it might be anything."""
+    try:
+        data = _encode(_canonical(value))
+    except (_Opaque, RecursionError, ValueError, OverflowError, UnicodeEncodeError):
+        raise _refusal(value) from None
+    return blake2b(data, digest_size=16).digest()
+
+
+def quick_content(payload: Inline) -> bytes | None:
+    """The content of a payload's value where its digest says it already; None where it must be opened."""
+    codec, data = payload.codec, payload.data
+    if codec in ("msgpack", "tagged"):
+        return payload.digest if len(data.translate(None, _MAPS)) == len(data) else None
+    for registered in registered_codecs():
+        if registered.name == codec and getattr(registered, "canonical", False):
+            return blake2b(codec.encode() + b"\0" + payload.digest, digest_size=16).digest()
+    return None
+
+
+def full_name(thing: Any) -> str:
+    """`module:QualName` of a class or function; one of a script as if the script had been imported."""
+    return f"{_home() if thing.__module__ == '__main__' else thing.__module__}:{thing.__qualname__}"
+
+
+def _home() -> str:
+    main = sys.modules["__main__"]
+    spec = getattr(main, "__spec__", None)
+    if spec is not None:
+        return str(spec.name)
+    file = getattr(main, "__file__", None)
+    return PurePath(file).stem if file else "__main__"
+
+
+class _Opaque(Exception):
+    """A part might be anything."""
+
+
+def _canonical(value: Any) -> Any:
+    kind = type(value)
+    return (_RULES.get(kind) or _rule_for(kind))(value)  # type: ignore[arg-type]  # types are hashable
+
+
+def _members(value: Iterable[Any]) -> list[Any]:
+    return [_canonical(member) for member in value]
+
+
+def _sorted(value: Iterable[Any]) -> list[msgspec.Raw]:
+    return [msgspec.Raw(member) for member in sorted(_encode(_canonical(member)) for member in value)]
+
+
+def _dict(value: dict[Any, Any]) -> Any:
+    if all(type(key) is str for key in value):
+        return {key: _canonical(value[key]) for key in sorted(value)}
+    pairs = sorted((_encode(_canonical(key)), part) for key, part in value.items())
+    return extension(
+        Extension.DICT, [part for key, item in pairs for part in (msgspec.Raw(key), _canonical(item))]
+    )
+
+
+_RULES: Final[Mapping[type, Callable[[Any], Any]]] = {
+    **LEAVES,
+    list: _members,
+    dict: _dict,
+    tuple: lambda value: extension(Extension.TUPLE, _members(value)),
+    set: lambda value: extension(Extension.SET, _sorted(value)),
+    frozenset: lambda value: extension(Extension.FROZENSET, _sorted(value)),
+}
+_BASES: Final = (BaseException, dict, list, set, frozenset, str, bytes, bytearray, int, float, complex)
+"""What holds more than its fields say."""
+
+
+@lru_cache(maxsize=1024)
+def _rule_for(kind: type) -> Callable[[Any], Any]:
+    if issubclass(kind, Enum):
+        return lambda value: extension(Extension.ENUM, [full_name(kind), _canonical(value.value)])
+    if issubclass(kind, tuple) and hasattr(kind, "_fields"):
+        return _object(kind, kind._fields)
+    names = None if issubclass(kind, (*_BASES, tuple)) else fields_of(kind)
+    return _opaque if names is None else _object(kind, names)
+
+
+def _object(kind: type, names: tuple[str, ...]) -> Callable[[Any], Any]:
+    def rule(value: Any) -> Any:
+        if attributes_beside(value, names) or not all(hasattr(value, name) for name in names):
+            raise _Opaque
+        fields = [[name, _canonical(getattr(value, name))] for name in names]
+        return extension(Extension.OBJECT, [full_name(kind), fields])
+
+    return rule
+
+
+def _opaque(_value: object) -> Any:
+    raise _Opaque
+
+
+# ── why not ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _refusal(value: object) -> NoContent:
+    """The error that names the first part without content; slow, and only for those that have one."""
+    path = ""
+    above: set[int] = set()
+    while id(value) not in above:
+        above.add(id(value))
+        for step, part in _parts(value):
+            if not _has_content(part):
+                path, value = path + step, part
+                break
+        else:
+            break
+    kind = type(value)
+    return NoContent(path, kind.__qualname__ if kind.__module__ == "builtins" else full_name(kind))
+
+
+def _has_content(value: object) -> bool:
+    try:
+        _encode(_canonical(value))
+    except Exception:  # noqa: BLE001 - properties and cached ones run code of the value's own
+        return False
+    return True
+
+
+def _parts(value: Any) -> Iterator[tuple[str, Any]]:
+    kind = type(value)
+    if kind is dict:
+        for key, part in value.items():
+            yield f" (its key {short(key)})", key
+            yield f"[{short(key)}]", part
+    elif kind in (list, tuple):
+        yield from ((f"[{i}]", part) for i, part in enumerate(value))
+    elif kind in (set, frozenset):
+        yield from ((" (a member)", part) for part in value)
+    else:
+        for name in getattr(kind, "_fields", None) or fields_of(kind) or ():
+            if hasattr(value, name):
+                yield f".{name}", getattr(value, name)

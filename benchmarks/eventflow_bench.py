@@ -1,9 +1,10 @@
-"""eventflow's own runs: the workloads on a SQLite log in a fresh folder. Caching is off.
+"""eventflow's own runs: the workloads on a SQLite log in a fresh folder. Caching is off but for W4 and cached.
 
     python -m benchmarks.eventflow_bench WORKLOAD [--n N] [--durability full|normal|pipelined]
                                          [--bodies async|plain] [--log sqlite|memory]
 
-    W1 W2 W3 W5 W6 W7 W8 W9    as everywhere; W4, the cached fan-out, needs a cache and is not here yet
+    W1 W2 W3 W4 W5 W6 W7 W8 W9    as everywhere
+    cached     W1 with every task cached and none in the log yet, beside W1
     replay     a log of n events: replayed into a RunView, beside a bare fold of the same file
     bitbake    a recorded build (836 tasks, 114 levels), beside W3
 
@@ -18,6 +19,7 @@ import asyncio
 import shutil
 import sqlite3
 import statistics
+import subprocess
 import time
 from collections.abc import Awaitable, Callable
 from functools import cache
@@ -42,7 +44,7 @@ from benchmarks.common import (
     main_module,
     small,
 )
-from eventflow import Flow, MemoryLog, Parameter, task
+from eventflow import Flow, MemoryLog, Parameter, inputs, task
 from eventflow.demo.workload import Workload, load
 from eventflow.events import TaskStarted, TaskSucceeded, decode
 from eventflow.logs.sqlite import SQLiteLog
@@ -94,6 +96,24 @@ def plain_work(before: Any, i: int) -> dict[str, Any]:
     return small(i)
 
 
+@task(name="source", cache_on=inputs())
+async def cached_source() -> int:
+    """Where a cached fan-out begins."""
+    return 0
+
+
+@task(name="work", cache_on=inputs())
+async def cached_work(before: Any, i: int) -> dict[str, Any]:
+    """A body whose result is taken again."""
+    return await asmall(i)
+
+
+@task(name="sink", cache_on=inputs())
+async def cached_sink(values: list[Any]) -> int:
+    """Where a cached fan-out ends."""
+    return len(values)
+
+
 @task(name="work")
 async def async_big(before: Any, i: int) -> dict[str, Any]:
     """A large result, from the event loop."""
@@ -135,6 +155,14 @@ def fan(n: int, work: Any) -> AnyFlow:
     with Flow(f"fan-{n}") as flow:
         first = source()
         sink([work(first, i) for i in range(n)])
+    return flow
+
+
+def cached_fan(n: int) -> AnyFlow:
+    """1 → n → 1, every task cached."""
+    with Flow(f"cached-fan-{n}") as flow:
+        first = cached_source()
+        cached_sink([cached_work(first, i) for i in range(n)])
     return flow
 
 
@@ -308,6 +336,36 @@ class Bench:
             turns=TURNS,
         )
 
+    async def taken(self) -> None:
+        """W4: another process has run every task; this one takes the results."""
+        n = self.asked.n
+        async with SQLiteLog(self.path) as log:
+            await self.run(log, chain(1, self.work))
+            before = await log.head()
+            usage, build_s = await self.timed(log, lambda: cached_fan(n))
+            events = await log.head() - before
+            executed = sum([isinstance(r.event, TaskStarted) async for r in log.read(after=before)])
+        assert not executed, f"{executed} bodies ran"
+        self.emit(n, usage, build_s=round(build_s, 5), events=events, executed=executed)
+
+    async def fill(self) -> None:
+        """A child of W4."""
+        async with SQLiteLog(self.path) as log:
+            await self.run(log, cached_fan(self.asked.n))
+
+    async def cached(self, log: EventLog) -> None:
+        """A chain that asks the cache at each step, beside one that does not."""
+        n = self.asked.n
+        ours, beside = [], []
+        for turn in range(TURNS):
+            with Flow(f"cached-chain-{turn}") as flow:
+                before: Any = turn
+                for i in range(n):
+                    before = cached_work(before, turn * n + i)
+            ours.append((await self.timed(log, lambda flow=flow: flow))[0])  # type: ignore[misc]
+            beside.append((await self.timed(log, lambda: chain(n, self.work)))[0].wall)
+        self.emit(n, statistics.median_low(ours), baseline_s=round(statistics.median(beside), 5), turns=TURNS)
+
     async def phase(self) -> None:
         """A child of W5: begin the run, or resume it."""
         async with SQLiteLog(self.path) as log:
@@ -369,8 +427,9 @@ def main() -> None:
     bench = Bench(asked)
     durability = ("--durability", asked.durability)
     alone = {"W6": bench.history, "replay": bench.replayed, "W9run": bench.one_task}
+    alone |= {"W4": bench.taken, "W4fill": bench.fill}
     warmed = dict.fromkeys(("W1", "W2", "W3", "W7"), bench.simple)
-    warmed |= {"W8": bench.many, "bitbake": bench.bitbake}
+    warmed |= {"W8": bench.many, "bitbake": bench.bitbake, "cached": bench.cached}
     if asked.workload in warmed:
         asyncio.run(bench.warmed(warmed[asked.workload]))
     elif asked.log == "memory":
@@ -384,6 +443,9 @@ def main() -> None:
     elif asked.workload == "W9":
         cold(bench.system, main_module("W9run", *durability), _DURABLE[asked.durability])
     elif asked.workload in alone:
+        if asked.workload == "W4":
+            options = ("--n", str(asked.n), "--dir", str(asked.dir), *durability)
+            subprocess.run(main_module("W4fill", *options), check=True)
         asyncio.run(alone[asked.workload]())
     else:
         raise SystemExit(f"no workload {asked.workload!r}; see --help")

@@ -18,7 +18,6 @@ bytes are the array `[version, at, key, event]` (`encode`); the checksum covers 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from hashlib import blake2b
 from typing import Final, Literal, TypeAlias, get_args
 from zlib import crc32
 
@@ -52,7 +51,6 @@ __all__ = [
     "TaskStarted",
     "TaskSucceeded",
     "Unknown",
-    "cache_key",
     "checksum",
     "decode",
     "encode",
@@ -93,17 +91,11 @@ class CacheMiss(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What was asked of the cache before an attempt, and why it had no answer."""
 
     parts: bytes
-    """16 bytes for each part of the key, in this order: the task with its code, the inputs and the parameters
-    that its policy names, the answer of its `cache_key`; empty when there is no key."""
+    """Of the key, see `TaskDef.cache_key`; of a reason `opaque` empty, for there is no key."""
     reason: Literal["new", "expired", "lost", "opaque", "retry"]
     """`new`: no entry; `expired`; `lost`: its bytes are gone or damaged; `opaque`: something has no content that
     could be told soundly; `retry`: not asked again after a failure."""
     detail: str = ""
-
-
-def cache_key(parts: bytes) -> str:
-    """The key under which a success with these parts is found."""
-    return blake2b(parts, digest_size=16).hexdigest()
 
 
 class _Fact(msgspec.Struct, frozen=True, kw_only=True, array_like=True):

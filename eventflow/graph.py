@@ -138,6 +138,21 @@ class TaskDef(msgspec.Struct, frozen=True, array_like=True):
     codeless: str = ""
     """Of a cached task: why its code has no digest, so that nothing is ever reused."""
 
+    def cache_key(self, parts: bytes) -> str:
+        """The key of a call of this cached task, made of what must be the same and of what it is given.
+
+        The former is here: namespace, code and the type that a result opens as. `parts` are 16 bytes each for the
+        inputs that count, the parameters that count and the answer of a `cache_key`, in the order of the node's
+        inputs and of the policy. Raises `ValueError` for a task that has no keys.
+        """
+        if self.policy.cache is None or not self.code:
+            raise ValueError(f"task {self.name!r} is not cached, so its calls have no keys")
+        namespace = self.policy.cache.namespace.encode("utf-8", "surrogatepass")
+        lengths = b"%d %d " % (len(self.code), len(self.returns))
+        whole = blake2b(b"eventflow cache key 1 " + lengths + self.code + self.returns, digest_size=16)
+        whole.update(b"%d " % len(namespace) + namespace + parts)
+        return whole.hexdigest()
+
 
 class ParameterNode(msgspec.Struct, frozen=True, array_like=True, tag="parameter", gc=False):
     """A parameter of the flow."""

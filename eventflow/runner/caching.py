@@ -1,9 +1,9 @@
 """Asks the cache before tasks start: what their keys are, and whether an entry may stand for their work.
 
-A key is made of parts, 16 bytes each, which `TaskStarted` or `TaskReused` records, so that any two keys can be
-compared part by part afterwards:
+A key is made of the task (its namespace, its code, the type that its result opens as), which the graph records,
+and of parts, 16 bytes each, which `TaskStarted` or `TaskReused` records.  So any two keys can be compared part by
+part afterwards.
 
-    the task        namespace, code, and the type that its result opens as
     an input        its name and its content, one for each that the policy names
     a parameter     of the flow, likewise
     the answer      of the author's `cache_key`
@@ -20,11 +20,12 @@ here.  Otherwise the task runs, and its success is the next entry.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, Final
 
-from eventflow.events import CacheMiss, LogDamaged, Origin, Record, TaskSucceeded, cache_key
-from eventflow.graph import CachePolicy, Const, Key, ParameterNode, TaskNode
+from eventflow.events import CacheMiss, LogDamaged, Origin, Record, TaskSucceeded
+from eventflow.graph import CachePolicy, Const, Input, Key, ParameterNode, Ref, TaskNode
 from eventflow.machine import Reuse, Start, Status, bind
 from eventflow.machine.inputs import Leaf, leaves
 from eventflow.ports import Bindings, EventLog, World
@@ -37,7 +38,6 @@ from eventflow.serializers.canonical import NoContent, content_of, quick_content
 
 __all__ = ["Cache"]
 
-_FORMAT: Final = b"eventflow cache key 1"
 _READ_MAX: Final = 16 << 20
 """Bytes of entries' values that are in memory at once while they are checked."""
 _JUDGED: Final = frozenset({"msgpack", "tagged", "typed"})
@@ -60,8 +60,6 @@ class Cache:
         self._log = log
         self._world = world
         self._keyers = {task.name: bindings[task.name].cache_key for task in plan.graph.tasks}
-        self._tasks: dict[int, bytes] = {}
-        """Index of a task of the graph → the first part of its keys."""
         self._constants: dict[int, bytes] = {}
         """Content of constants that had to be opened, by the identity of what the graph holds."""
         self._parameters: dict[int, bytes] = {}
@@ -86,7 +84,7 @@ class Cache:
             except _Opaque as why:
                 commands[slot] = Start(slot, CacheMiss(b"", "opaque", str(why)))
                 continue
-            self.keys[slot] = cache_key(parts)
+            self.keys[slot] = plan.graph.task_of(run.node(slot)).cache_key(parts)
             if run.status[slot] == Status.RETRYING:
                 commands[slot] = Start(slot, CacheMiss(parts, "retry"))
             else:
@@ -141,12 +139,13 @@ class Cache:
                         event.body_us + event.encode_us,
                     )
                 )
+        unsound = await self._unsound(facts, hits)
         for hit in hits:
-            answers[hit.slot] = hit
-            del self.keys[hit.slot]
-        for slot, why in (await self._unsound(facts, hits)).items():
-            answers[slot] = Start(slot, CacheMiss(asked[slot], "lost", why))
-            self.keys[slot] = cache_key(asked[slot])
+            if hit.slot in unsound:
+                answers[hit.slot] = Start(hit.slot, CacheMiss(hit.parts, "lost", unsound[hit.slot]))
+            else:
+                answers[hit.slot] = hit
+                del self.keys[hit.slot]
         return answers
 
     def _expired(self, node: int, entry: Record, event: TaskSucceeded, now: int) -> int | None:
@@ -231,24 +230,40 @@ class Cache:
             self._values.unload()
 
     def _known_parts(self, facts: RunFacts, slot: int) -> bytes:
-        plan = self._plan
-        node = plan.nodes[facts.run.node(slot)]
+        plan, index = self._plan, facts.run.node(slot)
+        node, policy = plan.nodes[index], self._policy(index)
         assert isinstance(node, TaskNode)
-        policy = self._policy(facts.run.node(slot))
-        wanted = [item.name for item in node.inputs] if policy.inputs is None else policy.inputs
-        contents = bind(
-            plan,
-            facts.run,
+        task = plan.graph.tasks[node.task]
+        if not task.code:
+            raise _Opaque(f"its code has no digest: {task.codeless}")
+        named = [
+            _part(b"input", item.name, self._of_input(facts, slot, item))
+            for item in node.inputs
+            if policy.inputs is None or item.name in policy.inputs
+        ]
+        outer = plan.graph.parameters if policy.parameters is None else policy.parameters
+        named += [
+            _part(b"parameter", name, self._of_parameter(facts, plan.graph.index[name])) for name in outer
+        ]
+        return b"".join(named)
+
+    def _of_input(self, facts: RunFacts, slot: int, item: Input) -> Any:
+        """The content of one argument: bytes, or what it is made of with bytes in place of the values."""
+        arg, run = item.arg, facts.run
+        if not item.each:  # most arguments are one value, which needs no rebuilding
+            if type(arg) is Ref and not arg.path and arg.node not in run.maps:
+                return self._of_slot(facts, arg.node, item.name)
+            if type(arg) is Const:
+                return self._of_constant(run.node(slot), item.name, (), arg)
+        rebuilt = bind(
+            self._plan,
+            run,
             slot,
             lambda leaf: self._of_leaf(facts, leaf),
-            lambda name, path, const: self._of_constant(facts.run.node(slot), name, path, const),
-            only=wanted,
+            lambda name, path, const: self._of_constant(run.node(slot), name, path, const),
+            only=(item.name,),
         )
-        parts = [self._of_task(node.task)]
-        parts += [_named(b"input", name, contents.get(name)) for name in wanted]
-        for name in plan.graph.parameters if policy.parameters is None else policy.parameters:
-            parts.append(_named(b"parameter", name, self._of_parameter(facts, plan.graph.index[name])))
-        return b"".join(parts)
+        return rebuilt[item.name]
 
     async def _answer(self, facts: RunFacts, slot: int) -> bytes:
         """The part of the author's `cache_key`, if there is one."""
@@ -265,20 +280,9 @@ class Cache:
         if answer is None:
             raise _Opaque("its cache_key gave None")
         try:
-            return _named(b"answer", "", content_of(answer))
+            return _part(b"answer", "", content_of(answer))
         except NoContent as error:
             raise _Opaque(f"the answer of its cache_key: {error}") from error
-
-    def _of_task(self, index: int) -> bytes:
-        found = self._tasks.get(index)
-        if found is None:
-            task = self._plan.graph.tasks[index]
-            if not task.code:
-                raise _Opaque(f"its code has no digest: {task.codeless}")
-            assert task.policy.cache is not None, f"{task.name} is cached"
-            namespace = task.policy.cache.namespace.encode("utf-8", "surrogatepass")
-            found = self._tasks[index] = digest_of(b"\0".join((_FORMAT, task.code + task.returns, namespace)))
-        return found
 
     def _of_leaf(self, facts: RunFacts, leaf: Leaf) -> Any:
         """The content at one leaf of the inputs: bytes, or a list of them for all children of a map."""
@@ -332,13 +336,17 @@ def _told(label: str, value: object) -> bytes:
         ) from error
 
 
-def _named(kind: bytes, name: str, content: Any) -> bytes:
-    """One part of a key. An expression is the content of the list, tuple or dict of its leaves' contents."""
-    found = blake2b(kind, digest_size=16)
+def _part(kind: bytes, name: str, content: Any) -> bytes:
+    """One part of a key: what it is, its name, and a content, or the content of a structure of contents."""
+    found = _begun(kind, name).copy()
     if type(content) is not bytes:
-        found.update(b" expression")
+        found.update(b"made of ")
         content = content_of(content)
-    found.update(b" %d " % len(name))
-    found.update(name.encode("utf-8", "surrogatepass"))
     found.update(content)
     return found.digest()
+
+
+@lru_cache(maxsize=1024)
+def _begun(kind: bytes, name: str) -> blake2b:
+    text = name.encode("utf-8", "surrogatepass")
+    return blake2b(b"%b %d %b" % (kind, len(text), text), digest_size=16)

@@ -7,14 +7,16 @@ import sys
 import textwrap
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
-from eventflow import Flow, SQLiteLog, task
+from eventflow import Flow, SQLiteLog, inputs, task
 from eventflow.logs.sqlite.connection import Connection
 from eventflow.logs.sqlite.reading import Readers
 from eventflow.logs.sqlite.transaction import Append
+from eventflow.tasks import Task
 
 pytestmark = pytest.mark.filterwarnings("ignore::eventflow.logs.sqlite.WalResetWarning")
 
@@ -28,6 +30,12 @@ async def small(number: int, after: object = None) -> dict[str, object]:
 @task
 def plain(number: int, after: object = None) -> dict[str, object]:
     """The same in a thread."""
+    return {"i": number, "ok": True}
+
+
+@task(name="small", cache_on=inputs())
+async def cached(number: int, after: object = None) -> dict[str, object]:
+    """The same, cached on both."""
     return {"i": number, "ok": True}
 
 
@@ -103,11 +111,14 @@ async def test_a_chain_takes_one_commit_a_step(log: SQLiteLog, counts: Counts) -
     assert counts.reads == 0
 
 
-async def test_a_small_task_takes_few_bytes(log: SQLiteLog, tmp_path: Path) -> None:
-    """At most 240 bytes of file for a task with a small result: both events, indexes included."""
+@pytest.mark.parametrize(("work", "limit"), [(small, 240), (cached, 310)])
+async def test_a_small_task_takes_few_bytes(
+    log: SQLiteLog, tmp_path: Path, work: Task[..., Any], limit: int
+) -> None:
+    """At most 240 bytes of file for a task with a small result: both events, indexes included; 310 with a key."""
     with Flow("fan") as flow:
         source = small(0)
-        count([small(number, source) for number in range(5_000)])
+        count([work(number, source) for number in range(5_000)])
     await log.aclose()
     before = (tmp_path / "log.db").stat().st_size
     run_id = "01890a5d-ac96-774b-bcce-b302099a8057"
@@ -122,7 +133,7 @@ async def test_a_small_task_takes_few_bytes(log: SQLiteLog, tmp_path: Path) -> N
         defined = [record async for record in again.read(stream=f"flow/{flow.graph.digest}")]
         assert len(defined) == 1
     size -= graph + len(msgspec.msgpack.encode(flow.graph))  # once for the flow; a cache of the fold
-    assert size / 5_000 <= 240
+    assert size / 5_000 <= limit
 
 
 LAYERS = """

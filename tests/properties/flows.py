@@ -133,8 +133,10 @@ def value_of(step: Step, name: str, arguments: Mapping[str, Any]) -> Any:
 # ── the real flow ────────────────────────────────────────────────────────────────────────────────────────
 
 
-def build(sketch: Sketch, journal: Journal) -> Flow[..., Any]:
-    """A flow that does what the sketch says, and keeps the journal."""
+def build(
+    sketch: Sketch, journal: Journal, task_of: Callable[[str, Step, Journal], Any] | None = None
+) -> Flow[..., Any]:
+    """A flow that does what the sketch says, and keeps the journal; `task_of` makes a task of a step."""
     nodes: list[Any] = []
     with Flow("sketch") as flow:
         parameter = Parameter("p", default=PARAMETER)
@@ -155,7 +157,7 @@ def build(sketch: Sketch, journal: Journal) -> Flow[..., Any]:
                     return expr
 
         for number, step in enumerate(sketch.steps):
-            made = _task(f"s{number}", step, journal).after(*[nodes[up] for up in step.after])
+            made = (task_of or _task)(f"s{number}", step, journal).after(*[nodes[up] for up in step.after])
             taken = {f"a{i}": node_of(arg) for i, arg in enumerate(step.args)}
             if step.overs:
                 whole = {name: unmapped(arg) for name, arg in taken.items()}
@@ -366,7 +368,7 @@ def _outcome(state: State) -> Outcome:
     kind = type(state).__name__
     if kind == "Mapped":
         return (kind, [_outcome(child) for child in state.map_states])
-    return (kind, state.result) if kind == "Success" else (kind,)
+    return ("Success", state.result) if kind in ("Success", "Cached") else (kind,)
 
 
 async def succeeded_in(log: EventLog, run_id: str = "r") -> tuple[set[tuple[int, ...]], int]:

@@ -57,6 +57,8 @@ T = TypeVar("T")
 POLL_S: Final = 0.05
 """How often one who follows looks for what other processes have appended."""
 
+AT_ONCE_MAX: Final = 8
+"""Keys that are looked up without a thread."""
 _NAMES_MAX: Final = 10_000
 _DRAFT_BYTES: Final = 64
 """What a row costs beside its body, roughly: for the bounds of a batch."""
@@ -275,8 +277,14 @@ class SQLiteLog:
                 yield record
 
     async def latest(self, keys: Sequence[str], *, until: int | None = None) -> Mapping[str, Record]:
-        """For each key, its last record up to `until`."""
-        return await self._ask(lambda connection: find_latest(connection, keys, until))
+        """For each key, its last record up to `until`; a few keys are looked up at once, in the event loop.
+
+        To hand a question to a thread and back costs several times what a look-up in an index does.
+        """
+        if len(keys) > AT_ONCE_MAX:
+            return await self._ask(lambda connection: find_latest(connection, keys, until))
+        await self._ready()
+        return self._peek_at(lambda connection: find_latest(connection, keys, until)) or {}
 
     async def head(self, stream: str | None = None) -> int:
         """The last position of the log, or the last version of a stream."""
@@ -309,6 +317,10 @@ class SQLiteLog:
 
     def peek(self, digest: bytes) -> Value | None:
         """One value, at once and from any thread; works after `aclose` too."""
+        return self._peek_at(lambda connection: find_values(connection, self._peeked, (digest,)).get(digest))
+
+    def _peek_at(self, question: Callable[[sqlite3.Connection], T]) -> T | None:
+        """Have a function answered here and now; None where there is no file."""
         with self._peeking:
             try:
                 if self._peeker is None:
@@ -322,7 +334,7 @@ class SQLiteLog:
                         check_same_thread=False,
                     )
                     prepare_reader(self._peeker)
-                return find_values(self._peeker, self._peeked, (digest,)).get(digest)
+                return question(self._peeker)
             except sqlite3.Error as error:
                 raise explain(error, self.path) from error
             finally:

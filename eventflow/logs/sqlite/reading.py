@@ -55,6 +55,12 @@ _COLUMNS: Final = "SELECT position, stream, version, crc, body FROM event"
 _BY_POSITION: Final = f"{_COLUMNS} WHERE position > ? AND position <= ? ORDER BY position"
 _BY_VERSION: Final = f"{_COLUMNS} WHERE stream = ? AND version > ? AND version <= ? ORDER BY version"
 _BY_KEY: Final = f"{_COLUMNS} WHERE key = ? AND position <= ? ORDER BY position DESC"
+_BY_KEYS: Final = (
+    "WITH wanted (number) AS (VALUES {}) SELECT position, stream, version, crc, body FROM wanted JOIN event "
+    "ON position = (SELECT max(position) FROM event WHERE key = number AND position <= ?)"
+)
+_KEYS_MAX: Final = 256
+"""Keys looked up at once."""
 _LAST: Final = (1 << 63) - 1
 """Beyond every position."""
 
@@ -208,7 +214,7 @@ class Page:
         return f"position {number} is missing{self._broken}{beside}"
 
 
-def _learn_names(connection: Connection, streams: set[int], names: dict[int, str]) -> None:
+def _learn_names(connection: sqlite3.Connection, streams: set[int], names: dict[int, str]) -> None:
     for number in streams.difference(names):
         found = connection.execute("SELECT name FROM stream WHERE id = ?", (number,)).fetchone()
         if found is not None:
@@ -237,19 +243,36 @@ def find_snapshot(connection: Connection, name: str) -> bytes | None:
     return None if row is None else row[0]
 
 
-def find_latest(connection: Connection, keys: Sequence[str], until: int | None) -> Mapping[str, Record]:
+def find_latest(
+    connection: sqlite3.Connection, keys: Sequence[str], until: int | None
+) -> Mapping[str, Record]:
     """For each key that is there, its last record."""
-    found = {}
+    last = _LAST if until is None else until
+    found: dict[str, Record] = {}
     names: dict[int, str] = {}
-    for key in keys:
-        number = digest_key(key)
-        for row in connection.execute(_BY_KEY, (number, _LAST if until is None else until)):
-            _learn_names(connection, {row[1]}, names)
-            record = open_row(row, names)
-            if record.key == key:  # not another key of the same number
+    for start in range(0, len(keys), _KEYS_MAX):
+        numbers = {key: digest_key(key) for key in keys[start : start + _KEYS_MAX]}
+        marks = ", ".join(["(?)"] * len(numbers))
+        rows = connection.execute(_BY_KEYS.format(marks), (*numbers.values(), last)).fetchall()
+        _learn_names(connection, {row[1] for row in rows}, names)
+        records = {record.key: record for record in (open_row(row, names) for row in rows)}
+        taken = {digest_key(str(key)) for key in records}
+        for key, number in numbers.items():
+            record = records.get(key)
+            if record is None and number in taken:  # another key of the same number came after it
+                record = _find_older(connection, key, last, names)
+            if record is not None:
                 found[key] = record
-                break
     return found
+
+
+def _find_older(connection: sqlite3.Connection, key: str, last: int, names: dict[int, str]) -> Record | None:
+    for row in connection.execute(_BY_KEY, (digest_key(key), last)):
+        _learn_names(connection, {row[1]}, names)
+        record = open_row(row, names)
+        if record.key == key:
+            return record
+    return None
 
 
 def find_values(

@@ -228,6 +228,21 @@ class Graph(msgspec.Struct, frozen=True, array_like=True, dict=True):
         assert isinstance(found, TaskNode), f"node {node} is a parameter"
         return self.tasks[found.task]
 
+    def named_parts(self, node: int) -> tuple[str, ...]:
+        """What the parts of a cached node's keys are about, in their order: for people."""
+        found = self.nodes[node]
+        policy = self.task_of(node).policy.cache
+        assert isinstance(found, TaskNode), f"node {node} is a parameter"
+        assert policy is not None, f"{found.name} is not cached"
+        inputs = [i.name for i in found.inputs if policy.inputs is None or i.name in policy.inputs]
+        outer = self.parameters if policy.parameters is None else policy.parameters
+        answer = ["the answer of cache_key"] if policy.keyed else []
+        return (
+            *(f"input {name!r}" for name in inputs),
+            *(f"parameter {name!r}" for name in outer),
+            *answer,
+        )
+
     @cached_property
     def digests(self) -> Digests:
         """Shape (names, edges, mapping, parameters), code, and policy, each digested apart."""

@@ -20,6 +20,7 @@ from eventflow.serializers import Keyring
 __all__ = [
     "Bindings",
     "Body",
+    "Checkpoint",
     "Conflict",
     "Durability",
     "EventLog",
@@ -29,6 +30,7 @@ __all__ = [
     "OutcomeUnknown",
     "Raised",
     "Returned",
+    "RowsFound",
     "ThreadExecutor",
     "Ticket",
     "Value",
@@ -73,6 +75,22 @@ class Value(msgspec.Struct, frozen=True, gc=False):
     digest: bytes
     codec: str
     data: bytes
+
+
+class Checkpoint(msgspec.Struct, frozen=True):
+    """How far a table is folded, and by what code."""
+
+    code: str
+    position: int
+
+
+class RowsFound(msgspec.Struct, frozen=True):
+    """Rows of a table, all of one moment."""
+
+    checkpoint: Checkpoint | None
+    """None for a table that is not there."""
+    rows: Mapping[str, bytes]
+    """By name, in the order of names."""
 
 
 class Ticket(Protocol):
@@ -166,6 +184,20 @@ class EventLog(Protocol):
         """Keep something that can be made again from the events, in place of what had that name.
 
         A log may forget it at any time.
+        """
+        ...
+
+    async def rows(self, table: str, names: Sequence[str] | None = None, *, prefix: str = "") -> RowsFound:
+        """Rows that were kept: of those names, or all whose name begins with `prefix`."""
+        ...
+
+    async def keep_rows(
+        self, table: str, was: Checkpoint | None, now: Checkpoint, rows: Mapping[str, bytes | None]
+    ) -> bool:
+        """Move a table's checkpoint and write rows with it, in one transaction; None removes a row.
+
+        Gives false, with nothing changed, when the checkpoint is not at `was`. Where `was` is None or of other code,
+        all its rows are removed first. A log may forget a table at any time.
         """
         ...
 

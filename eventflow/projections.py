@@ -9,28 +9,32 @@ msgspec can encode its state, whose type it declares on `initial`.
     dump      Fold → bytes, a snapshot;   restore   bytes → Fold, or nothing
     begin     what the log has as a snapshot, or the fold of nothing
 
-A snapshot is an opinion about the log: it may be deleted at any time, and one of another projection, of
-another version of it, or with changed bytes counts as deleted.  fold(all) = fold(snapshot + tail) at
+A snapshot is an opinion about the log: it may be deleted at any time, and one that other code has folded, or
+with changed bytes, counts as deleted.  fold(all) = fold(snapshot + tail) at
 every cut, for `apply` sees nothing but its state and the record.
 
-Built in: `Runs` and `Timeline`.  Both find the handler of an event by its type, and pass by what they do
-not know.
+Built in: `RunView`, `Timeline`, and the table projections `Runs` and `CacheHits`, which can also be kept row by
+row (`eventflow.tables`).  All find the handler of an event by its type, and pass by what they do not know.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import suppress
+from functools import cache
+from hashlib import blake2b
+from importlib import import_module
+from pathlib import Path
 from typing import Any, Final, Generic, Protocol, TypeVar, get_type_hints
 
 import msgspec
 
+from eventflow.cachehits import CacheHits
 from eventflow.events import (
     Address,
-    FlowDefined,
     Record,
-    RunClaimed,
     RunFinished,
-    RunReleased,
     RunStarted,
     TaskAbandoned,
     TaskBlocked,
@@ -43,23 +47,24 @@ from eventflow.events import (
     checksum,
 )
 from eventflow.ports import EventLog
-from eventflow.result import Payload
+from eventflow.runlist import Runs
 
 __all__ = [
     "Attempt",
+    "CacheHits",
     "Fold",
     "Projection",
-    "RunRow",
     "Runs",
-    "RunsState",
     "TaskLine",
     "Timeline",
     "TimelineState",
     "begin",
+    "code_of_fold",
     "dump",
     "follow",
     "replay",
     "restore",
+    "state_type",
 ]
 
 S = TypeVar("S")
@@ -75,7 +80,7 @@ class Projection(Protocol[S]):
 
     @property
     def version(self) -> int:
-        """To be raised whenever `S` or `apply` changes, so that older snapshots are of no use."""
+        """To be raised when the state comes to mean something else, and the file that defines it did not change."""
         ...
 
     def initial(self) -> S:
@@ -112,7 +117,7 @@ class Fold(Generic[S]):
     def frozen(self) -> Fold[S]:
         """A copy that later records do not change."""
         body = msgspec.msgpack.encode(self.state)
-        state = msgspec.msgpack.decode(body, type=_state_type(self.projection))
+        state = msgspec.msgpack.decode(body, type=state_type(self.projection))
         return Fold(self.projection, state, self.position)
 
     def __repr__(self) -> str:
@@ -172,17 +177,15 @@ async def begin(log: EventLog, projection: Projection[S], *, until: int | None =
 
 
 class _Snapshot(msgspec.Struct, frozen=True, array_like=True):
-    name: str
-    version: int
+    code: str
     position: int
     state: msgspec.Raw
 
 
 def dump(fold: Fold[Any]) -> bytes:
-    """The snapshot of a fold: its state with the projection's name and version, and its position."""
-    projection = fold.projection
+    """The snapshot of a fold: its state, with the code that folded it, and its position."""
     state = msgspec.Raw(msgspec.msgpack.encode(fold.state))
-    body = msgspec.msgpack.encode(_Snapshot(projection.name, projection.version, fold.position, state))
+    body = msgspec.msgpack.encode(_Snapshot(code_of_fold(fold.projection), fold.position, state))
     return checksum(body).to_bytes(4, "big") + body
 
 
@@ -192,124 +195,44 @@ def restore(data: bytes, projection: Projection[S]) -> Fold[S] | None:
         return None
     try:
         found = msgspec.msgpack.decode(data[4:], type=_Snapshot)
-        if (found.name, found.version) != (projection.name, projection.version):
+        if found.code != code_of_fold(projection):
             return None
-        state = msgspec.msgpack.decode(found.state, type=_state_type(projection))
-    except msgspec.DecodeError:  # the state's type has changed, and nobody raised the version
+        state = msgspec.msgpack.decode(found.state, type=state_type(projection))
+    except msgspec.DecodeError:  # the state's type has changed, in another file
         return None
     return Fold(projection, state, found.position)
 
 
-def _state_type(projection: Projection[S]) -> type[S]:
+def code_of_fold(projection: Any) -> str:
+    """A digest of the code by which a projection folds: of the file that defines it, and of its `modules`.
+
+    What was folded by other code is of no use, whatever its version says. Code that has no file is only known by its
+    version.
+    """
+    modules = (type(projection).__module__, *getattr(projection, "modules", ()))
+    return _code_of(projection.name, projection.version, modules)
+
+
+@cache
+def _code_of(name: str, version: int, modules: tuple[str, ...]) -> str:
+    found = blake2b(f"{name} {version}".encode("utf-8", "surrogatepass"), digest_size=16)
+    for module in modules:
+        file = getattr(sys.modules.get(module) or import_module(module), "__file__", None)
+        with suppress(OSError):
+            found.update(Path(file).read_bytes() if file else b"")
+    return found.hexdigest()
+
+
+def state_type(projection: Any) -> Any:
     """What `initial` is annotated with: the runtime type alone would not say what a dict holds."""
     initial = type(projection).initial
     try:
-        found: type[S] = get_type_hints(initial)["return"]
+        return get_type_hints(initial)["return"]
     except (KeyError, NameError) as error:
         raise TypeError(
             f"{initial.__qualname__} must be annotated with the type of the state, "
             f"and that type must stand in a module, so that the state can be copied and restored"
         ) from error
-    return found
-
-
-# ── one row a run ────────────────────────────────────────────────────────────────────────────────────────
-
-
-class RunRow(msgspec.Struct):
-    """One run as a list of runs shows it."""
-
-    run: str
-    """Its id: the stream without `run/`."""
-    flow: str = ""
-    """Digest of the graph in force."""
-    name: str = ""
-    """Of the flow; empty where its `FlowDefined` was not read, as in a replay of one run's stream."""
-    status: str = "started"
-    """`started`, `running`, `released` (by its owner, unfinished) or `finished`."""
-    outcome: str = ""
-    """Of a finished run: `success`, `failed` or `cancelled`."""
-    tasks: dict[str, int] = {}
-    """How many tasks ended as `succeeded`, `reused`, `failed`, `skipped` or `blocked`; children one by one."""
-    started_at: int = 0
-    """Microseconds UTC."""
-    finished_at: int | None = None
-    labels: Mapping[str, str] = {}
-    parameters: Mapping[str, Payload] = {}
-    """As recorded; nobody opens them here."""
-
-
-class RunsState(msgspec.Struct):
-    """What `Runs` knows."""
-
-    runs: dict[str, RunRow] = {}
-    """By id, in the order of their start."""
-    flows: dict[str, str] = {}
-    """Digest of a graph → name of its flow."""
-
-
-class Runs:
-    """One row for each run of the log."""
-
-    name = "runs"
-    version = 1
-
-    def initial(self) -> RunsState:
-        """No runs."""
-        return RunsState()
-
-    def apply(self, state: RunsState, record: Record) -> RunsState:
-        """Take one record in, by its kind."""
-        event = record.event
-        if (handler := _RUNS.get(type(event))) is not None:
-            run = record.stream.removeprefix("run/")
-            row = state.runs.get(run)
-            if row is None:
-                row = state.runs[run] = RunRow(run)
-            handler(state, row, record, event)
-        elif isinstance(event, FlowDefined):
-            state.flows[record.stream.removeprefix("flow/")] = event.graph.name
-        return state
-
-
-def _run_started(state: RunsState, row: RunRow, record: Record, event: RunStarted) -> None:
-    row.flow, row.name = event.flow, state.flows.get(event.flow, "")
-    row.started_at = record.at
-    row.labels, row.parameters = event.labels, event.parameters
-
-
-def _run_claimed(state: RunsState, row: RunRow, _record: Record, event: RunClaimed) -> None:
-    row.flow, row.name = event.flow, state.flows.get(event.flow, "")
-    row.status = "running"
-
-
-def _run_released(_state: RunsState, row: RunRow, _record: Record, _event: RunReleased) -> None:
-    row.status = "released"
-
-
-def _run_finished(_state: RunsState, row: RunRow, record: Record, event: RunFinished) -> None:
-    row.status, row.outcome, row.finished_at = "finished", event.outcome, record.at
-
-
-def _run_task(outcome: str) -> Callable[[RunsState, RunRow, Record, Any], None]:
-    def count(_state: RunsState, row: RunRow, _record: Record, event: Any) -> None:
-        if not isinstance(event, TaskFailed) or event.retry_at is None:
-            row.tasks[outcome] = row.tasks.get(outcome, 0) + 1
-
-    return count
-
-
-_RUNS: Final[Mapping[type, Callable[[RunsState, RunRow, Record, Any], None]]] = {
-    TaskSucceeded: _run_task("succeeded"),
-    TaskReused: _run_task("reused"),
-    TaskFailed: _run_task("failed"),
-    TaskSkipped: _run_task("skipped"),
-    TaskBlocked: _run_task("blocked"),
-    RunStarted: _run_started,
-    RunClaimed: _run_claimed,
-    RunReleased: _run_released,
-    RunFinished: _run_finished,
-}
 
 
 # ── when each task ran ───────────────────────────────────────────────────────────────────────────────────

@@ -63,7 +63,11 @@ class RunView:
     """Projection: one run's stream → `RunFacts`."""
 
     name: Final = "run"
-    version: Final = 2
+    version: Final = 1
+    modules: Final = (
+        "eventflow.runfacts", "eventflow.machine.evolve", "eventflow.machine.run", "eventflow.machine.rules",
+        "eventflow.machine.plan",
+    )  # fmt: skip
 
     def __init__(
         self,

@@ -19,11 +19,13 @@ from eventflow.cli.trouble import Exit, Trouble
 from eventflow.events import Record, RunClaimed, kind_of
 from eventflow.graph import Graph, TaskNode
 from eventflow.ports import EventLog
-from eventflow.projections import Fold, RunRow, Runs, Timeline, replay
+from eventflow.projections import Fold, Runs, Timeline
 from eventflow.result import Inline, Stored
+from eventflow.runlist import RunRow
 from eventflow.runview import Picture, RunView
 from eventflow.settings import SQLITE, check_url, default_url, open_log, path_of
 from eventflow.states import Failed, Mapped
+from eventflow.tables import Table
 
 __all__ = ["events_of", "find_run", "opened", "recorded_entry", "runs_in", "show_run", "state_of", "when"]
 
@@ -46,7 +48,7 @@ async def find_run(log: EventLog, given: str) -> str:
     """The id that was given, shortened while unique, or as `@last`; raises `Trouble`."""
     if not given.startswith("@") and await log.head(f"run/{given}"):
         return given
-    runs = (await replay(log, Runs())).state.runs
+    runs = await _runs(log)
     if given == "@last" and runs:
         return max(runs.values(), key=lambda row: row.started_at).run
     found = [run for run in runs if run.startswith(given)]
@@ -87,15 +89,15 @@ async def state_of(log: EventLog, row: RunRow) -> str:
         return "stopped" if row.status == "running" and nobody_else else row.status
 
 
+async def _runs(log: EventLog) -> dict[str, RunRow]:
+    """All runs by id, in the order of their start."""
+    return Runs.of(await (await Table.of(log, Runs())).under())
+
+
 async def runs_in(log: EventLog) -> list[dict[str, Any]]:
     """A row for each run, the latest first."""
-    fold = (await replay(log, Runs())).state
-    sizes: dict[str, int] = {}
     rows = []
-    for row in sorted(fold.runs.values(), key=lambda row: row.started_at, reverse=True):
-        if row.flow not in sizes:
-            graph = (await RunView.of(log, row.run)).plan.graph
-            sizes[row.flow] = sum(isinstance(node, TaskNode) for node in graph.nodes)
+    for row in reversed((await _runs(log)).values()):
         took = None if row.finished_at is None else (row.finished_at - row.started_at) / 1e6
         rows.append(
             {
@@ -103,7 +105,7 @@ async def runs_in(log: EventLog) -> list[dict[str, Any]]:
                 "flow": row.name,
                 "state": await state_of(log, row),
                 "done": sum(row.tasks.values()),
-                "tasks": sizes[row.flow],
+                "tasks": row.nodes,
                 "started_us": row.started_at,
                 "took_s": took,
                 "labels": dict(row.labels),

@@ -31,7 +31,17 @@ import msgspec
 from anyio.lowlevel import checkpoint
 
 from eventflow.events import Draft, LogDamaged, Record, checksum, decode, encode
-from eventflow.ports import Conflict, Durability, Keyring, LogClosed, Ticket, Value, Write
+from eventflow.ports import (
+    Checkpoint,
+    Conflict,
+    Durability,
+    Keyring,
+    LogClosed,
+    RowsFound,
+    Ticket,
+    Value,
+    Write,
+)
 from eventflow.serializers import has_digest
 
 __all__ = ["MemoryLog"]
@@ -68,6 +78,7 @@ class _Store:
         self.keys: dict[str, list[_Row]] = {}
         self.values: dict[bytes, Value] = {}
         self.snapshots: dict[str, bytes] = {}
+        self.tables: dict[str, tuple[Checkpoint | None, dict[str, bytes]]] = {}
         self.holds: set[str] = set()
         self.waiting: set[anyio.Event] = set()
         self.keyring = Keyring({token_hex(4): token_bytes(32)})
@@ -311,6 +322,31 @@ class MemoryLog:
         self._check_open()
         await checkpoint()
         self._store.snapshots[name] = data
+
+    async def rows(self, table: str, names: Sequence[str] | None = None, *, prefix: str = "") -> RowsFound:
+        """Rows of a table; see `EventLog.rows`."""
+        self._check_open()
+        await checkpoint()
+        checked, rows = self._store.tables.get(table, (None, {}))
+        wanted = sorted(name for name in rows if name.startswith(prefix)) if names is None else sorted(names)
+        return RowsFound(checked, {name: rows[name] for name in wanted if name in rows})
+
+    async def keep_rows(
+        self, table: str, was: Checkpoint | None, now: Checkpoint, rows: Mapping[str, bytes | None]
+    ) -> bool:
+        """Move a table's checkpoint and write rows with it; see `EventLog.keep_rows`."""
+        self._check_open()
+        await checkpoint()
+        checked, kept = self._store.tables.get(table, (None, {}))
+        if checked != was:
+            return False
+        if was is None or was.code != now.code:
+            kept = {}
+        kept.update((name, data) for name, data in rows.items() if data is not None)
+        for name in [name for name, data in rows.items() if data is None]:
+            kept.pop(name, None)
+        self._store.tables[table] = (now, kept)
+        return True
 
     async def follow(self, *, after: int = 0) -> AsyncIterator[Record]:
         """Give every record after a position, then whatever comes; woken, never polling."""

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from typing import Literal
 
 from eventflow.events import Record
-from eventflow.ports import Durability, EventLog, Keyring, Ticket, Value, Write
+from eventflow.ports import Checkpoint, Durability, EventLog, Keyring, RowsFound, Ticket, Value, Write
 
 __all__ = ["Crash", "CrashingLog"]
 
@@ -134,6 +134,18 @@ class CrashingLog:
         """As the log inside."""
         self._check_alive()
         await self.log.keep_snapshot(name, data)
+
+    async def rows(self, table: str, names: Sequence[str] | None = None, *, prefix: str = "") -> RowsFound:
+        """As the log inside."""
+        self._check_alive()
+        return await self.log.rows(table, names, prefix=prefix)
+
+    async def keep_rows(
+        self, table: str, was: Checkpoint | None, now: Checkpoint, rows: Mapping[str, bytes | None]
+    ) -> bool:
+        """As the log inside."""
+        self._check_alive()
+        return await self.log.keep_rows(table, was, now, rows)
 
     async def follow(self, *, after: int = 0) -> AsyncIterator[Record]:
         """Follow while alive; one who waits when the crash comes learns it with the next record."""

@@ -109,7 +109,7 @@ async def test_runs_share_one_handle_of_a_log(tmp_path: Path) -> None:
     assert all(state.is_successful() for state in states)
     async with open_log(url) as log:
         assert log is not first
-        assert len((await replay(log, Runs())).state.runs) == 5
+        assert len(Runs.of((await replay(log, Runs())).state)) == 5
 
 
 def test_a_state_is_read_after_its_loop_and_log_have_ended(tmp_path: Path) -> None:

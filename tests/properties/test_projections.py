@@ -30,7 +30,7 @@ from eventflow.events import (
     Unknown,
 )
 from eventflow.graph import Graph
-from eventflow.projections import Fold, Runs, Timeline, dump, restore
+from eventflow.projections import CacheHits, Fold, Runs, Timeline, dump, restore
 from eventflow.result import Inline, Stored
 
 
@@ -109,7 +109,7 @@ def fold(projection: Any, found: Sequence[Record], start: Fold[Any] | None = Non
     return folded
 
 
-@pytest.mark.parametrize("projection", [Runs(), Timeline(), Streams()], ids=lambda p: p.name)
+@pytest.mark.parametrize("projection", [Runs(), CacheHits(), Timeline(), Streams()], ids=lambda p: p.name)
 @given(facts=LOGS)
 def test_snapshot_and_tail(projection: Any, facts: list[tuple[str, Event]]) -> None:
     """Wherever a snapshot is taken, it and the records after it give what all records give."""
@@ -123,7 +123,7 @@ def test_snapshot_and_tail(projection: Any, facts: list[tuple[str, Event]]) -> N
         assert dump(resumed) == dump(whole)
 
 
-@pytest.mark.parametrize("projection", [Runs(), Timeline(), Streams()], ids=lambda p: p.name)
+@pytest.mark.parametrize("projection", [Runs(), CacheHits(), Timeline(), Streams()], ids=lambda p: p.name)
 @given(facts=LOGS, cut=st.integers(min_value=0))
 def test_frozen_is_cut_off(projection: Any, facts: list[tuple[str, Event]], cut: int) -> None:
     """A frozen fold equals its original and is not reached by what comes later."""

@@ -40,7 +40,6 @@ from eventflow.projections import (
     Attempt,
     Fold,
     Runs,
-    RunsState,
     TaskLine,
     Timeline,
     dump,
@@ -49,6 +48,7 @@ from eventflow.projections import (
     restore,
 )
 from eventflow.result import Inline
+from eventflow.runlist import FlowRow, RunRow
 
 DOCS = Path(__file__).parents[2] / "docs" / "projections.md"
 NONE = Inline("msgpack", b"\xc0", b"d" * 16)
@@ -144,7 +144,7 @@ async def log() -> MemoryLog:
 
 async def test_runs_has_a_row_for_each_run(log: MemoryLog) -> None:
     """`Runs` tells of each run its flow, status, outcome, moments, labels, parameters and counts."""
-    runs = (await replay(log, Runs())).state.runs
+    runs = Runs.of((await replay(log, Runs())).state)
     assert list(runs) == ["a", "b", "c"]
     a, b, c = runs.values()
     assert (a.flow, a.name, a.status, a.outcome) == ("f", "orders", "finished", "failed")
@@ -164,7 +164,7 @@ async def test_runs_as_they_stood(log: MemoryLog) -> None:
     """The rows of any past position are those that a log ending there would show."""
     seen = []
     for until in (1, 2, 3, 7, 13):
-        runs = (await replay(log, Runs(), until=until)).state.runs
+        runs = Runs.of((await replay(log, Runs(), until=until)).state)
         seen.append({run: row.status for run, row in runs.items()})
     both = {"a": "running", "b": "running"}
     assert seen == [{}, {"a": "started"}, {"a": "running"}, both, both | {"a": "running", "b": "finished"}]
@@ -241,7 +241,7 @@ async def test_a_frozen_fold_stays(log: MemoryLog) -> None:
     await replay(log, Runs(), start=fold)
     assert fold.state != frozen.state
     assert msgspec.to_builtins(frozen.state) == before
-    assert isinstance(frozen.state, RunsState)
+    assert {type(row) for row in frozen.state.values()} == {RunRow, FlowRow}
 
 
 async def test_a_fold_refuses_the_past(log: MemoryLog) -> None:
@@ -261,7 +261,7 @@ async def test_follow_catches_up_and_goes_on(log: MemoryLog) -> None:
 
     async def watch() -> None:
         async for fold in follow(log, Runs(), start=await replay(log, Runs(), until=3)):
-            seen.append((fold.position, fold.state.runs["c"].status))  # noqa: PERF401 - ends by an error
+            seen.append((fold.position, Runs.of(fold.state)["c"].status))  # noqa: PERF401 - ends by an error
 
     with anyio.fail_after(10):
         async with anyio.create_task_group() as tasks:
@@ -298,8 +298,8 @@ async def test_snapshots_of_others_do_not_count(log: MemoryLog) -> None:
         name = "slower"
 
     class Changed(SlowestTasks):
-        def initial(self) -> RunsState:
-            return RunsState()
+        def initial(self) -> dict[str, int]:
+            return {}
 
     class Retyped(SlowestTasks):
         def initial(self) -> list[int]:

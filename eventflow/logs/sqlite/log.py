@@ -47,8 +47,9 @@ from eventflow.logs.sqlite.reading import (
     find_span,
     find_values,
 )
+from eventflow.logs.sqlite.tables import find_rows_of, write_rows
 from eventflow.logs.sqlite.transaction import Append, Ledger, stage, store
-from eventflow.ports import Durability, Keyring, LogClosed, Ticket, Value, Write
+from eventflow.ports import Checkpoint, Durability, Keyring, LogClosed, RowsFound, Ticket, Value, Write
 
 __all__ = ["LogInfo", "SQLiteLog"]
 
@@ -310,10 +311,33 @@ class SQLiteLog:
 
     async def keep_snapshot(self, name: str, data: bytes) -> None:
         """Keep it, in place of what had that name. Raises `LogWriteFailed`, as `append` does."""
+
+        def write(connection: Connection) -> None:
+            connection.execute("REPLACE INTO snapshot (name, data) VALUES (?, ?)", (name, data))
+
+        await self._write_aside(write, len(data))
+
+    async def _write_aside(self, write: Callable[[Connection], object], size_bytes: int) -> None:
+        """Write something that is no event, in a transaction of those that are."""
         opened = self._open or await self._ready()
-        await opened.commits.append(
-            Append((), (), full=False, rows=1, size_bytes=len(data), snapshot=(name, data))
-        )
+        await opened.commits.append(Append((), (), full=False, rows=1, size_bytes=size_bytes, aside=write))
+
+    async def rows(self, table: str, names: Sequence[str] | None = None, *, prefix: str = "") -> RowsFound:
+        """Rows of a table; see `EventLog.rows`."""
+        return await self._ask(lambda connection: find_rows_of(connection, table, names, prefix))
+
+    async def keep_rows(
+        self, table: str, was: Checkpoint | None, now: Checkpoint, rows: Mapping[str, bytes | None]
+    ) -> bool:
+        """Move a table's checkpoint and write rows with it; see `EventLog.keep_rows`."""
+        moved = False
+
+        def write(connection: Connection) -> None:
+            nonlocal moved
+            moved = write_rows(connection, table, was, now, rows)
+
+        await self._write_aside(write, sum(len(data or b"") for data in rows.values()))
+        return moved
 
     def peek(self, digest: bytes) -> Value | None:
         """One value, at once and from any thread; works after `aclose` too."""

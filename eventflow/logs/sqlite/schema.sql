@@ -59,6 +59,21 @@ CREATE TABLE snapshot (
     data BLOB NOT NULL -- with a checksum of its own
 ) STRICT;
 
+-- Rows that projections have made of the events, and how far; may be deleted at any time, all of a model together.
+CREATE TABLE read_model (
+    id       INTEGER PRIMARY KEY,
+    name     TEXT NOT NULL UNIQUE,
+    code     TEXT NOT NULL, -- digest of the code that folded
+    position INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE read_row (
+    model INTEGER NOT NULL,
+    name  TEXT NOT NULL,
+    data  BLOB NOT NULL,
+    PRIMARY KEY (model, name)
+) STRICT, WITHOUT ROWID;
+
 -- With `recursive_triggers` they also stop INSERT OR REPLACE.
 CREATE TRIGGER event_is_immutable BEFORE UPDATE ON event
 BEGIN SELECT RAISE(ABORT, 'events are immutable'); END;

@@ -13,7 +13,7 @@ we left, nobody has appended anything.  Otherwise all is forgotten and read agai
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from hashlib import blake2b
 from itertools import accumulate
@@ -72,7 +72,8 @@ class Append(msgspec.Struct, gc=False):
     full: bool
     rows: int
     size_bytes: int
-    snapshot: tuple[str, bytes] | None = None
+    aside: Callable[[Connection], object] | None = None
+    """What else to do in the same transaction; may be called again when that fails."""
     after: Append | None = None
     """What must be stored before it; if that was not, neither is this."""
     records: Sequence[Record] = ()
@@ -200,8 +201,8 @@ def store(connection: Connection, ledger: Ledger, packs: PackWriter, appends: Se
                 batch.take(append)
             except (Conflict, LogDamaged) as error:
                 append.error = error
-            if append.snapshot is not None:
-                connection.execute("REPLACE INTO snapshot (name, data) VALUES (?, ?)", append.snapshot)
+            if append.aside is not None:
+                append.aside(connection)
         batch.flush()
         batch.keep_large(packs, full=full)
         notes = ledger.write_notes(connection)

@@ -8,7 +8,7 @@ from itertools import product
 import pytest
 
 from eventflow.events import LogDamaged, Record
-from eventflow.ports import Conflict, EventLog, Write
+from eventflow.ports import Checkpoint, Conflict, EventLog, RowsFound, Write
 from eventflow.testing.conformance.hooks import L, LogHooks, collect, facts, marks, stored, value, write
 
 __all__ = ["Reading"]
@@ -171,6 +171,26 @@ class Reading(LogHooks[L]):
             assert await log.snapshot("run/a") == b"three" * 100_000
             assert await log.snapshot("run/b") == b"two"
             assert (await log.head(), await log.head("run/b")) == (1, 0)
+
+    async def test_rows_are_kept_with_their_checkpoint(self) -> None:
+        """Rows and checkpoint move together or not at all; other code begins anew; other tables are not touched."""
+        async with self.open() as log, self.reopen(log) as other:
+            assert await log.rows("t") == RowsFound(None, {})
+            first, second = Checkpoint("code", 1), Checkpoint("code", 5)
+            assert await log.keep_rows("t", None, first, {"run/b": b"2", "run/a": b"1", "flow/x": b"3"})
+            assert await log.keep_rows("u", None, first, {"run/a": b"other"})
+            assert not await log.keep_rows("t", None, second, {"run/a": b"lost"})
+            assert not await other.keep_rows("t", second, second, {"run/a": b"lost"})
+            assert await other.rows("t", prefix="run/") == RowsFound(first, {"run/a": b"1", "run/b": b"2"})
+            assert await other.keep_rows("t", first, second, {"run/a": b"new", "run/b": None, "run/c": None})
+            assert await log.rows("t") == RowsFound(second, {"flow/x": b"3", "run/a": b"new"})
+            assert await log.rows("t", ("run/b", "run/a")) == RowsFound(second, {"run/a": b"new"})
+            assert await log.rows("t", ()) == RowsFound(second, {})
+            changed = Checkpoint("changed", 1)
+            assert await log.keep_rows("t", second, changed, {"run/z": b"z"})
+            assert await other.rows("t") == RowsFound(changed, {"run/z": b"z"})
+            assert await log.rows("u") == RowsFound(first, {"run/a": b"other"})
+            assert await log.head() == 0
 
 
 async def _until_damage(records: AsyncIterator[Record], *named: str) -> list[Record]:

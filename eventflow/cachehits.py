@@ -1,0 +1,265 @@
+"""What the cache holds and what it has saved, folded from the log.
+
+A table projection (see `eventflow.tables`) with four kinds of rows:
+
+    entry/<namespace>/<key>   the last success that bears a key
+    task/<flow>/<task>        how often a task's result was taken, made, and why it was made
+    flow/<digest>             the cached tasks of a graph
+    run/<id>                  calls of cached tasks under way; gone when the run has finished
+
+Flows without a cached task, and their runs, leave no row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, MutableMapping
+from typing import Any, Final, TypeAlias
+
+import msgspec
+
+from eventflow.events import (
+    FlowDefined,
+    Origin,
+    Record,
+    RunClaimed,
+    RunFinished,
+    RunStarted,
+    TaskReused,
+    TaskStarted,
+    TaskSucceeded,
+)
+from eventflow.graph import TaskDef, TaskNode
+from eventflow.result import Inline, Stored
+
+__all__ = ["CacheEntry", "CacheHits", "CacheRow", "CachedFlow", "CachedRun", "CachedTask"]
+
+
+class CacheEntry(msgspec.Struct, tag="entry"):
+    """One entry of the cache."""
+
+    key: str
+    namespace: str
+    task: TaskDef
+    """As the graph of its run had it: code, type of the result, policy."""
+    parts: bytes
+    """Of the key; see `TaskDef.cache_key`."""
+    named: tuple[str, ...]
+    """What each part is about: names of inputs and parameters."""
+    flow: str
+    node: str
+    source: Origin
+    """The success itself."""
+    made_at: int
+    """Microseconds UTC."""
+    first_at: int
+    """When the key was first made."""
+    expires_at: int | None
+    size: int
+    """Bytes of the value."""
+    took_us: int
+    hits: int = 0
+    used_at: int | None = None
+
+
+class CachedTask(msgspec.Struct, tag="task"):
+    """What the cache has done for the calls of one node, in all runs."""
+
+    flow: str
+    task: str
+    hits: int = 0
+    misses: dict[str, int] = {}
+    """By reason, see `CacheMiss`."""
+    saved_us: int = 0
+
+
+class CachedFlow(msgspec.Struct, tag="flow"):
+    """The cached tasks of one graph."""
+
+    name: str
+    tasks: dict[int, tuple[str, TaskDef, tuple[str, ...]]]
+    """Node → its name, its task, and what the parts of its keys are about."""
+
+
+class CachedRun(msgspec.Struct, tag="run"):
+    """A run with cached tasks."""
+
+    flow: str
+    """Digest of the graph in force."""
+    parts: dict[str, bytes] = {}
+    """Address as text → the parts of the key of the attempt under way."""
+
+
+CacheRow: TypeAlias = CacheEntry | CachedTask | CachedFlow | CachedRun
+_Rows: TypeAlias = MutableMapping[str, CacheRow]
+
+
+class CacheHits:
+    """Entries, hits, misses by reason, and time saved."""
+
+    name = "cache"
+    version = 1
+    modules = ("eventflow.events", "eventflow.graph")
+
+    def initial(self) -> dict[str, CacheRow]:
+        """No rows."""
+        return {}
+
+    def needs(self, rows: Mapping[str, CacheRow], record: Record) -> tuple[str, ...]:
+        """Names of the rows that a record is about, as far as they can be told from `rows`."""
+        event = record.event
+        if isinstance(event, FlowDefined | RunFinished):
+            return (record.stream,)
+        if isinstance(event, RunStarted | RunClaimed):
+            return (record.stream, f"flow/{event.flow}")
+        if not _is_about_cache(record):
+            return ()
+        run = rows.get(record.stream)
+        if not isinstance(run, CachedRun):
+            return (record.stream,)
+        flow = rows.get(f"flow/{run.flow}")
+        if not isinstance(flow, CachedFlow):
+            return (record.stream, f"flow/{run.flow}")
+        assert isinstance(event, TaskStarted | TaskSucceeded | TaskReused)
+        node, task, _ = flow.tasks[event.task[0]]
+        names = (record.stream, f"flow/{run.flow}", f"task/{flow.name}/{node}")
+        key = task.cache_key(event.parts) if isinstance(event, TaskReused) else record.key
+        return names if key is None else (*names, _entry(task, key))
+
+    def apply(self, state: _Rows, record: Record) -> _Rows:
+        """Take one record in."""
+        event = record.event
+        match event:
+            case FlowDefined():
+                _define(state, record, event)
+            case RunStarted() | RunClaimed():
+                _enter(state, record.stream, event.flow)
+            case RunFinished():
+                state.pop(record.stream, None)
+            case TaskStarted() | TaskSucceeded() | TaskReused() if _is_about_cache(record):
+                run = state.get(record.stream)
+                flow = state.get(f"flow/{run.flow}") if isinstance(run, CachedRun) else None
+                if isinstance(run, CachedRun) and isinstance(flow, CachedFlow):
+                    _APPLY[type(event)](state, run, flow, record, event)
+                    state[record.stream] = run
+            case _:
+                pass
+        return state
+
+    @staticmethod
+    def entries(rows: Mapping[str, CacheRow]) -> list[CacheEntry]:
+        """The entries, those used or made last first."""
+        found = [row for row in rows.values() if isinstance(row, CacheEntry)]
+        return sorted(found, key=lambda row: row.used_at or row.made_at, reverse=True)
+
+    @staticmethod
+    def tasks(rows: Mapping[str, CacheRow]) -> list[CachedTask]:
+        """What was done for each task, by flow and name."""
+        found = [row for row in rows.values() if isinstance(row, CachedTask)]
+        return sorted(found, key=lambda row: (row.flow, row.task))
+
+
+def _is_about_cache(record: Record) -> bool:
+    match record.event:
+        case TaskStarted(cache=cache):
+            return cache is not None
+        case TaskReused(why=why):
+            return why == "cache"
+        case TaskSucceeded():
+            return record.key is not None
+        case _:
+            return False
+
+
+def _entry(task: TaskDef, key: str) -> str:
+    assert task.policy.cache is not None, f"{task.name} is cached"
+    return f"entry/{task.policy.cache.namespace}/{key}"
+
+
+def _define(rows: _Rows, record: Record, event: FlowDefined) -> None:
+    graph = event.graph
+    tasks: dict[int, tuple[str, TaskDef, tuple[str, ...]]] = {}
+    for index, node in enumerate(graph.nodes):
+        policy = graph.tasks[node.task].policy.cache if isinstance(node, TaskNode) else None
+        if policy is not None and isinstance(node, TaskNode):
+            tasks[index] = (node.name, graph.tasks[node.task], graph.named_parts(index))
+    if tasks:
+        rows[record.stream] = CachedFlow(graph.name, tasks)
+
+
+def _enter(rows: _Rows, stream: str, flow: str) -> None:
+    """Note the graph of a run, which a later claim may replace."""
+    if isinstance(rows.get(f"flow/{flow}"), CachedFlow):
+        rows[stream] = CachedRun(flow)
+    else:
+        rows.pop(stream, None)
+
+
+def _address(event: TaskStarted | TaskSucceeded | TaskReused) -> str:
+    return ".".join(map(str, event.task))
+
+
+def _stats(rows: _Rows, flow: CachedFlow, node: str) -> CachedTask:
+    name = f"task/{flow.name}/{node}"
+    row = rows.get(name)
+    if not isinstance(row, CachedTask):
+        row = CachedTask(flow.name, node)
+    rows[name] = row
+    return row
+
+
+def _miss(rows: _Rows, run: CachedRun, flow: CachedFlow, _record: Record, event: TaskStarted) -> None:
+    assert event.cache is not None, "such starts only"
+    row = _stats(rows, flow, flow.tasks[event.task[0]][0])
+    row.misses[event.cache.reason] = row.misses.get(event.cache.reason, 0) + 1
+    run.parts[_address(event)] = event.cache.parts
+
+
+def _made(rows: _Rows, run: CachedRun, flow: CachedFlow, record: Record, event: TaskSucceeded) -> None:
+    node, task, named = flow.tasks[event.task[0]]
+    assert record.key is not None, "such successes only"
+    assert task.policy.cache is not None, "as in its graph"
+    place = _entry(task, record.key)
+    before = rows.get(place)
+    known = before if isinstance(before, CacheEntry) else None
+    result = event.result
+    rows[place] = CacheEntry(
+        key=record.key,
+        namespace=task.policy.cache.namespace,
+        task=task,
+        parts=run.parts.pop(_address(event), b""),
+        named=named,
+        flow=flow.name,
+        node=node,
+        source=Origin(record.stream, record.version),
+        made_at=record.at,
+        first_at=record.at if known is None else known.first_at,
+        expires_at=event.expires_at,
+        size=len(result.data)
+        if isinstance(result, Inline)
+        else result.size
+        if isinstance(result, Stored)
+        else 0,
+        took_us=event.body_us + event.encode_us,
+        hits=0 if known is None else known.hits,
+        used_at=None if known is None else known.used_at,
+    )
+
+
+def _taken(rows: _Rows, _run: CachedRun, flow: CachedFlow, record: Record, event: TaskReused) -> None:
+    node, task, _ = flow.tasks[event.task[0]]
+    row = _stats(rows, flow, node)
+    row.hits += 1
+    row.saved_us += event.saved_us
+    place = _entry(task, task.cache_key(event.parts))
+    entry = rows.get(place)
+    if isinstance(entry, CacheEntry):
+        entry.hits += 1
+        entry.used_at = record.at
+        rows[place] = entry
+
+
+_APPLY: Final[Mapping[type, Callable[[_Rows, CachedRun, CachedFlow, Record, Any], None]]] = {
+    TaskStarted: _miss,
+    TaskSucceeded: _made,
+    TaskReused: _taken,
+}

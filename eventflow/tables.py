@@ -1,0 +1,220 @@
+"""Projections that grow with the log: rows in the log's own database, read one by one.
+
+A table projection is a projection whose state is a mapping from names to rows, and which can say beforehand what
+rows a record is about (`needs`).  So it can be replayed in memory like any other, or kept: `Table.of` brings what
+the log keeps up to its head, a part at a time, rows and checkpoint in one transaction.  Processes that do so at
+the same time take turns; whoever finds the checkpoint moved reads again.
+
+What is kept is an opinion about the log, as a snapshot is: it may be deleted at any time, it counts as deleted
+when the projection's code has changed, and what is then made again is equal byte by byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from itertools import islice
+from logging import getLogger
+from typing import Any, Final, Generic, Protocol, TypeVar, get_args
+
+import msgspec
+
+from eventflow.events import Record
+from eventflow.ports import Checkpoint, EventLog
+from eventflow.projections import code_of_fold, replay, state_type
+
+__all__ = ["Table", "TableProjection"]
+
+_logger: Final = getLogger("eventflow.tables")
+
+R = TypeVar("R")
+
+PART: Final = 4_096
+"""Records that are folded between two commits."""
+PAGE: Final = 512
+"""Records whose rows are asked for at once."""
+ROWS_MAX: Final = 50_000
+"""Rows in memory, after which those that are kept are forgotten here."""
+
+
+class TableProjection(Protocol[R]):
+    """How records become rows of type `R`; `initial` is annotated with `dict[str, R]`."""
+
+    @property
+    def name(self) -> str:
+        """Of the table."""
+        ...
+
+    @property
+    def version(self) -> int:
+        """To be raised when rows come to mean something else."""
+        ...
+
+    def initial(self) -> dict[str, R]:
+        """No rows."""
+        ...
+
+    def needs(self, rows: Mapping[str, R], record: Record, /) -> Iterable[str]:
+        """Names of the rows that `apply` will look at, as far as `rows` tells; asked again with more of them."""
+        ...
+
+    def apply(self, state: MutableMapping[str, R], record: Record, /) -> MutableMapping[str, R]:
+        """Take one record in: look at no other row than those named, and assign what is changed."""
+        ...
+
+
+class Table(Generic[R]):
+    """The rows of a projection as they stood at `position`; later calls read what is kept by then."""
+
+    def __init__(self, log: EventLog, projection: TableProjection[R]) -> None:
+        """For `of` only."""
+        self._log = log
+        self._name = projection.name
+        self._rows: Mapping[str, R] | None = None
+        """All of them, where the log can keep none."""
+        self._decode = msgspec.msgpack.Decoder(get_args(state_type(projection))[1]).decode
+        self.position = 0
+        """Of the last record that is in it."""
+
+    @classmethod
+    async def of(cls, log: EventLog, projection: TableProjection[R]) -> Table[R]:
+        """The table, brought up to the log's head.
+
+        Where the log cannot be written to, its rows are folded in memory. Cancelled, it stops between two parts;
+        what was kept so far is not lost.
+        """
+        table = cls(log, projection)
+        head = await log.head()
+        while not await _CatchUp(log, projection, table._decode).run(head):
+            continue
+        found = await log.rows(projection.name, ())
+        if found.checkpoint is not None and found.checkpoint.position >= head:
+            table.position = found.checkpoint.position
+        else:
+            fold = await replay(log, projection, until=head)
+            table._rows, table.position = fold.state, head
+        return table
+
+    async def get(self, *names: str) -> dict[str, R]:
+        """The rows of those names that there are."""
+        if self._rows is not None:
+            return {name: self._rows[name] for name in names if name in self._rows}
+        found = await self._log.rows(self._name, names)
+        return {name: self._decode(data) for name, data in found.rows.items()}
+
+    async def under(self, prefix: str = "") -> dict[str, R]:
+        """The rows whose names begin so, in the order of their names."""
+        if self._rows is not None:
+            return {name: self._rows[name] for name in sorted(self._rows) if name.startswith(prefix)}
+        found = await self._log.rows(self._name, prefix=prefix)
+        return {name: self._decode(data) for name, data in found.rows.items()}
+
+
+class _Rows(MutableMapping[str, R]):
+    """The rows at hand, with what has to be written of them."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, R | None] = {}
+        self.changed: set[str] = set()
+
+    def __getitem__(self, name: str) -> R:
+        found = self.known.get(name)
+        if found is None:
+            raise KeyError(name)
+        return found
+
+    def __setitem__(self, name: str, row: R) -> None:
+        self.known[name] = row
+        self.changed.add(name)
+
+    def __delitem__(self, name: str) -> None:
+        self[name]
+        self.known[name] = None
+        self.changed.add(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name, row in self.known.items() if row is not None)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+class _CatchUp(Generic[R]):
+    """One attempt at bringing a table up to a position."""
+
+    def __init__(self, log: EventLog, projection: TableProjection[R], decode: Any) -> None:
+        self._log = log
+        self._projection = projection
+        self._decode = decode
+        self._code = code_of_fold(projection)
+        self._rows = _Rows[R]()
+        self._at: Checkpoint | None = None
+        self._is_new = False
+        """Nothing is kept yet, so a row that is not at hand does not exist."""
+
+    async def run(self, head: int) -> bool:
+        """Fold up to `head`; false when another process moved the checkpoint meanwhile, so begin again."""
+        name = self._projection.name
+        found = (await self._log.rows(name, ())).checkpoint
+        sound = found is not None and found.code == self._code and found.position <= head
+        if found is not None and found.code == self._code and found.position > head:
+            return True
+        self._at = found
+        start = found.position if sound and found is not None else 0
+        self._is_new = not sound
+        while start < head:
+            part = min(start + PART, head)
+            records = [record async for record in self._log.read(after=start, until=part)]
+            pages = iter(records)
+            while page := list(islice(pages, PAGE)):
+                if not await self._apply(page):
+                    return False
+            kept = await self._keep(part)
+            if kept is not True:
+                return kept is None
+            start = part
+        return True
+
+    async def _keep(self, position: int) -> bool | None:
+        """Write what changed; None where the log takes nothing, false where the checkpoint was moved."""
+        rows, now = self._rows, Checkpoint(self._code, position)
+        encode = msgspec.msgpack.encode
+        data = {
+            name: None if (row := rows.known[name]) is None else encode(row) for name in sorted(rows.changed)
+        }
+        try:
+            stored = await self._log.keep_rows(self._projection.name, self._at, now, data)
+        except Exception:
+            _logger.debug("table %r is not kept", self._projection.name, exc_info=True)
+            return None
+        self._at = now
+        rows.changed.clear()
+        if len(rows.known) > ROWS_MAX:
+            rows.known.clear()
+            self._is_new = False
+        return stored
+
+    async def _apply(self, page: list[Record]) -> bool:
+        needs, rows, apply = self._projection.needs, self._rows, self._projection.apply
+        if self._is_new:
+            for record in page:
+                apply(rows, record)
+            return True
+        while missing := [n for record in page for n in needs(rows, record) if n not in rows.known]:
+            if not await self._load(missing):
+                return False
+        for record in page:
+            while missing := [name for name in needs(rows, record) if name not in rows.known]:
+                if not await self._load(missing):
+                    return False
+            apply(rows, record)
+        return True
+
+    async def _load(self, names: Iterable[str]) -> bool:
+        """Have these rows at hand; false when they are not of the checkpoint any more."""
+        found = await self._log.rows(self._projection.name, tuple(dict.fromkeys(names)))
+        if found.checkpoint != self._at:
+            return False
+        for name in names:
+            data = found.rows.get(name)
+            self._rows.known[name] = None if data is None else self._decode(data)
+        return True

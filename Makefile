@@ -15,7 +15,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(VENV)/.has-cli ## Kill a workflow of 103 tasks in the middle, resume it, count what ran
+demo: $(VENV)/.has-cli ## Kill a workflow of 103 tasks in the middle, resume it, count what ran, run it again from the cache
 	$(PY) -m eventflow demo
 
 test: $(VENV)/.has-test ## Run all tests

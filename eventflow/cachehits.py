@@ -31,7 +31,16 @@ from eventflow.events import (
 from eventflow.graph import TaskDef, TaskNode
 from eventflow.result import Inline, Stored
 
-__all__ = ["CacheEntry", "CacheHits", "CacheRow", "CachedFlow", "CachedRun", "CachedTask"]
+__all__ = [
+    "CacheEntry",
+    "CacheHits",
+    "CacheRow",
+    "CachedFlow",
+    "CachedRun",
+    "CachedTask",
+    "differences",
+    "nearest",
+]
 
 
 class CacheEntry(msgspec.Struct, tag="entry"):
@@ -263,3 +272,31 @@ _APPLY: Final[Mapping[type, Callable[[_Rows, CachedRun, CachedFlow, Record, Any]
     TaskSucceeded: _made,
     TaskReused: _taken,
 }
+
+
+# ── why not ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def differences(entry: CacheEntry, task: TaskDef, named: tuple[str, ...], parts: bytes) -> tuple[str, ...]:
+    """What sets a call of a task apart from the one that made an entry, in words; `named` says what `parts` are."""
+    found = []
+    if entry.task.code != task.code:
+        found.append("its code or version")
+    if entry.task.returns != task.returns:
+        found.append("the declared type of its result")
+    then, now = _by_name(entry.named, entry.parts), _by_name(named, parts)
+    found += [name for name in dict.fromkeys((*now, *then)) if now.get(name) != then.get(name)]
+    return tuple(found)
+
+
+def nearest(
+    entries: Mapping[str, CacheRow], task: TaskDef, named: tuple[str, ...], parts: bytes, before: int
+) -> CacheEntry | None:
+    """The entry first made until `before` (microseconds UTC) that differs in the fewest things, of these the last."""
+    own = task.cache_key(parts)
+    found = [e for e in CacheHits.entries(entries) if e.first_at <= before and e.key != own]
+    return min(found, key=lambda e: (len(differences(e, task, named, parts)), -e.first_at), default=None)
+
+
+def _by_name(named: tuple[str, ...], parts: bytes) -> dict[str, bytes]:
+    return {name: parts[16 * i : 16 * i + 16] for i, name in enumerate(named)}

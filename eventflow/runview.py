@@ -251,7 +251,7 @@ class Picture(Mapping[Any, State]):
         if state is not None and not isinstance(state, states.TriggerFailed):
             return cast(TaskError, state.result)
         run = self._facts.run
-        slot = next(iter(self._failed_slots())) if state is None else self._find_name(state.task)
+        slot = next(iter(self._failed_slots())) if state is None else self.slot(state.task)
         while run.status[slot] in (Status.BLOCKED, Status.MAPPED):
             slot = self._first_failed_below(slot)
         found = self.at(slot)
@@ -289,7 +289,7 @@ class Picture(Mapping[Any, State]):
     def _find(self, key: Any) -> tuple[int, tuple[Key, ...]]:
         run = self._facts.run
         if isinstance(key, str):
-            return self._find_name(key), ()
+            return self.slot(key), ()
         if isinstance(key, tuple):
             try:
                 return run.slot(key), ()
@@ -309,7 +309,8 @@ class Picture(Mapping[Any, State]):
             return children.base + path[0] % children.width, path[1:]
         return node, path
 
-    def _find_name(self, name: str) -> int:
+    def slot(self, name: str) -> int:
+        """The slot of the task of that name, which may be a child's; `KeyError` says what there is instead."""
         index = self._view.plan.graph.index
         found = index.get(name)
         if found is not None:

@@ -107,11 +107,7 @@ def runs(log: str | None, as_json: bool) -> None:
     """List the runs of a log, the latest first."""
     from eventflow.cli import looking  # noqa: PLC0415
 
-    async def read() -> list[dict[str, Any]]:
-        async with looking.opened(log) as found:
-            return await looking.runs_in(found)
-
-    rows = _read(read)
+    rows = _from(log, looking.runs_in)
     if as_json:
         _write(json.dumps(rows))
         return
@@ -134,11 +130,10 @@ def show(run: str, at: int | None, log: str | None, as_json: bool) -> None:
     """Show a run's tasks, now or as of any of its events."""
     from eventflow.cli import looking  # noqa: PLC0415
 
-    async def read() -> dict[str, Any]:
-        async with looking.opened(log) as found:
-            return await looking.show_run(found, await looking.find_run(found, run), at)
+    async def read(log: Any) -> dict[str, Any]:
+        return await looking.show_run(log, await looking.find_run(log, run), at)
 
-    found = _read(read)
+    found = _from(log, read)
     if as_json:
         _write(json.dumps(found))
         return
@@ -169,11 +164,10 @@ def events(run: str, log: str | None, as_json: bool) -> None:
     """List the events of a run; values are told by their size only."""
     from eventflow.cli import looking  # noqa: PLC0415
 
-    async def read() -> list[dict[str, Any]]:
-        async with looking.opened(log) as found:
-            return [row async for row in looking.events_of(found, await looking.find_run(found, run))]
+    async def read(log: Any) -> list[dict[str, Any]]:
+        return [row async for row in looking.events_of(log, await looking.find_run(log, run))]
 
-    rows = _read(read)
+    rows = _from(log, read)
     if as_json:
         _write(json.dumps(rows))
         return
@@ -187,6 +181,70 @@ def events(run: str, log: str | None, as_json: bool) -> None:
     _table(("N", "TIME", "EVENT", "TASK", "DETAILS"), table)
 
 
+@eventflow.group()
+def cache() -> None:
+    """Show what is cached, what that has saved, and why a task ran all the same."""
+
+
+@cache.command("ls")
+@_log
+@_json
+def cache_ls(log: str | None, as_json: bool) -> None:
+    """List the entries, those used last first."""
+    from eventflow.cli import cached, looking  # noqa: PLC0415
+
+    rows = _from(log, cached.entries_of)
+    if as_json:
+        _write(json.dumps(rows))
+        return
+    table = [
+        (
+            row["key"][:12], row["task"], row["flow"], row["run"], str(row["hits"]), f"{row['took_s']:.2f}s",
+            str(row["size_bytes"]), looking.when(row["made_us"]),
+            "" if row["expires_us"] is None else looking.when(row["expires_us"]),
+        )
+        for row in rows
+    ]  # fmt: skip
+    _table(("KEY", "TASK", "FLOW", "MADE BY", "HITS", "TOOK", "BYTES", "MADE", "EXPIRES"), table)
+
+
+@cache.command("stats")
+@_log
+@_json
+def cache_stats(log: str | None, as_json: bool) -> None:
+    """Count hits, misses by reason, and the time saved, task by task."""
+    from eventflow.cli import cached  # noqa: PLC0415
+
+    rows = _from(log, cached.stats_of)
+    if as_json:
+        _write(json.dumps(rows))
+        return
+    table = [
+        (
+            row["flow"], row["task"], str(row["hits"]), str(sum(row["misses"].values())),
+            ", ".join(f"{count} {reason}" for reason, count in row["misses"].items()), f"{row['saved_s']:.2f}s",
+        )
+        for row in rows
+    ]  # fmt: skip
+    _table(("FLOW", "TASK", "HITS", "MISSES", "", "SAVED"), table)
+
+
+@cache.command("explain")
+@click.argument("run")
+@click.argument("task")
+@_log
+@_json
+def cache_explain(run: str, task: str, log: str | None, as_json: bool) -> None:
+    """Tell why a task was taken from the cache, or what set it apart from the nearest entry."""
+    from eventflow.cli import cached, looking  # noqa: PLC0415
+
+    async def read(found: Any) -> dict[str, Any]:
+        return await cached.explain(found, await looking.find_run(found, run), task)
+
+    answer = _from(log, read)
+    _write(json.dumps(answer) if as_json else "\n".join(cached.lines_of(answer)))
+
+
 @eventflow.command()
 @click.option("--seconds", type=click.FloatRange(min=0.1), default=8.0, help="How long the run should take.")
 @click.option("--keep", type=click.Path(file_okay=False), metavar="DIR", help="Keep the log in this folder.")
@@ -198,9 +256,16 @@ def demo(seconds: float, keep: str | None) -> None:
         sys.exit(play(seconds, keep))
 
 
-def _read(read: Callable[[], Any]) -> Any:
+def _from(url: str | None, read: Callable[[Any], Any]) -> Any:
+    """What `read` gives of a log that exists."""
+    from eventflow.cli.looking import opened  # noqa: PLC0415
+
+    async def main() -> Any:
+        async with opened(url) as log:
+            return await read(log)
+
     with explained(writes=False):
-        return asyncio.run(read())
+        return asyncio.run(main())
 
 
 def _seconds(seconds: float | None) -> str:

@@ -1,4 +1,4 @@
-"""What `eventflow demo` shows: a run is killed with SIGKILL, resumed by a new process, and checked.
+"""What `eventflow demo` shows: a run is killed with SIGKILL, resumed by a new process, checked, and run again.
 
 Who counts is a file that the tasks' bodies append to, not the engine; who says what each task must give
 is a computation without the engine.
@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from time import monotonic
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -23,7 +24,7 @@ import msgspec
 
 from eventflow.demo.montage import COUNT_VARIABLE, RECORDING, SECONDS_VARIABLE
 from eventflow.demo.workload import expected_digest, load
-from eventflow.events import RunFinished, TaskStarted, TaskSucceeded
+from eventflow.events import RunFinished, TaskReused, TaskStarted, TaskSucceeded
 from eventflow.ports import EventLog
 from eventflow.projections import replay
 from eventflow.runview import Picture, RunView
@@ -32,6 +33,7 @@ from eventflow.settings import open_log
 __all__ = ["play"]
 
 _RUN: Final = "montage"
+_AGAIN: Final = "montage-again"
 _STREAM: Final = f"run/{_RUN}"
 _KILL_AT: Final = 0.4
 """Share of the tasks that have finished when the process is killed."""
@@ -71,6 +73,7 @@ class _Demo:
             "PYTHONWARNINGS": "ignore::RuntimeWarning",  # of SQLite's version: once is for real runs
         }
         self._expected = expected_digest(load(RECORDING))
+        self._last = load(RECORDING).tasks[-1].id
 
     async def play(self) -> int:
         """Run, kill, resume, check, look back."""
@@ -92,6 +95,8 @@ class _Demo:
             good = self._tell_digests(picture) and good
             _heading(f"5. The past: as of event {moment.version} of {await log.head(_STREAM)}, at the kill")
             await _tell_past(log, moment.version)
+            _heading("6. Run again: nothing has changed, so the cache has it all")
+            good = await self._run_again(log) and good
         self._tell_commands(moment)
         return 0 if good else 1
 
@@ -147,6 +152,24 @@ class _Demo:
         )
         return not again and set(executed) == set(self._expected) and set(repeated) <= moment.in_flight
 
+    async def _run_again(self, log: EventLog) -> bool:
+        """A second run, of which every result is there already; tells what it took and what that saved."""
+        before, began = self._executed(), monotonic()
+        child = self._child("run", "eventflow.demo.montage:montage", "--run-id", _AGAIN)
+        code = await asyncio.to_thread(child.wait)
+        took_s = monotonic() - began
+        executed = (self._executed() - before).total()
+        hits, saved_us = 0, 0
+        async for record in log.read(stream=f"run/{_AGAIN}"):
+            if isinstance(record.event, TaskReused):
+                hits, saved_us = hits + 1, saved_us + record.event.saved_us
+        picture = await _picture(log, None, _AGAIN)
+        click.echo(f"taken from the cache           {hits:>4}")
+        click.echo(f"executed                       {executed:>4}")
+        click.echo(f"{took_s:.2f} s, Python's start included, for {saved_us / 1e6:.0f} s of work")
+        good = self._tell_digests(picture)
+        return good and code == 0 and executed == 0 and hits == len(self._expected)
+
     def _tell_digests(self, picture: Picture) -> bool:
         same = 0
         for job, digest in self._expected.items():
@@ -165,6 +188,8 @@ class _Demo:
         click.echo("  eventflow runs")
         click.echo(f"  eventflow show {_RUN} --at {moment.version}")
         click.echo(f"  eventflow events {_RUN}")
+        click.echo("  eventflow cache stats")
+        click.echo(f"  eventflow cache explain {_AGAIN} {self._last}")
 
 
 def _heading(text: str) -> None:
@@ -182,15 +207,15 @@ async def _far_enough(log: EventLog, tasks: int) -> None:
                 return
 
 
-async def _picture(log: EventLog, version: int | None) -> Picture:
-    """The run right after one of its events, or now, from the log alone."""
-    view = await RunView.of(log, _RUN)
+async def _picture(log: EventLog, version: int | None, run_id: str = _RUN) -> Picture:
+    """A run right after one of its events, or now, from the log alone."""
+    view = await RunView.of(log, run_id)
     until = None
     if version is not None:
-        async for record in log.read(stream=_STREAM):
+        async for record in log.read(stream=view.stream):
             if record.version == version:
                 until = record.position
-    return view.picture((await replay(log, view, stream=_STREAM, until=until)).state)
+    return view.picture((await replay(log, view, stream=view.stream, until=until)).state)
 
 
 async def _tell_past(log: EventLog, version: int) -> None:

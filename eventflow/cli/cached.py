@@ -1,0 +1,206 @@
+"""What the cache holds, what it has done, and why a task was or was not taken from it."""
+
+from __future__ import annotations
+
+from reprlib import Repr
+from typing import Any, Final
+
+from eventflow.cachehits import CacheEntry, CacheHits, CacheRow, differences, nearest
+from eventflow.cli.looking import when
+from eventflow.cli.trouble import Exit, Trouble
+from eventflow.events import CacheMiss, Record, TaskReused, TaskStarted
+from eventflow.graph import ParameterNode
+from eventflow.ports import EventLog
+from eventflow.projections import replay
+from eventflow.runfacts import RunFacts
+from eventflow.runview import RunView
+from eventflow.tables import Table
+
+__all__ = ["entries_of", "explain", "lines_of", "stats_of"]
+
+_REASONS: Final = {
+    "new": "there was no entry with its key",
+    "expired": "its entry had expired",
+    "lost": "the value of its entry could not be had",
+    "opaque": "it has no key",
+    "retry": "an attempt after a failure does not ask",
+}
+_short: Final = Repr()
+_short.maxstring = _short.maxother = 60
+
+
+async def _rows(log: EventLog, prefix: str) -> dict[str, CacheRow]:
+    table: Table[CacheRow] = await Table.of(log, CacheHits())
+    return await table.under(prefix)
+
+
+async def entries_of(log: EventLog) -> list[dict[str, Any]]:
+    """The entries of the cache, those used or made last first."""
+    return [_entry(entry) for entry in CacheHits.entries(await _rows(log, "entry/"))]
+
+
+def _entry(entry: CacheEntry) -> dict[str, Any]:
+    return {
+        "key": entry.key,
+        "namespace": entry.namespace,
+        "flow": entry.flow,
+        "task": entry.node,
+        "run": entry.source.stream.removeprefix("run/"),
+        "event": entry.source.version,
+        "made_us": entry.made_at,
+        "used_us": entry.used_at,
+        "expires_us": entry.expires_at,
+        "hits": entry.hits,
+        "size_bytes": entry.size,
+        "took_s": entry.took_us / 1e6,
+    }
+
+
+async def stats_of(log: EventLog) -> list[dict[str, Any]]:
+    """Hits, misses by reason and time saved, task by task."""
+    return [
+        {
+            "flow": row.flow,
+            "task": row.task,
+            "hits": row.hits,
+            "misses": dict(sorted(row.misses.items())),
+            "saved_s": row.saved_us / 1e6,
+        }
+        for row in CacheHits.tasks(await _rows(log, "task/"))
+    ]
+
+
+async def explain(log: EventLog, run_id: str, task: str) -> dict[str, Any]:
+    """Why a task of a run was taken from the cache, or was not; raises `Trouble` for what is not to be explained."""
+    view = await RunView.of(log, run_id)
+    facts = (await replay(log, view, stream=view.stream)).state
+    try:
+        slot = view.picture(facts).slot(task)
+    except KeyError as error:
+        raise Trouble(Exit.NOT_FOUND, str(error.args[0])) from None
+    node = facts.run.node(slot)
+    found: dict[str, Any] = {"run": run_id, "task": task}
+    if isinstance(view.plan.nodes[node], ParameterNode):
+        raise Trouble(Exit.USAGE, f"{task!r} is a parameter: name a task")
+    if node not in view.plan.cached:
+        return {**found, "decision": "uncached", "why": "it says neither cache_for, cache_on nor cache_key"}
+    if slot in facts.run.maps:
+        raise Trouble(Exit.USAGE, f"{task!r} is mapped: name one of its children, like {task}[0]")
+    record = await _decision(log, view, facts, slot)
+    if record is None:
+        return {**found, "decision": "none", "why": "it was not due yet, or never asked for"}
+    definition = view.plan.graph.task_of(node)
+    if isinstance(record.event, TaskReused):
+        return {**found, **await _hit(log, record, record.event, definition.cache_key(record.event.parts))}
+    assert isinstance(record.event, TaskStarted), "as in _decision"
+    miss = record.event.cache
+    assert miss is not None, "its node is cached"
+    found |= {"decision": "miss", "reason": miss.reason, "why": _REASONS[miss.reason], "detail": miss.detail}
+    if miss.reason == "opaque":
+        return found
+    named = view.plan.graph.named_parts(node)
+    found["key"] = definition.cache_key(miss.parts)
+    assert definition.policy.cache is not None, "its node is cached"
+    entries = await _rows(log, f"entry/{definition.policy.cache.namespace}/")
+    entry = nearest(entries, definition, named, miss.parts, record.at)
+    if miss.reason == "new" and entry is not None:
+        found |= await _compare(log, view, facts, slot, entry, definition, named, miss)
+    return found
+
+
+async def _decision(log: EventLog, view: RunView, facts: RunFacts, slot: int) -> Record | None:
+    """The last event that says what the cache was asked for a task."""
+    address = facts.run.address(slot)
+    async for record in log.read(stream=view.stream, backwards=True):
+        event = record.event
+        if isinstance(event, TaskReused | TaskStarted) and event.task == address:
+            return record
+    return None
+
+
+async def _hit(log: EventLog, record: Record, event: TaskReused, key: str) -> dict[str, Any]:
+    source = event.source
+    if event.why != "cache":
+        return {"decision": "kept", "why": f"a rerun kept it from {source.stream.removeprefix('run/')!r}"}
+    made = [r.at async for r in log.read(stream=source.stream) if r.version == source.version]
+    return {
+        "decision": "hit",
+        "why": "its inputs, its code and the type of its result were the same",
+        "key": key,
+        "source_run": source.stream.removeprefix("run/"),
+        "source_event": source.version,
+        "age_s": (record.at - made[0]) / 1e6 if made else None,
+        "saved_s": event.saved_us / 1e6,
+        "expires_us": event.expires_at,
+    }
+
+
+async def _compare(
+    log: EventLog,
+    view: RunView,
+    facts: RunFacts,
+    slot: int,
+    entry: CacheEntry,
+    definition: Any,
+    named: tuple[str, ...],
+    miss: CacheMiss,
+) -> dict[str, Any]:
+    """The nearest earlier entry, and what differs, with the values then and now where they can be shown."""
+    then = await RunView.of(log, entry.source.stream.removeprefix("run/"))
+    past = (await replay(log, then, stream=then.stream)).state
+    origin = next((s for s, version in enumerate(past.run.source) if version == entry.source.version), None)
+    differs = []
+    for name in differences(entry, definition, named, miss.parts):
+        values = {"what": name, "now": _shown(view, facts, slot, name)}
+        if origin is not None:
+            values["then"] = _shown(then, past, origin, name)
+        differs.append(values)
+    return {"nearest": _entry(entry), "differs": differs}
+
+
+def _shown(view: RunView, facts: RunFacts, slot: int, what: str) -> str:
+    """An input or a parameter in few words; nothing for what is no value, and pickles stay closed."""
+    kind, _, quoted = what.partition(" ")
+    name = quoted.strip("'\"")
+    picture = view.picture(facts)
+    node = view.plan.nodes[facts.run.node(slot)]
+    try:
+        if kind == "parameter":
+            return _short.repr(picture[name].result)
+        if kind != "input" or isinstance(node, ParameterNode):
+            return ""
+        given = {
+            label: result.deserialize().value
+            for label, result in picture.inputs(slot).items()
+            if label == name or label.startswith(f"{name}[")
+        }
+    except Exception as error:  # noqa: BLE001 - without the user's code not every value opens
+        return f"({type(error).__name__})"
+    if not given:
+        return "(written in the flow)"
+    return _short.repr(given[name] if [*given] == [name] else given)
+
+
+def lines_of(found: dict[str, Any]) -> list[str]:
+    """An explanation as people read it."""
+    lines = [f"{found['task']} of run {found['run']}: {found['decision']}, {found['why']}"]
+    if found.get("detail"):
+        lines.append(f"  {found['detail']}")
+    if found["decision"] == "hit":
+        age = "" if found["age_s"] is None else f", made {found['age_s']:.0f} s before"
+        lines.append(f"  taken from run {found['source_run']}, event {found['source_event']}{age}")
+        lines.append(f"  saved {found['saved_s']:.3f} s")
+        if found["expires_us"] is not None:
+            lines.append(f"  good until {when(found['expires_us'])}")
+    if "key" in found:
+        lines.append(f"  key {found['key']}")
+    entry = found.get("nearest")
+    if entry is not None:
+        lines.append(
+            f"  nearest earlier entry: run {entry['run']}, event {entry['event']}, made {when(entry['made_us'])}"
+        )
+    for part in found.get("differs", ()):
+        lines.append(f"  differs in {part['what']}")
+        if part["now"]:
+            lines += [f"    then {part.get('then', '?')}", f"    now  {part['now']}"]
+    return lines

@@ -131,6 +131,11 @@ class Connection:
         """Whether a transaction is open."""
         return self._inside.in_transaction
 
+    @property
+    def total_changes(self) -> int:
+        """As sqlite3 has it."""
+        return self._inside.total_changes()
+
     def execute(self, sql: str, parameters: Any = None) -> _Cursor:
         """Run a statement to its end."""
         return _Cursor(self._inside, list(self._inside.execute(sql, parameters)))

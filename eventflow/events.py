@@ -17,8 +17,8 @@ bytes are the array `[version, at, key, event]` (`encode`); the checksum covers 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Final, Literal, TypeAlias, get_args
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Literal, TypeAlias, get_args
 from zlib import crc32
 
 import msgspec
@@ -27,6 +27,7 @@ from eventflow.graph import Graph, Key
 from eventflow.result import Payload
 
 __all__ = [
+    "UPCASTERS",
     "Address",
     "CacheMiss",
     "Draft",
@@ -51,6 +52,7 @@ __all__ = [
     "TaskStarted",
     "TaskSucceeded",
     "Unknown",
+    "Upcaster",
     "checksum",
     "decode",
     "encode",
@@ -159,8 +161,8 @@ class TaskStarted(_Owned, frozen=True, kw_only=True, array_like=True, tag="task_
     attempt: int
     """1 for the first; every start counts, also after a crash."""
     inputs: tuple[Source, ...] = ()
-    """A source for each leaf of the task's inputs, in order; a mapped upstream taken whole gives one
-    for each of its children."""
+    """A source for each leaf of the task's inputs, in order; that of a mapped upstream taken whole is its
+    `TaskMapped`, which stands for the results of all its children."""
     cache: CacheMiss | None = None
     """None for a task that is not cached."""
 
@@ -310,8 +312,19 @@ class _RawEnvelope(msgspec.Struct, frozen=True, array_like=True):
     event: msgspec.Raw
 
 
+Upcaster: TypeAlias = Callable[[list[Any]], list[Any]]
+"""From the fields of an older schema, its tag first, to those of the next one, its tag first."""
+
+UPCASTERS: Final[dict[str, Upcaster]] = {}
+"""Tag of every schema that this version reads and does not write any more → how it is lifted.
+
+A kind keeps its tag while fields are only appended, with defaults. Any other change, be it a new word in a closed
+vocabulary, is a new tag (`task_succeeded@2`), and the old one comes here, for ever.
+"""
+
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder(_Envelope).decode
+_decode_event: Final[Callable[[bytes], Known]] = msgspec.msgpack.Decoder(Known).decode
 _decode_raw: Final = msgspec.msgpack.Decoder(_RawEnvelope).decode
 _BROKEN: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What decoding raises on bytes that are no MessagePack, or no sane one."""
@@ -334,24 +347,41 @@ def encode(version: int, draft: Draft) -> bytes:
 def decode(position: int, stream: str, body: bytes) -> Record:
     """Turn stored bytes into a record.
 
-    A kind that this version does not know comes back as `Unknown`; bytes that are no record raise
-    `LogDamaged`. The caller has compared the checksum.
+    An older schema is lifted to today's; a kind that this version does not know comes back as `Unknown`; bytes that
+    are no record raise `LogDamaged`. The caller has compared the checksum.
     """
     try:
         found = _decode(body)
     except msgspec.ValidationError:
-        return _decode_unknown(position, stream, body)
+        return _decode_other(position, stream, body)
     except _BROKEN as error:
         raise LogDamaged(f"record {position} of {stream!r} is no record: {error}") from error
     return Record(position, stream, found.version, found.at, found.key, found.event)
 
 
-def _decode_unknown(position: int, stream: str, body: bytes) -> Record:
+def _decode_other(position: int, stream: str, body: bytes) -> Record:
+    """A record whose event is none that is written today."""
     try:
         raw = _decode_raw(body)
-        kind = msgspec.msgpack.decode(raw.event, type=list)[0]
+        fields = msgspec.msgpack.decode(raw.event, type=list)
+        kind = fields[0]
     except (*_BROKEN, IndexError) as error:
         raise LogDamaged(f"record {position} of {stream!r} is no record: {error}") from error
-    if not isinstance(kind, str) or kind in _KINDS.values():
+    if kind in UPCASTERS:
+        event: Event = _lift(position, stream, fields)
+    elif isinstance(kind, str) and kind not in _KINDS.values():
+        event = Unknown(kind, bytes(raw.event))
+    else:
         raise LogDamaged(f"record {position} of {stream!r} is a damaged {kind!r}")
-    return Record(position, stream, raw.version, raw.at, raw.key, Unknown(kind, bytes(raw.event)))
+    return Record(position, stream, raw.version, raw.at, raw.key, event)
+
+
+def _lift(position: int, stream: str, fields: list[Any]) -> Event:
+    """The event of today's schema, by as many steps as it takes."""
+    kind = fields[0]
+    try:
+        while (lift := UPCASTERS.get(fields[0])) is not None:
+            fields = lift(fields)
+        return _decode_event(_encode(fields))
+    except Exception as error:
+        raise LogDamaged(f"record {position} of {stream!r} is a damaged {kind!r}: {error}") from error

@@ -447,11 +447,11 @@ class Picture(Mapping[Any, State]):
             recorded = sources(
                 self._view.plan, facts.run, slot
             )  # it took none, but these are what it would take
-        found: dict[str, Result] = {}
-        taken = iter(recorded)
-        for leaf in leaves(self._view.plan, facts.run, slot):
-            for nth, up in enumerate(leaf.slots):
-                result = self._view.result(facts, next(taken), up)
-                if isinstance(result, Result):
-                    found[f"{leaf.label}[{nth}]" if leaf.whole_map else leaf.label] = result
-        return found
+        found: dict[str, Result | NoResultType] = {}
+        for leaf, source in zip(leaves(self._view.plan, facts.run, slot), recorded, strict=True):
+            if leaf.children is None:
+                found[leaf.label] = self._view.result(facts, source, leaf.slot)
+            else:
+                for nth, child in enumerate(leaf.children):
+                    found[f"{leaf.label}[{nth}]"] = self._view.result(facts, facts.run.source[child], child)
+        return {label: result for label, result in found.items() if isinstance(result, Result)}

@@ -7,7 +7,7 @@ list of sources in a `TaskStarted` and the leaves of the graph always pair up.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 from eventflow.events import Source
@@ -21,15 +21,22 @@ __all__ = ["Leaf", "bind", "leaf_of", "leaves", "sources", "width_max"]
 class Leaf:
     """One place a task takes a value from: a slot of the run, and a path into its value."""
 
-    __slots__ = ("label", "path", "slots", "whole_map")
+    __slots__ = ("children", "label", "path", "slot")
 
-    def __init__(self, label: str, slots: tuple[int, ...], path: tuple[Key, ...], *, whole_map: bool) -> None:
+    def __init__(
+        self, label: str, slot: int, path: tuple[Key, ...] = (), children: range | None = None
+    ) -> None:
         self.label = label
         """The argument's name, and where in it this leaf stands: `orders`, `orders[2]`."""
-        self.slots = slots
-        """One slot; for a mapped upstream taken whole, all its children."""
+        self.slot = slot
         self.path = path
-        self.whole_map = whole_map
+        self.children = children
+        """Of a mapped upstream that is taken whole, the slots of its children."""
+
+    @property
+    def slots(self) -> Sequence[int]:
+        """Where the values are."""
+        return (self.slot,) if self.children is None else self.children
 
 
 def sources(plan: Plan, run: RunState, slot: int) -> tuple[Source, ...]:
@@ -39,13 +46,11 @@ def sources(plan: Plan, run: RunState, slot: int) -> tuple[Source, ...]:
         if simple is not None:
             where = run.source
             return tuple([where[up] for up in simple])
-    found: list[Source] = []
-    for leaf in leaves(plan, run, slot):
-        found += [_source(plan, run, up, leaf.path) for up in leaf.slots]
-    return tuple(found)
+    return tuple([_source(plan, run, leaf) for leaf in leaves(plan, run, slot)])
 
 
-def _source(plan: Plan, run: RunState, slot: int, path: tuple[Key, ...]) -> Source:
+def _source(plan: Plan, run: RunState, leaf: Leaf) -> Source:
+    slot, path = leaf.slot, leaf.path
     version = run.source[slot]
     if slot < len(plan.nodes) and isinstance(plan.nodes[slot], ParameterNode):
         return (version, plan.nodes[slot].name, *path)
@@ -84,10 +89,10 @@ def leaf_of(run: RunState, label: str, ref: Ref) -> Leaf:
     up, path = ref.node, ref.path
     children = run.maps.get(up)
     if children is None:
-        return Leaf(label, (up,), path, whole_map=False)
+        return Leaf(label, up, path)
     if path and isinstance(path[0], int) and -children.width <= path[0] < children.width:
-        return Leaf(label, (children.base + path[0] % children.width,), path[1:], whole_map=False)
-    return Leaf(label, tuple(range(children.base, children.base + children.width)), path, whole_map=True)
+        return Leaf(label, children.base + path[0] % children.width, path[1:])
+    return Leaf(label, up, path, range(children.base, children.base + children.width))
 
 
 def _element(run: RunState, label: str, arg: Arg, nth: int) -> Iterator[Leaf]:

@@ -63,8 +63,16 @@ class Cache:
         self._constants: dict[int, bytes] = {}
         """Content of constants that had to be opened, by the identity of what the graph holds."""
         self._parameters: dict[int, bytes] = {}
+        self._maps: dict[int, bytes] = {}
+        """Slot of a mapped task that is done → the content of all its children's results."""
         self.keys: dict[int, str] = {}
         """Slots of attempts under way → the key that their success will bear."""
+
+    def forget(self) -> None:
+        """The run is folded anew, and perhaps by others' records: keep nothing of what it was."""
+        self.keys.clear()
+        self._parameters.clear()
+        self._maps.clear()
 
     async def ask(self, facts: RunFacts, slots: Sequence[int], now: int) -> list[Start | Reuse]:
         """What is to be decided on each of these slots, which are due, at `now`; one look-up for all."""
@@ -284,12 +292,17 @@ class Cache:
         except NoContent as error:
             raise _Opaque(f"the answer of its cache_key: {error}") from error
 
-    def _of_leaf(self, facts: RunFacts, leaf: Leaf) -> Any:
-        """The content at one leaf of the inputs: bytes, or a list of them for all children of a map."""
+    def _of_leaf(self, facts: RunFacts, leaf: Leaf) -> bytes:
+        """The content at one leaf of the inputs; that of all children of a map is made of theirs."""
         if leaf.path:
             return _told(leaf.label, self._values.leaf(facts, leaf))
-        contents = [self._of_slot(facts, up, leaf.label) for up in leaf.slots]
-        return contents if leaf.whole_map else contents[0]
+        if leaf.children is None:
+            return self._of_slot(facts, leaf.slot, leaf.label)
+        found = self._maps.get(leaf.slot)
+        if found is None:
+            contents = [self._of_slot(facts, child, leaf.label) for child in leaf.children]
+            found = self._maps[leaf.slot] = digest_of(b"map " + content_of(contents))
+        return found
 
     def _of_slot(self, facts: RunFacts, slot: int, label: str) -> bytes:
         if slot < len(self._plan.nodes) and isinstance(self._plan.nodes[slot], ParameterNode):
@@ -314,7 +327,7 @@ class Cache:
     def _of_payload(self, facts: RunFacts, slot: int, label: str, payload: Payload | Ending | None) -> bytes:
         """The content of a value of which none was recorded."""
         quick = quick_content(payload) if isinstance(payload, Inline) else None
-        return quick or _told(label, self._values.leaf(facts, Leaf(label, (slot,), (), whole_map=False)))
+        return quick or _told(label, self._values.leaf(facts, Leaf(label, slot)))
 
     def _of_constant(self, node: int, name: str, path: tuple[Key, ...], const: Const) -> bytes:
         found = quick_content(Inline(const.codec, const.data, digest_of(const.data)))

@@ -260,7 +260,7 @@ class FlowRunner:
         self._ticket = None
         self._completed.clear()
         self._values.forget()
-        self._cache.keys.clear()
+        self._cache.forget()
         self._has_more = False
 
     # -- the keeper and its workers ---------------------------------------------------------------

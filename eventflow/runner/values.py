@@ -168,7 +168,7 @@ class Values:
     def leaf(self, facts: RunFacts, leaf: Leaf) -> Any:
         """The value at a leaf; raises `NotAtHand` where bytes must be read first."""
         found = [self._value(facts, up) for up in leaf.slots]
-        value: Any = found if leaf.whole_map else found[0]
+        value: Any = found[0] if leaf.children is None else found
         for key in leaf.path:
             try:
                 value = value[key]
@@ -177,7 +177,7 @@ class Values:
         return value
 
     def _no_such_part(self, facts: RunFacts, leaf: Leaf, error: Exception) -> str:
-        name = facts.run.name(self._plan, leaf.slots[0])
+        name = facts.run.name(self._plan, leaf.slot)
         path = "".join(f"[{key!r}]" for key in leaf.path)
         return f"argument {leaf.label!r} is {name}{path}, which is not there: {type(error).__name__}: {error}"
 
@@ -244,7 +244,7 @@ class Values:
     def is_failed(self, facts: RunFacts, arg: Ref) -> bool:
         """Whether the one task behind a reference, which may be a child of a map, has no value to give."""
         leaf = leaf_of(facts.run, "it", arg)
-        return not leaf.whole_map and facts.run.ends(leaf.slots[0])[0] > 0
+        return leaf.children is None and facts.run.ends(leaf.slot)[0] > 0
 
     async def length(self, facts: RunFacts, arg: Ref) -> int:
         """How many elements lie at a node's value; raises `TypeError` when it is nothing to map over."""

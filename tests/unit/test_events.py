@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from eventflow import events
 from eventflow.events import (
+    UPCASTERS,
     Draft,
     Failure,
     FlowDefined,
@@ -194,3 +195,37 @@ def test_broken_bytes_raise_nothing_else(event: events.Event, place: int, junk: 
     except LogDamaged:
         return
     assert isinstance(record, Record)
+
+
+# ── older schemas ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _stored(*fields: object) -> bytes:
+    """A record as an older version would have written it."""
+    return msgspec.msgpack.encode([7, 1_000, None, fields])
+
+
+def test_an_older_schema_is_lifted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Step by step, each schema to the next, until it is one that is written today."""
+    monkeypatch.setitem(UPCASTERS, "skipped@1", lambda old: ["skipped@2", old[1], [old[2]], old[3]])
+    monkeypatch.setitem(UPCASTERS, "skipped@2", lambda old: ["task_skipped", *old[1:3], old[3].strip()])
+    expected = TaskSkipped(claim=2, task=(4,), reason="nothing to do")
+    assert decode(3, "run/r", _stored("skipped@1", 2, 4, " nothing to do ")).event == expected
+    assert decode(3, "run/r", _stored("skipped@2", 2, [4], "nothing to do")).event == expected
+
+
+def test_an_older_schema_that_is_not_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes that its upcaster, or today's schema, cannot take are damage, and named."""
+    monkeypatch.setitem(UPCASTERS, "skipped@1", lambda old: ["task_skipped", *old[1:]])
+    for fields in ((2, "no address", "why"), (2, [1]), ()):
+        with pytest.raises(LogDamaged, match="record 3 of 'run/r' is a damaged 'skipped@1'"):
+            decode(3, "run/r", _stored("skipped@1", *fields))
+
+
+def test_a_schema_without_an_upcaster_is_unknown() -> None:
+    """A tag that nobody here has heard of is a newer version's, with its bytes intact."""
+    body = _stored("task_skipped@9", 2, "whatever")
+    found = decode(3, "run/r", body)
+    assert isinstance(found.event, Unknown)
+    assert found.event.kind == "task_skipped@9"
+    assert encode(7, Draft(1_000, found.event)) == body

@@ -324,7 +324,7 @@ def test_skipped_children_skip_the_reduction() -> None:
 
 
 def test_sources_of_every_kind_of_leaf() -> None:
-    """Versions for whole values, paths for parts, names for parameters, one each for a map's children."""
+    """Versions for whole values, paths for parts, names for parameters, the children of a map by their map."""
     machine = Machine(
         parameter("p"),
         task(),
@@ -343,11 +343,11 @@ def test_sources_of_every_kind_of_leaf() -> None:
     machine.succeed(1)
     one = machine.run.version
     machine.do(Map(2, 2))
+    whole = machine.run.version
     machine.do(Map(4, 2))
     machine.do(Map(5, 2))
     base = machine.slot(2, 0)
     machine.succeed(base)
-    first = machine.run.version
     machine.succeed(base + 1)
     second = machine.run.version
     (event,) = machine.do(Start(3))
@@ -358,8 +358,7 @@ def test_sources_of_every_kind_of_leaf() -> None:
         (1, "p", "k"),
         (one, 0),
         second,
-        first,
-        second,
+        whole,
         (second, "deep"),
     )
     assert sources(machine.plan, machine.run, machine.slot(4, 0)) == ((one, 0), (1, "p"), one)

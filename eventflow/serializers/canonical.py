@@ -35,8 +35,11 @@ from eventflow.serializers.tagged import LEAVES, Extension, extension
 __all__ = ["NoContent", "content_of", "full_name", "quick_content"]
 
 _encode: Final = msgspec.msgpack.Encoder().encode
-_MAPS: Final = bytes([*range(0x80, 0x90), 0xDE, 0xDF])
-"""Bytes that begin a map, and may also mean something else."""
+_MAPS: Final = {
+    "msgpack": bytes([*range(0x80, 0x90), 0xDE, 0xDF]),
+    "tagged": bytes([*range(0x80, 0x90), 0xDE, 0xDF, Extension.DICT]),
+}
+"""Codec → bytes that begin a map, and may also mean something else."""
 
 
 class NoContent(TypeError):
@@ -53,7 +56,9 @@ def content_of(value: object) -> bytes:
     """BLAKE2b-128 of what a value is; raises `NoContent` when a part of it might be anything."""
     try:
         data = _encode(_canonical(value))
-    except (_Opaque, RecursionError, ValueError, OverflowError, UnicodeEncodeError):
+    except RecursionError:
+        raise NoContent("", f"{_kind_of(value)}, nested too deeply or within itself") from None
+    except Exception:  # noqa: BLE001 - a part that might be anything, or whose own code raises
         raise _refusal(value) from None
     return blake2b(data, digest_size=16).digest()
 
@@ -61,8 +66,9 @@ def content_of(value: object) -> bytes:
 def quick_content(payload: Inline) -> bytes | None:
     """The content of a payload's value where its digest says it already; None where it must be opened."""
     codec, data = payload.codec, payload.data
-    if codec in ("msgpack", "tagged"):
-        return payload.digest if len(data.translate(None, _MAPS)) == len(data) else None
+    maps = _MAPS.get(codec)
+    if maps is not None:
+        return payload.digest if len(data.translate(None, maps)) == len(data) else None
     for registered in registered_codecs():
         if registered.name == codec and getattr(registered, "canonical", False):
             return blake2b(codec.encode() + b"\0" + payload.digest, digest_size=16).digest()
@@ -151,17 +157,19 @@ def _opaque(_value: object) -> Any:
 def _refusal(value: object) -> NoContent:
     """The error that names the first part without content; slow, and only for those that have one."""
     path = ""
-    above: set[int] = set()
-    while id(value) not in above:
-        above.add(id(value))
+    while True:
         for step, part in _parts(value):
             if not _has_content(part):
                 path, value = path + step, part
                 break
         else:
             break
+    return NoContent(path, _kind_of(value))
+
+
+def _kind_of(value: object) -> str:
     kind = type(value)
-    return NoContent(path, kind.__qualname__ if kind.__module__ == "builtins" else full_name(kind))
+    return kind.__qualname__ if kind.__module__ == "builtins" else full_name(kind)
 
 
 def _has_content(value: object) -> bool:

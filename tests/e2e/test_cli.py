@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import signal
 import sqlite3
@@ -12,11 +10,11 @@ import sys
 import time
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.e2e.commands import command, document, environment
+
 FLOWS = """
 import asyncio
 from eventflow import Flow, flow, task
@@ -62,32 +60,6 @@ def folder(tmp_path: Path) -> Path:
     """A folder with flows of its own."""
     (tmp_path / "flows.py").write_text(FLOWS)
     return tmp_path
-
-
-def environment(**more: str) -> dict[str, str]:
-    """This process's, without what would change the output."""
-    dropped = ("FORCE_COLOR", "NO_COLOR", "EVENTFLOW_LOG")
-    return {**{k: v for k, v in os.environ.items() if k not in dropped}, "PYTHONPATH": str(ROOT), **more}
-
-
-def command(*words: str, cwd: Path, code: int = 0, **more: str) -> subprocess.CompletedProcess[str]:
-    """Run `eventflow` with these words; its exit code is checked."""
-    done = subprocess.run(
-        [sys.executable, "-m", "eventflow", *words],
-        cwd=cwd,
-        env=environment(**more),
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    assert done.returncode == code, (done.stdout, done.stderr)
-    return done
-
-
-def document(*words: str, cwd: Path, code: int = 0) -> Any:
-    """What it says as JSON."""
-    return json.loads(command(*words, "--json", cwd=cwd, code=code).stdout)
 
 
 @pytest.mark.parametrize("spec", ["flows:good", "flows.py:good"])

@@ -1,0 +1,143 @@
+"""`eventflow cache`: what is cached, what that saved, and why a task ran all the same."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.commands import command, document
+
+CACHED = """
+from eventflow import flow, inputs, parameters, task
+
+class Model:
+    pass
+
+@task
+def rows(day: str) -> dict[str, list[int]]:
+    return {"rows": [len(day), 2]}
+
+@task(cache_for=3600)
+def enrich(found: dict[str, list[int]], factor: int = 2) -> list[int]:
+    return [row * factor for row in found["rows"]]
+
+@task(cache_on=inputs("row") | parameters("day"))
+def score(row: int) -> int:
+    return row * 10
+
+@task
+def model() -> Model:
+    return Model()
+
+@task(cache_on=inputs())
+def use(model: Model) -> int:
+    return 1
+
+@flow
+def nightly(day: str, factor: int = 2) -> list[int]:
+    use(model())
+    return score.map(enrich(rows(day), factor))
+"""
+
+
+@pytest.fixture
+def cached(tmp_path: Path) -> Path:
+    """A folder with three runs of a cached flow: a, its repetition b, and c with another parameter."""
+    (tmp_path / "cached.py").write_text(CACHED, encoding="utf-8")
+    for run_id, words in (("a", ()), ("b", ()), ("c", ("-p", "factor=3"))):
+        command("run", "cached.py:nightly", "-p", "day=mon", "--run-id", run_id, "-q", *words, cwd=tmp_path)
+    return tmp_path
+
+
+def test_cache_ls_and_stats(cached: Path) -> None:
+    """Entries with the runs that made them; hits, misses by reason, savings."""
+    rows = document("cache", "ls", cwd=cached)
+    assert {(row["task"], row["run"], row["hits"]) for row in rows} == {
+        ("enrich", "a", 1), ("score", "a", 1), ("score", "a", 2), ("enrich", "c", 0), ("score", "c", 0),
+    }  # fmt: skip
+    assert all(re.fullmatch("[0-9a-f]{32}", row["key"]) for row in rows)
+    assert {row["task"]: row["expires_us"] is None for row in rows} == {"enrich": False, "score": True}
+    table = command("cache", "ls", cwd=cached).stdout.splitlines()
+    assert table[0].split() == [
+        "KEY",
+        "TASK",
+        "FLOW",
+        "MADE",
+        "BY",
+        "HITS",
+        "TOOK",
+        "BYTES",
+        "MADE",
+        "EXPIRES",
+    ]
+    assert len(table) == 1 + len(rows)
+    stats = {row["task"]: row for row in document("cache", "stats", cwd=cached)}
+    assert {task: (row["hits"], row["misses"]) for task, row in stats.items()} == {
+        "enrich": (1, {"new": 2}), "score": (3, {"new": 3}), "use": (0, {"opaque": 3}),
+    }  # fmt: skip
+    assert "2 new" in command("cache", "stats", cwd=cached).stdout
+
+
+def test_cache_explain(cached: Path) -> None:
+    """A hit with its source, a miss with what differs, what has no key with its place, and what is not cached."""
+    assert document("cache", "explain", "b", "enrich", cwd=cached)["source_run"] == "a"
+    found = document("cache", "explain", "c", "enrich", cwd=cached)
+    assert (found["decision"], found["reason"], found["nearest"]["run"]) == ("miss", "new", "a")
+    assert found["differs"] == [{"what": "input 'factor'", "now": "3", "then": "2"}]
+    child = command("cache", "explain", "c", "score[0]", cwd=cached).stdout
+    assert "differs in input 'row'\n    then 6\n    now  9" in child
+    assert "argument model is a cached:Model" in command("cache", "explain", "c", "use", cwd=cached).stdout
+    assert (
+        "neither cache_for, cache_on nor cache_key"
+        in command("cache", "explain", "c", "rows", cwd=cached).stdout
+    )
+
+
+@pytest.mark.parametrize(
+    ("task", "code", "message"),
+    [
+        ("enrch", 3, "did you mean 'enrich'?"),
+        ("score", 2, "'score' is mapped: name one of its children, like score[0]"),
+        ("score[9]", 3, "no task 'score[9]'"),
+        ("day", 2, "'day' is a parameter"),
+    ],
+)
+def test_cache_explain_of_nothing(cached: Path, task: str, code: int, message: str) -> None:
+    """What cannot be explained is said to be so, with what may have been meant."""
+    assert message in command("cache", "explain", "c", task, cwd=cached, code=code).stderr
+
+
+def test_cache_explain_of_edited_code(cached: Path) -> None:
+    """Code and declared types are told apart from inputs."""
+    file = cached / "cached.py"
+    file.write_text(CACHED.replace("row * factor", "row * factor + 0"), encoding="utf-8")
+    command("run", "cached.py:nightly", "-p", "day=mon", "--run-id", "d", "-q", cwd=cached)
+    assert (
+        "  differs in its code or version\n" in command("cache", "explain", "d", "enrich", cwd=cached).stdout
+    )
+    file.write_text(
+        CACHED.replace("-> list[int]:\n    return [row", "-> list:\n    return [row"), encoding="utf-8"
+    )
+    command("run", "cached.py:nightly", "-p", "day=tue", "--run-id", "e", "-q", cwd=cached)
+    said = command("cache", "explain", "e", "enrich", cwd=cached).stdout
+    assert "differs in its code or version" in said
+    assert "differs in the declared type of its result" in said
+
+
+def test_a_log_that_cannot_be_written_to_is_still_looked_at(cached: Path) -> None:
+    """Tables are folded in memory where they cannot be kept."""
+    copy = cached / "copy"
+    copy.mkdir()
+    for part in (cached / ".eventflow").glob("log.db*"):
+        (copy / part.name).write_bytes(part.read_bytes())
+    with closing(sqlite3.connect(copy / "log.db", isolation_level=None)) as other:
+        other.executescript(
+            "DELETE FROM read_row; DELETE FROM read_model;"
+            "CREATE TRIGGER refused BEFORE INSERT ON read_model BEGIN SELECT RAISE(ABORT, 'refused'); END;"
+        )
+    rows = document("runs", "--log", f"sqlite:///{copy / 'log.db'}", cwd=cached)
+    assert {row["run"]: row["tasks"] for row in rows} == {"a": 5, "b": 5, "c": 5}

@@ -43,13 +43,15 @@ __all__ = [
 ]
 
 
-class CacheEntry(msgspec.Struct, tag="entry"):
+class CacheEntry(msgspec.Struct, array_like=True, tag="entry"):
     """One entry of the cache."""
 
     key: str
     namespace: str
-    task: TaskDef
-    """As the graph of its run had it: code, type of the result, policy."""
+    code: bytes
+    """Digest of the task's code, as the graph of its run has it."""
+    returns: bytes
+    """Digest of the type of its result."""
     parts: bytes
     """Of the key; see `TaskDef.cache_key`."""
     named: tuple[str, ...]
@@ -70,7 +72,7 @@ class CacheEntry(msgspec.Struct, tag="entry"):
     used_at: int | None = None
 
 
-class CachedTask(msgspec.Struct, tag="task"):
+class CachedTask(msgspec.Struct, array_like=True, tag="task"):
     """What the cache has done for the calls of one node, in all runs."""
 
     flow: str
@@ -81,15 +83,23 @@ class CachedTask(msgspec.Struct, tag="task"):
     saved_us: int = 0
 
 
-class CachedFlow(msgspec.Struct, tag="flow"):
+class CachedFlow(msgspec.Struct, array_like=True, tag="flow"):
     """The cached tasks of one graph."""
 
     name: str
-    tasks: dict[int, tuple[str, TaskDef, tuple[str, ...]]]
-    """Node → its name, its task, and what the parts of its keys are about."""
+    tasks: list[TaskDef]
+    named: list[tuple[str, ...]]
+    """What the parts of keys are about."""
+    nodes: dict[int, tuple[str, int, int]]
+    """Node → its name, and which of `tasks` and of `named` are its."""
+
+    def at(self, event: TaskStarted | TaskSucceeded | TaskReused) -> tuple[str, TaskDef]:
+        """Name and definition of the node that an event is about."""
+        name, task, _ = self.nodes[event.task[0]]
+        return name, self.tasks[task]
 
 
-class CachedRun(msgspec.Struct, tag="run"):
+class CachedRun(msgspec.Struct, array_like=True, tag="run"):
     """A run with cached tasks."""
 
     flow: str
@@ -129,7 +139,7 @@ class CacheHits:
         if not isinstance(flow, CachedFlow):
             return (record.stream, f"flow/{run.flow}")
         assert isinstance(event, TaskStarted | TaskSucceeded | TaskReused)
-        node, task, _ = flow.tasks[event.task[0]]
+        node, task = flow.at(event)
         names = (record.stream, f"flow/{run.flow}", f"task/{flow.name}/{node}")
         key = task.cache_key(event.parts) if isinstance(event, TaskReused) else record.key
         return names if key is None else (*names, _entry(task, key))
@@ -186,13 +196,16 @@ def _entry(task: TaskDef, key: str) -> str:
 
 def _define(rows: _Rows, record: Record, event: FlowDefined) -> None:
     graph = event.graph
-    tasks: dict[int, tuple[str, TaskDef, tuple[str, ...]]] = {}
+    tasks: dict[int, int] = {}
+    named: dict[tuple[str, ...], int] = {}
+    nodes: dict[int, tuple[str, int, int]] = {}
     for index, node in enumerate(graph.nodes):
-        policy = graph.tasks[node.task].policy.cache if isinstance(node, TaskNode) else None
-        if policy is not None and isinstance(node, TaskNode):
-            tasks[index] = (node.name, graph.tasks[node.task], graph.named_parts(index))
-    if tasks:
-        rows[record.stream] = CachedFlow(graph.name, tasks)
+        if isinstance(node, TaskNode) and graph.tasks[node.task].policy.cache is not None:
+            task = tasks.setdefault(node.task, len(tasks))
+            parts = named.setdefault(graph.named_parts(index), len(named))
+            nodes[index] = (node.name, task, parts)
+    if nodes:
+        rows[record.stream] = CachedFlow(graph.name, [graph.tasks[i] for i in tasks], [*named], nodes)
 
 
 def _enter(rows: _Rows, stream: str, flow: str) -> None:
@@ -218,13 +231,13 @@ def _stats(rows: _Rows, flow: CachedFlow, node: str) -> CachedTask:
 
 def _miss(rows: _Rows, run: CachedRun, flow: CachedFlow, _record: Record, event: TaskStarted) -> None:
     assert event.cache is not None, "such starts only"
-    row = _stats(rows, flow, flow.tasks[event.task[0]][0])
+    row = _stats(rows, flow, flow.at(event)[0])
     row.misses[event.cache.reason] = row.misses.get(event.cache.reason, 0) + 1
     run.parts[_address(event)] = event.cache.parts
 
 
 def _made(rows: _Rows, run: CachedRun, flow: CachedFlow, record: Record, event: TaskSucceeded) -> None:
-    node, task, named = flow.tasks[event.task[0]]
+    node, task = flow.at(event)
     assert record.key is not None, "such successes only"
     assert task.policy.cache is not None, "as in its graph"
     place = _entry(task, record.key)
@@ -234,9 +247,10 @@ def _made(rows: _Rows, run: CachedRun, flow: CachedFlow, record: Record, event: 
     rows[place] = CacheEntry(
         key=record.key,
         namespace=task.policy.cache.namespace,
-        task=task,
+        code=task.code,
+        returns=task.returns,
         parts=run.parts.pop(_address(event), b""),
-        named=named,
+        named=flow.named[flow.nodes[event.task[0]][2]],
         flow=flow.name,
         node=node,
         source=Origin(record.stream, record.version),
@@ -255,7 +269,7 @@ def _made(rows: _Rows, run: CachedRun, flow: CachedFlow, record: Record, event: 
 
 
 def _taken(rows: _Rows, _run: CachedRun, flow: CachedFlow, record: Record, event: TaskReused) -> None:
-    node, task, _ = flow.tasks[event.task[0]]
+    node, task = flow.at(event)
     row = _stats(rows, flow, node)
     row.hits += 1
     row.saved_us += event.saved_us
@@ -280,9 +294,9 @@ _APPLY: Final[Mapping[type, Callable[[_Rows, CachedRun, CachedFlow, Record, Any]
 def differences(entry: CacheEntry, task: TaskDef, named: tuple[str, ...], parts: bytes) -> tuple[str, ...]:
     """What sets a call of a task apart from the one that made an entry, in words; `named` says what `parts` are."""
     found = []
-    if entry.task.code != task.code:
+    if entry.code != task.code:
         found.append("its code or version")
-    if entry.task.returns != task.returns:
+    if entry.returns != task.returns:
         found.append("the declared type of its result")
     then, now = _by_name(entry.named, entry.parts), _by_name(named, parts)
     found += [name for name in dict.fromkeys((*now, *then)) if now.get(name) != then.get(name)]

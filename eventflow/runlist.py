@@ -30,7 +30,7 @@ from eventflow.result import Payload
 __all__ = ["FlowRow", "RunRow", "Runs", "RunsRow"]
 
 
-class FlowRow(msgspec.Struct, tag="flow"):
+class FlowRow(msgspec.Struct, array_like=True, tag="flow"):
     """One graph, as far as a list of runs needs it."""
 
     name: str
@@ -39,7 +39,7 @@ class FlowRow(msgspec.Struct, tag="flow"):
     """Task nodes; a mapped one counts once."""
 
 
-class RunRow(msgspec.Struct, tag="run"):
+class RunRow(msgspec.Struct, array_like=True, tag="run"):
     """One run as a list of runs shows it."""
 
     run: str

@@ -90,6 +90,7 @@ class Cache:
             try:
                 parts = await self._parts(facts, slot)
             except _Opaque as why:
+                self.keys.pop(slot, None)
                 commands[slot] = Start(slot, CacheMiss(b"", "opaque", str(why)))
                 continue
             self.keys[slot] = plan.graph.task_of(run.node(slot)).cache_key(parts)

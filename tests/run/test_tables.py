@@ -123,7 +123,8 @@ async def test_what_the_cache_did(log: EventLog) -> None:
     assert [entry.hits for entry in entries] == [1, 1]
     for entry in entries:
         assert entry.named == ("input 'number'", "input 'by'")
-        assert entry.task.cache_key(entry.parts) == entry.key
+        assert halves.graph.tasks[1].cache_key(entry.parts) == entry.key
+        assert (entry.code, entry.returns) == (halves.graph.tasks[1].code, halves.graph.tasks[1].returns)
         assert (await log.latest([entry.key]))[entry.key].stream == entry.source.stream
     assert not [name for name in rows if name.startswith("run/")]
 

@@ -217,8 +217,8 @@ def code_of_fold(projection: Any) -> str:
 def _code_of(name: str, version: int, modules: tuple[str, ...]) -> str:
     found = blake2b(f"{name} {version}".encode("utf-8", "surrogatepass"), digest_size=16)
     for module in modules:
-        file = getattr(sys.modules.get(module) or import_module(module), "__file__", None)
-        with suppress(OSError):
+        with suppress(ImportError, OSError):
+            file = getattr(sys.modules.get(module) or import_module(module), "__file__", None)
             found.update(Path(file).read_bytes() if file else b"")
     return found.hexdigest()
 

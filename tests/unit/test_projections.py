@@ -206,7 +206,7 @@ async def test_a_projection_of_ones_own(log: MemoryLog) -> None:
 
 async def test_the_documented_projection(log: MemoryLog) -> None:
     """What the docs show runs as it stands there, and is under 30 lines long."""
-    first, second = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
+    first, second, *_ = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
     assert len(first.splitlines()) < 30
     shown: dict[str, Any] = {"__name__": "shown"}
     exec(compile(first + second, str(DOCS), "exec"), shown)

@@ -400,3 +400,31 @@ async def test_cromwell_1990_and_prefect_8239_what_differs_is_said(
     listed = explained("ls").splitlines()
     assert len(listed) == 3
     assert [line.split()[3:5] for line in listed[1:]] == [["a", "1"], ["b", "0"]]
+
+
+@pytest.mark.parametrize("harm", ["gone", "cut", "changed"])
+async def test_prefect_3378_a_large_result_whose_file_is_gone_is_made_again(tmp_path: Path, harm: str) -> None:
+    """What lies in packs beside the file may be lost or damaged as well: a miss, and healed by the next success."""
+
+    @task(cache_on=inputs())
+    async def frame(rows: int) -> str:
+        ran.append(rows)
+        return "f" * rows
+
+    made, path = one(lambda: frame(100_000)), tmp_path / "log.db"
+    async with SQLiteLog(path) as log:
+        await made.options(log=log).run()
+    (pack,) = tmp_path.glob("*/*.pack")
+    match harm:
+        case "gone":
+            pack.unlink()
+        case "cut":
+            pack.write_bytes(pack.read_bytes()[:50_000])
+        case _:
+            pack.write_bytes(b"x" + pack.read_bytes()[1:])
+    ran.clear()
+    async with SQLiteLog(path) as log:
+        state = (await made.options(log=log).run()).result["frame"]
+        assert (type(state), state.result) == (Success, "f" * 100_000)
+        assert ran == [100_000]
+        assert type((await made.options(log=log).run()).result["frame"]) is Cached

@@ -17,12 +17,13 @@ guessed at.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from enum import Enum
 from functools import lru_cache
 from hashlib import blake2b
 from pathlib import PurePath
 from reprlib import repr as short
+from types import MemberDescriptorType
 from typing import Any, Final
 
 import msgspec
@@ -30,7 +31,7 @@ import msgspec
 from eventflow.identity import attributes_beside, fields_of
 from eventflow.result import Inline
 from eventflow.serializers.codecs import registered_codecs
-from eventflow.serializers.tagged import LEAVES, Extension, extension
+from eventflow.serializers.tagged import Extension, Rule, extension, rules_for
 
 __all__ = ["NoContent", "content_of", "full_name", "quick_content"]
 
@@ -98,14 +99,6 @@ def _canonical(value: Any) -> Any:
     return (_RULES.get(kind) or _rule_for(kind))(value)  # type: ignore[arg-type]  # types are hashable
 
 
-def _members(value: Iterable[Any]) -> list[Any]:
-    return [_canonical(member) for member in value]
-
-
-def _sorted(value: Iterable[Any]) -> list[msgspec.Raw]:
-    return [msgspec.Raw(member) for member in sorted(_encode(_canonical(member)) for member in value)]
-
-
 def _dict(value: dict[Any, Any]) -> Any:
     if all(type(key) is str for key in value):
         return {key: _canonical(value[key]) for key in sorted(value)}
@@ -115,31 +108,33 @@ def _dict(value: dict[Any, Any]) -> Any:
     )
 
 
-_RULES: Final[Mapping[type, Callable[[Any], Any]]] = {
-    **LEAVES,
-    list: _members,
-    dict: _dict,
-    tuple: lambda value: extension(Extension.TUPLE, _members(value)),
-    set: lambda value: extension(Extension.SET, _sorted(value)),
-    frozenset: lambda value: extension(Extension.FROZENSET, _sorted(value)),
-}
+_RULES: Final = rules_for(_canonical, _dict)
 _BASES: Final = (BaseException, dict, list, set, frozenset, str, bytes, bytearray, int, float, complex)
 """What holds more than its fields say."""
 
 
 @lru_cache(maxsize=1024)
-def _rule_for(kind: type) -> Callable[[Any], Any]:
+def _rule_for(kind: type) -> Rule:
     if issubclass(kind, Enum):
-        return lambda value: extension(Extension.ENUM, [full_name(kind), _canonical(value.value)])
+        return lambda value: extension(Extension.ENUM, [full_name(kind), _canonical(value._value_)])
     if issubclass(kind, tuple) and hasattr(kind, "_fields"):
         return _object(kind, kind._fields)
     names = None if issubclass(kind, (*_BASES, tuple)) else fields_of(kind)
     return _opaque if names is None else _object(kind, names)
 
 
-def _object(kind: type, names: tuple[str, ...]) -> Callable[[Any], Any]:
+def _object(kind: type, names: tuple[str, ...]) -> Rule:
+    slots = (
+        name
+        for base in kind.__mro__
+        for name, part in vars(base).items()
+        if type(part) is MemberDescriptorType
+    )
+    hidden = tuple(name for name in slots if name not in names)
+
     def rule(value: Any) -> Any:
-        if attributes_beside(value, names) or not all(hasattr(value, name) for name in names):
+        beside = attributes_beside(value, names) or any(hasattr(value, name) for name in hidden)
+        if beside or not all(hasattr(value, name) for name in names):
             raise _Opaque
         fields = [[name, _canonical(getattr(value, name))] for name in names]
         return extension(Extension.OBJECT, [full_name(kind), fields])

@@ -12,7 +12,7 @@ from datetime import date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
 from enum import IntEnum
 from pathlib import PosixPath, PurePath, PurePosixPath, PureWindowsPath, WindowsPath
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 from uuid import UUID, SafeUUID
 from zoneinfo import ZoneInfo
 
@@ -21,7 +21,7 @@ import msgspec
 from eventflow.result import DeserializationError
 from eventflow.serializers.codecs import is_kept
 
-__all__ = ["LEAVES", "TAGGED", "Extension", "Tagged", "extension"]
+__all__ = ["TAGGED", "Extension", "Rule", "Tagged", "extension", "rules_for"]
 
 
 class Extension(IntEnum):
@@ -76,14 +76,6 @@ def _ext_raw(tag: Extension, data: bytes) -> msgspec.msgpack.Ext:
     return msgspec.msgpack.Ext(tag.value, data)
 
 
-def _members(value: Iterable[Any]) -> list[Any]:
-    return [_tag(member) for member in value]
-
-
-def _sorted(value: Iterable[Any]) -> list[msgspec.Raw]:
-    return [msgspec.Raw(member) for member in sorted(_encode(_tag(member)) for member in value)]
-
-
 def _int(value: int) -> Any:
     if -(2**63) <= value < 2**64:
         return value
@@ -99,7 +91,7 @@ def _str(value: str) -> Any:
 
 
 def _dict(value: dict[Any, Any]) -> Any:
-    keys = _members(value)
+    keys = [_tag(key) for key in value]
     if all(type(key) is str for key in keys):
         return dict(zip(keys, map(_tag, value.values()), strict=True))
     return extension(
@@ -140,7 +132,10 @@ def _path(value: PurePath) -> Any:
 _PATH_KINDS: Final[tuple[type[PurePath], ...]] = (PurePosixPath, PureWindowsPath, PosixPath, WindowsPath)
 """Their places here are on disk."""
 
-LEAVES: Final[Mapping[type, Callable[[Any], Any]]] = {
+Rule: TypeAlias = Callable[[Any], Any]
+"""Turns a value of one type into what msgpack has a form for."""
+
+_LEAVES: Final[Mapping[type, Rule]] = {
     **dict.fromkeys((type(None), bool, float, bytes), _as_is),
     int: _int,
     str: _str,
@@ -152,19 +147,38 @@ LEAVES: Final[Mapping[type, Callable[[Any], Any]]] = {
     datetime: _moment(Extension.DATETIME),
     timedelta: lambda value: extension(Extension.TIMEDELTA, [value.days, value.seconds, value.microseconds]),
     UUID: _uuid,
-    range: lambda value: extension(Extension.RANGE, _members((value.start, value.stop, value.step))),
+    range: lambda value: extension(
+        Extension.RANGE, [_int(bound) for bound in (value.start, value.stop, value.step)]
+    ),
     **dict.fromkeys(_PATH_KINDS, _path),
 }
 """Types that hold no values of other types."""
 
-_RULES: Final[Mapping[type, Callable[[Any], Any]]] = {
-    **LEAVES,
-    list: _members,
-    dict: _dict,
-    tuple: lambda value: extension(Extension.TUPLE, _members(value)),
-    set: lambda value: extension(Extension.SET, _sorted(value)),
-    frozenset: lambda value: extension(Extension.FROZENSET, _sorted(value)),
-}
+
+def rules_for(tag: Rule, of_dict: Rule) -> Mapping[type, Rule]:
+    """The rules of all standard types; `tag` is called for whatever lies in lists, tuples and sets.
+
+    Sets are sorted by the bytes of their members.
+    """
+
+    def members(value: Iterable[Any]) -> list[Any]:
+        return [tag(member) for member in value]
+
+    def sorted_(value: Iterable[Any]) -> list[msgspec.Raw]:
+        return [msgspec.Raw(member) for member in sorted(_encode(tag(member)) for member in value)]
+
+    return {
+        **_LEAVES,
+        list: members,
+        dict: of_dict,
+        tuple: lambda value: extension(Extension.TUPLE, members(value)),
+        set: lambda value: extension(Extension.SET, sorted_(value)),
+        frozenset: lambda value: extension(Extension.FROZENSET, sorted_(value)),
+    }
+
+
+_encode: Final = msgspec.msgpack.Encoder().encode
+_RULES: Final = rules_for(_tag, _dict)
 
 
 # ── and back ─────────────────────────────────────────────────────────────────────────────────────────
@@ -231,7 +245,6 @@ _OPENERS: Final[Mapping[int, Callable[[memoryview], Any]]] = {
     Extension.PATH: _open_path,
 }
 
-_encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final[Callable[[Any], Any]] = msgspec.msgpack.Decoder(ext_hook=_untag).decode
 
 

@@ -157,6 +157,21 @@ def _decorated() -> Point:
     return value
 
 
+class Hidden:
+    __slots__ = ("_seen",)
+
+
+@attrs.define
+class Slotted(Hidden):
+    x: Any
+
+
+def _seen() -> Slotted:
+    value = Slotted(1)
+    value._seen = True  # type: ignore[attr-defined]
+    return value
+
+
 def _unset() -> Row:
     value = Row(1)
     del value.y
@@ -178,6 +193,7 @@ def _unset() -> Row:
         (ValueError("x"), "it is a ValueError"),
         (_cyclic(), "is a list"),
         (_decorated(), "it is a tests.unit.test_canonical:Point"),
+        (_seen(), "it is a tests.unit.test_canonical:Slotted"),
         (_unset(), "it is a tests.unit.test_canonical:Row"),
         (msgspec.UNSET, "it is a"),
         (memoryview(b"x"), "it is a memoryview"),

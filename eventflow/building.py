@@ -124,7 +124,21 @@ class Definition:
         returns = schema_of(self.returns)
         if self._serializer is not None:
             returns = digest_of(returns + full_name(type(self._serializer)).encode())
-        return msgspec.structs.replace(found, returns=returns, codeless=code.reason)
+        keyer, reason = self._keyer()
+        return msgspec.structs.replace(found, returns=returns, keyer=keyer, codeless=code.reason or reason)
+
+    def _keyer(self) -> tuple[bytes, str]:
+        """The digest of the code of `cache_key`, or why there is none."""
+        key = self._cache_key
+        if key is None or self._version is not None:
+            return b"", ""
+        if not isinstance(key, FunctionType):
+            return (
+                b"",
+                f"its cache_key is a {type(key).__qualname__}: write a function, or give the task a version=",
+            )
+        code = code_of(key)
+        return code.digest, code.reason and f"of its cache_key: {code.reason}"
 
 
 class Builder:

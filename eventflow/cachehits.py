@@ -52,6 +52,8 @@ class CacheEntry(msgspec.Struct, array_like=True, tag="entry"):
     """Digest of the task's code, as the graph of its run has it."""
     returns: bytes
     """Digest of the type of its result."""
+    keyer: bytes
+    """Digest of the code of its `cache_key`."""
     parts: bytes
     """Of the key; see `TaskDef.cache_key`."""
     named: tuple[str, ...]
@@ -249,6 +251,7 @@ def _made(rows: _Rows, run: CachedRun, flow: CachedFlow, record: Record, event: 
         namespace=task.policy.cache.namespace,
         code=task.code,
         returns=task.returns,
+        keyer=task.keyer,
         parts=run.parts.pop(_address(event), b""),
         named=flow.named[flow.nodes[event.task[0]][2]],
         flow=flow.name,
@@ -298,6 +301,8 @@ def differences(entry: CacheEntry, task: TaskDef, named: tuple[str, ...], parts:
         found.append("its code or version")
     if entry.returns != task.returns:
         found.append("the declared type of its result")
+    if entry.keyer != task.keyer:
+        found.append("the code of its cache_key")
     then, now = _by_name(entry.named, entry.parts), _by_name(named, parts)
     found += [name for name in dict.fromkeys((*now, *then)) if now.get(name) != then.get(name)]
     return tuple(found)

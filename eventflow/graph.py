@@ -135,6 +135,8 @@ class TaskDef(msgspec.Struct, frozen=True, array_like=True):
     policy: Policy
     returns: bytes = b""
     """Of a cached task: digest of the declared type of its result, and of what keeps it."""
+    keyer: bytes = b""
+    """Of a task with a `cache_key`: digest of that function's code, unless `version=` stands for it."""
     codeless: str = ""
     """Of a cached task: why its code has no digest, so that nothing is ever reused."""
 
@@ -145,11 +147,12 @@ class TaskDef(msgspec.Struct, frozen=True, array_like=True):
         inputs that count, the parameters that count and the answer of a `cache_key`, in the order of the node's
         inputs and of the policy. Raises `ValueError` for a task that has no keys.
         """
-        if self.policy.cache is None or not self.code:
+        if self.policy.cache is None or not self.code or self.codeless:
             raise ValueError(f"task {self.name!r} is not cached, so its calls have no keys")
         namespace = self.policy.cache.namespace.encode("utf-8", "surrogatepass")
-        lengths = b"%d %d " % (len(self.code), len(self.returns))
-        whole = blake2b(b"eventflow cache key 1 " + lengths + self.code + self.returns, digest_size=16)
+        lengths = b"%d %d %d " % (len(self.code), len(self.returns), len(self.keyer))
+        whole = blake2b(b"eventflow cache key 1 " + lengths, digest_size=16)
+        whole.update(self.code + self.returns + self.keyer)
         whole.update(b"%d " % len(namespace) + namespace + parts)
         return whole.hexdigest()
 

@@ -243,7 +243,7 @@ class Cache:
         node, policy = plan.nodes[index], self._policy(index)
         assert isinstance(node, TaskNode)
         task = plan.graph.tasks[node.task]
-        if not task.code:
+        if task.codeless:
             raise _Opaque(f"its code has no digest: {task.codeless}")
         named = [
             _part(b"input", item.name, self._of_input(facts, slot, item))

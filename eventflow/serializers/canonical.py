@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from enum import Enum
 from functools import lru_cache
 from hashlib import blake2b
@@ -37,10 +38,10 @@ __all__ = ["NoContent", "content_of", "full_name", "quick_content"]
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 _MAPS: Final = {
-    "msgpack": bytes([*range(0x80, 0x90), 0xDE, 0xDF]),
+    "msgpack": bytes([*range(0x80, 0x90), 0xDE, 0xDF, 0xC7, 0xD6, 0xD7]),
     "tagged": bytes([*range(0x80, 0x90), 0xDE, 0xDF, Extension.DICT]),
 }
-"""Codec → bytes that begin a map, and may also mean something else."""
+"""Codec → bytes that begin a map or msgpack's own moments, and may also mean something else."""
 
 
 class NoContent(TypeError):
@@ -152,13 +153,9 @@ def _opaque(_value: object) -> Any:
 def _refusal(value: object) -> NoContent:
     """The error that names the first part without content; slow, and only for those that have one."""
     path = ""
-    while True:
-        for step, part in _parts(value):
-            if not _has_content(part):
-                path, value = path + step, part
-                break
-        else:
-            break
+    with suppress(Exception):  # what a part's own code raises
+        while (found := next((p for p in _parts(value) if not _has_content(p[1])), None)) is not None:
+            path, value = path + found[0], found[1]
     return NoContent(path, _kind_of(value))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from datetime import timedelta
+from datetime import UTC, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -17,6 +17,7 @@ from eventflow.serializers.canonical import content_of, quick_content
 leaves = st.one_of(
     st.none(), st.booleans(), st.integers(), st.integers(-2, 300), st.floats(), st.text(max_size=3),
     st.binary(max_size=3), st.decimals(allow_nan=False), st.timedeltas(), st.dates(), st.uuids(),
+    st.datetimes(timezones=st.just(UTC)), st.datetimes(),
 )  # fmt: skip
 keys = st.one_of(st.text(max_size=2), st.integers(-1, 2), st.none(), st.tuples(st.integers(0, 1)))
 values: st.SearchStrategy[Any] = st.recursive(

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -275,6 +276,39 @@ def test_cache_key() -> None:
             4,
         ]
         assert ran == ["a", "c"]
+
+    simulate(main)
+
+
+def test_the_code_of_a_cache_key_counts() -> None:
+    """An edited key function gives other answers the same meaning never; without a digest nothing is cached."""
+
+    async def main(world: VirtualWorld) -> None:
+        log = MemoryLog()
+
+        def keyed(key: Any, **options: Any) -> Flow[..., Any]:
+            async def work(x: int) -> int:
+                return x
+
+            made = task(cache_key=key, cache_namespace="n", **options)(work)
+            return one(lambda: made(12))
+
+        def half(x: int) -> int:
+            return x // 2
+
+        def six(x: int) -> int:
+            return 6
+
+        for key, kind in ((half, Success), (six, Success), (half, Cached), (six, Cached)):
+            assert type((await state_of(keyed(key), log, world))["work"]) is kind
+        for key, kind in ((half, Success), (six, Cached)):
+            assert type((await state_of(keyed(key, version="1"), log, world))["work"]) is kind
+        with pytest.warns(
+            UserWarning, match="its cache_key is a partial: write a function, or give the task a version="
+        ):
+            unknown = keyed(partial(half))
+        for _ in range(2):
+            assert type((await state_of(unknown, log, world))["work"]) is Success
 
     simulate(main)
 

@@ -403,7 +403,9 @@ async def test_cromwell_1990_and_prefect_8239_what_differs_is_said(
 
 
 @pytest.mark.parametrize("harm", ["gone", "cut", "changed"])
-async def test_prefect_3378_a_large_result_whose_file_is_gone_is_made_again(tmp_path: Path, harm: str) -> None:
+async def test_prefect_3378_a_large_result_whose_file_is_gone_is_made_again(
+    tmp_path: Path, harm: str
+) -> None:
     """What lies in packs beside the file may be lost or damaged as well: a miss, and healed by the next success."""
 
     @task(cache_on=inputs())
@@ -414,7 +416,7 @@ async def test_prefect_3378_a_large_result_whose_file_is_gone_is_made_again(tmp_
     made, path = one(lambda: frame(100_000)), tmp_path / "log.db"
     async with SQLiteLog(path) as log:
         await made.options(log=log).run()
-    (pack,) = tmp_path.glob("*/*.pack")
+    (pack,) = tmp_path.glob("*/*.pack")  # noqa: ASYNC240 - a test may wait
     match harm:
         case "gone":
             pack.unlink()

@@ -184,7 +184,7 @@ class TaskSucceeded(_Owned, frozen=True, kw_only=True, array_like=True, tag="tas
     nobody asked."""
 
 
-class TaskReused(_Owned, frozen=True, kw_only=True, array_like=True, tag="task_reused"):
+class TaskReused(_Owned, frozen=True, kw_only=True, array_like=True, tag="task_reused", gc=False):
     """A result made elsewhere is taken; the body does not run."""
 
     task: Address

@@ -147,14 +147,20 @@ class TaskDef(msgspec.Struct, frozen=True, array_like=True):
         inputs that count, the parameters that count and the answer of a `cache_key`, in the order of the node's
         inputs and of the policy. Raises `ValueError` for a task that has no keys.
         """
+        found = self.begin_key()
+        found.update(parts)
+        return found.hexdigest()
+
+    def begin_key(self) -> blake2b:
+        """What a key of this task is before its parts; to be copied by who makes many."""
         if self.policy.cache is None or not self.code or self.codeless:
             raise ValueError(f"task {self.name!r} is not cached, so its calls have no keys")
         namespace = self.policy.cache.namespace.encode("utf-8", "surrogatepass")
         lengths = b"%d %d %d " % (len(self.code), len(self.returns), len(self.keyer))
         whole = blake2b(b"eventflow cache key 1 " + lengths, digest_size=16)
         whole.update(self.code + self.returns + self.keyer)
-        whole.update(b"%d " % len(namespace) + namespace + parts)
-        return whole.hexdigest()
+        whole.update(b"%d " % len(namespace) + namespace)
+        return whole
 
 
 class ParameterNode(msgspec.Struct, frozen=True, array_like=True, tag="parameter", gc=False):

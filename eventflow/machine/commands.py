@@ -74,7 +74,7 @@ class Map(msgspec.Struct, frozen=True):
     failure: Failure | None = None
 
 
-class Reuse(msgspec.Struct, frozen=True):
+class Reuse(msgspec.Struct, frozen=True, gc=False):
     """Take a result from elsewhere."""
 
     slot: int

@@ -60,6 +60,8 @@ class Cache:
         self._log = log
         self._world = world
         self._keyers = {task.name: bindings[task.name].cache_key for task in plan.graph.tasks}
+        self._begun: dict[int, blake2b] = {}
+        """Index of a task of the graph → the beginning of its keys."""
         self._constants: dict[int, bytes] = {}
         """Content of constants that had to be opened, by the identity of what the graph holds."""
         self._parameters: dict[int, bytes] = {}
@@ -93,7 +95,7 @@ class Cache:
                 self.keys.pop(slot, None)
                 commands[slot] = Start(slot, CacheMiss(b"", "opaque", str(why)))
                 continue
-            self.keys[slot] = plan.graph.task_of(run.node(slot)).cache_key(parts)
+            self.keys[slot] = self._key(run.node(slot), parts)
             if run.status[slot] == Status.RETRYING:
                 commands[slot] = Start(slot, CacheMiss(parts, "retry"))
             else:
@@ -217,6 +219,16 @@ class Cache:
 
     # -- the key ----------------------------------------------------------------------------------
 
+    def _key(self, node: int, parts: bytes) -> str:
+        found = self._plan.nodes[node]
+        assert isinstance(found, TaskNode), f"node {node} is a parameter"
+        begun = self._begun.get(found.task)
+        if begun is None:
+            begun = self._begun[found.task] = self._plan.graph.tasks[found.task].begin_key()
+        whole = begun.copy()
+        whole.update(parts)
+        return whole.hexdigest()
+
     def _policy(self, node: int) -> CachePolicy:
         policy = self._plan.graph.task_of(node).policy.cache
         assert policy is not None, f"node {node} is not cached"
@@ -331,10 +343,11 @@ class Cache:
         return quick or _told(label, self._values.leaf(facts, Leaf(label, slot)))
 
     def _of_constant(self, node: int, name: str, path: tuple[Key, ...], const: Const) -> bytes:
-        found = quick_content(Inline(const.codec, const.data, digest_of(const.data)))
+        found = self._constants.get(id(const))
         if found is None:
-            found = self._constants.get(id(const))
-        if found is None:
+            found = quick_content(Inline(const.codec, const.data, digest_of(const.data)))
+            if found is not None:
+                return found
             place = name + "".join(f"[{key!r}]" for key in path)
             found = self._constants[id(const)] = _told(place, self._values.constant(node, name, path, const))
         return found

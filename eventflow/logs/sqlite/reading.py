@@ -255,14 +255,14 @@ def find_latest(
         marks = ", ".join(["(?)"] * len(numbers))
         rows = connection.execute(_BY_KEYS.format(marks), (*numbers.values(), last)).fetchall()
         _learn_names(connection, {row[1] for row in rows}, names)
-        records = {record.key: record for record in (open_row(row, names) for row in rows)}
-        taken = {digest_key(str(key)) for key in records}
-        for key, number in numbers.items():
-            record = records.get(key)
-            if record is None and number in taken:  # another key of the same number came after it
-                record = _find_older(connection, key, last, names)
-            if record is not None:
-                found[key] = record
+        records = {str(record.key): record for record in (open_row(row, names) for row in rows)}
+        missing = [key for key in numbers if key not in records]
+        found.update({key: record for key, record in records.items() if key in numbers})
+        taken = {digest_key(key) for key in records} if missing else ()
+        for key in missing:
+            if numbers[key] in taken:  # another key of the same number came after it
+                older = _find_older(connection, key, last, names)
+                found.update({} if older is None else {key: older})
     return found
 
 

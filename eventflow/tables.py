@@ -11,10 +11,10 @@ when the projection's code has changed, and what is then made again is equal byt
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from itertools import islice
 from logging import getLogger
-from typing import Any, Final, Generic, Protocol, TypeVar, get_args
+from typing import Final, Generic, Protocol, TypeVar, get_args
 
 import msgspec
 
@@ -84,15 +84,15 @@ class Table(Generic[R]):
         """
         table = cls(log, projection)
         head = await log.head()
-        while not await _CatchUp(log, projection, table._decode).run(head):
-            continue
-        found = await log.rows(projection.name, ())
-        if found.checkpoint is not None and found.checkpoint.position >= head:
-            table.position = found.checkpoint.position
-        else:
-            fold = await replay(log, projection, until=head)
-            table._rows, table.position = fold.state, head
-        return table
+        while True:
+            try:
+                table.position = await _CatchUp(log, projection, table._decode).run(head)
+            except _Moved:
+                continue
+            except _Refused:
+                fold = await replay(log, projection, until=head)
+                table._rows, table.position = fold.state, head
+            return table
 
     async def get(self, *names: str) -> dict[str, R]:
         """The rows of those names that there are."""
@@ -138,10 +138,18 @@ class _Rows(MutableMapping[str, R]):
         return sum(1 for _ in self)
 
 
+class _Moved(Exception):
+    """Another process has moved the checkpoint meanwhile."""
+
+
+class _Refused(Exception):
+    """The log keeps nothing: its file is read-only, say."""
+
+
 class _CatchUp(Generic[R]):
     """One attempt at bringing a table up to a position."""
 
-    def __init__(self, log: EventLog, projection: TableProjection[R], decode: Any) -> None:
+    def __init__(self, log: EventLog, projection: TableProjection[R], decode: Callable[[bytes], R]) -> None:
         self._log = log
         self._projection = projection
         self._decode = decode
@@ -151,31 +159,23 @@ class _CatchUp(Generic[R]):
         self._is_new = False
         """Nothing is kept yet, so a row that is not at hand does not exist."""
 
-    async def run(self, head: int) -> bool:
-        """Fold up to `head`; false when another process moved the checkpoint meanwhile, so begin again."""
-        name = self._projection.name
-        found = (await self._log.rows(name, ())).checkpoint
-        sound = found is not None and found.code == self._code and found.position <= head
-        if found is not None and found.code == self._code and found.position > head:
-            return True
+    async def run(self, head: int) -> int:
+        """Fold at least up to `head`, and give how far; raises `_Moved` or `_Refused`."""
+        found = (await self._log.rows(self._projection.name, ())).checkpoint
         self._at = found
-        start = found.position if sound and found is not None else 0
-        self._is_new = not sound
+        self._is_new = found is None or found.code != self._code
+        start = 0 if found is None or self._is_new else found.position
         while start < head:
             part = min(start + PART, head)
-            records = [record async for record in self._log.read(after=start, until=part)]
-            pages = iter(records)
-            while page := list(islice(pages, PAGE)):
-                if not await self._apply(page):
-                    return False
-            kept = await self._keep(part)
-            if kept is not True:
-                return kept is None
+            records = iter([record async for record in self._log.read(after=start, until=part)])
+            while page := list(islice(records, PAGE)):
+                await self._apply(page)
+            await self._keep(part)
             start = part
-        return True
+        return start
 
-    async def _keep(self, position: int) -> bool | None:
-        """Write what changed; None where the log takes nothing, false where the checkpoint was moved."""
+    async def _keep(self, position: int) -> None:
+        """Write what changed, with the checkpoint."""
         rows, now = self._rows, Checkpoint(self._code, position)
         encode = msgspec.msgpack.encode
         data = {
@@ -183,38 +183,38 @@ class _CatchUp(Generic[R]):
         }
         try:
             stored = await self._log.keep_rows(self._projection.name, self._at, now, data)
-        except Exception:
+        except Exception as error:  # a file that is read-only, a full disk: the log can still be read
             _logger.debug("table %r is not kept", self._projection.name, exc_info=True)
-            return None
+            raise _Refused from error
+        if not stored:
+            raise _Moved
         self._at = now
         rows.changed.clear()
         if len(rows.known) > ROWS_MAX:
             rows.known.clear()
             self._is_new = False
-        return stored
 
-    async def _apply(self, page: list[Record]) -> bool:
-        needs, rows, apply = self._projection.needs, self._rows, self._projection.apply
-        if self._is_new:
-            for record in page:
-                apply(rows, record)
-            return True
-        while missing := [n for record in page for n in needs(rows, record) if n not in rows.known]:
-            if not await self._load(missing):
-                return False
+    async def _apply(self, page: Sequence[Record]) -> None:
+        rows, apply = self._rows, self._projection.apply
+        while missing := self._missing(page):  # more rows may tell of more that are needed
+            await self._load(missing)
         for record in page:
-            while missing := [name for name in needs(rows, record) if name not in rows.known]:
-                if not await self._load(missing):
-                    return False
+            while missing := self._missing([record]):
+                await self._load(missing)
             apply(rows, record)
-        return True
 
-    async def _load(self, names: Iterable[str]) -> bool:
-        """Have these rows at hand; false when they are not of the checkpoint any more."""
+    def _missing(self, page: Sequence[Record]) -> list[str]:
+        """Names of rows that the records need and that are not at hand."""
+        if self._is_new:
+            return []
+        needs, rows = self._projection.needs, self._rows
+        return [name for record in page for name in needs(rows, record) if name not in rows.known]
+
+    async def _load(self, names: Iterable[str]) -> None:
+        """Have these rows at hand; they must be of the checkpoint."""
         found = await self._log.rows(self._projection.name, tuple(dict.fromkeys(names)))
         if found.checkpoint != self._at:
-            return False
+            raise _Moved
         for name in names:
             data = found.rows.get(name)
             self._rows.known[name] = None if data is None else self._decode(data)
-        return True

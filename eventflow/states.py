@@ -118,6 +118,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True, eq=False, dict=True, tag_
         fields = self.__struct_fields__
         return all(getattr(self, name) == getattr(other, name) for name in fields if name != "message")
 
+    __ne__ = object.__ne__  # what is not equal; the Struct's own compares identity
+
     def __hash__(self) -> int:
         return id(self) >> 4
 

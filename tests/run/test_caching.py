@@ -14,10 +14,23 @@ from typing import Any
 import anyio
 import pytest
 
-from eventflow import Flow, MemoryLog, Parameter, Skip, flow, inputs, nothing, parameters, task, unmapped
+from eventflow import (
+    Flow,
+    MemoryLog,
+    Parameter,
+    Skip,
+    SQLiteLog,
+    flow,
+    inputs,
+    nothing,
+    parameters,
+    task,
+    unmapped,
+)
 from eventflow.events import CacheMiss, Record, TaskReused, TaskStarted, TaskSucceeded
 from eventflow.ports import Value
 from eventflow.states import Cached, Failed, Success
+from eventflow.testing.crashing import Crash, CrashingLog
 from eventflow.testing.virtual import VirtualWorld, simulate
 
 ran: list[Any] = []
@@ -740,3 +753,62 @@ def test_a_failed_state_is_no_entry_for_a_rerun() -> None:
         assert [type(state).__name__ for state in (await state_of(f, log, world)).values()] == ["Cached"] * 2
 
     simulate(main)
+
+
+@pytest.mark.filterwarnings("ignore::eventflow.logs.sqlite.WalResetWarning")
+@pytest.mark.parametrize("durability", ["full", "normal", "pipelined"])
+async def test_at_every_durability_on_a_file(tmp_path: Path, durability: Any) -> None:
+    """Large and small results, a chain and a map: the second run, on a handle of its own, takes all of them."""
+
+    @task(cache_on=inputs())
+    async def grow(before: list[str], i: int) -> list[str]:
+        ran.append(i)
+        return [*before, str(i) * 40_000]
+
+    @task(cache_on=inputs())
+    def length(text: str) -> int:
+        ran.append("length")
+        return len(text)
+
+    with Flow("grown") as grown:
+        node: Any = []
+        for i in range(4):
+            node = grow(node, i)
+        length.map(node)
+
+    for expected in (8, 0):
+        ran.clear()
+        async with SQLiteLog(tmp_path / "log.db") as log:
+            state = await grown.options(log=log, durability=durability).run()
+            assert state.result["length"].result == [40_000] * 4
+        assert len(ran) == expected
+
+
+async def test_hits_survive_a_kill_between_two_rounds(tmp_path: Path) -> None:
+    """A run that died after it took results goes on from them, and asks again only for what it had not."""
+
+    @task(cache_on=inputs())
+    async def step(before: int, i: int) -> int:
+        ran.append(i)
+        return before + i
+
+    def chain(length: int) -> Flow[..., Any]:
+        with Flow("chain") as found:
+            node: Any = 0
+            for i in range(length):
+                node = step(node, i)
+        return found
+
+    inside = MemoryLog()
+    await chain(3).options(log=inside).run()
+    ran.clear()
+    with pytest.raises(Crash):
+        await chain(6).options(log=CrashingLog(inside, crash_at=2, when="after"), run_id="r").run()
+    state = await chain(6).options(log=inside, run_id="r").run()
+    assert state.result["step-6"].result == 15
+    assert [type(state.result[name]).__name__ for name in ("step", "step-3", "step-6")] == [
+        "Cached",
+        "Cached",
+        "Success",
+    ]
+    assert set(ran) == {3, 4, 5}

@@ -10,21 +10,30 @@ from eventflow.events import Draft, FlowDefined
 from eventflow.graph import Graph
 from eventflow.ports import EventLog, Write
 
-__all__ = ["definition", "note_defined"]
+__all__ = ["Definition"]
 
 _known: Final[WeakKeyDictionary[EventLog, set[str]]] = WeakKeyDictionary()
 """Digests of the graphs that are known to stand in a log."""
 
 
-def definition(log: EventLog, graph: Graph, now: int) -> tuple[Write, ...]:
-    """What has to be appended for the log to hold the graph."""
-    with suppress(TypeError):  # a log that cannot be looked up is told again
-        if graph.digest in _known.get(log, ()):
+class Definition:
+    """Whether a log holds a graph, as far as this process knows."""
+
+    def __init__(self, log: EventLog, graph: Graph) -> None:
+        self._log = log
+        self._graph = graph
+        self._stands = False
+        with suppress(TypeError):  # a log that cannot be looked up is told again
+            self._stands = graph.digest in _known.get(log, ())
+
+    def writes(self, now: int) -> tuple[Write, ...]:
+        """What has to be appended for the log to hold the graph."""
+        if self._stands:
             return ()
-    return (Write(f"flow/{graph.digest}", 0, [Draft(now, FlowDefined(graph=graph))]),)
+        return (Write(f"flow/{self._graph.digest}", 0, [Draft(now, FlowDefined(graph=self._graph))]),)
 
-
-def note_defined(log: EventLog, graph: Graph) -> None:
-    """Remember that the log holds the graph."""
-    with suppress(TypeError):
-        _known.setdefault(log, set()).add(graph.digest)
+    def note(self) -> None:
+        """Remember that the log holds it."""
+        self._stands = True
+        with suppress(TypeError):
+            _known.setdefault(self._log, set()).add(self._graph.digest)

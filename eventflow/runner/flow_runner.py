@@ -59,7 +59,7 @@ from eventflow.runfacts import RunFacts, advance
 from eventflow.runner import ownership
 from eventflow.runner.caching import Cache
 from eventflow.runner.changes import check_code, check_parameters
-from eventflow.runner.defining import definition, note_defined
+from eventflow.runner.defining import Definition
 from eventflow.runner.failures import consists_of, the_one
 from eventflow.runner.mapping import map_or_block, why_blocked
 from eventflow.runner.ownership import Lost, check_known
@@ -135,6 +135,7 @@ class FlowRunner:
         self._over = False
         """The end is in the log; the state alone, which runs ahead of it, proves nothing."""
         self._nudge = anyio.Event()
+        self._definition = Definition(log, self._plan.graph)
         self._host: asyncio.Task[Any] | None = None
         """The task that called `run`, and is the keeper."""
         self._asked = 0
@@ -234,7 +235,7 @@ class FlowRunner:
             commands.append(
                 StartRun(graph.digest, request.parameters, request.durability, request.labels, request.origin)
             )
-        defined = () if run.flow == graph.digest else definition(self._log, graph, self._world.now())
+        defined = () if run.flow == graph.digest else self._definition.writes(self._world.now())
         commands.append(Claim(self._world.new_id(), ownership.environment(request.entry), graph.digest))
         commands += [Abandon(slot, run.attempt[slot], "lost") for slot in run.active()]
         commands += request.first if born else ()
@@ -244,9 +245,9 @@ class FlowRunner:
             await self._commit(commands, defined, request.beside if born else ())
         except (Conflict, OutcomeUnknown) as conflict:
             if isinstance(conflict, Conflict) and conflict.stream != self._view.stream:
-                note_defined(self._log, graph)  # it is there, in the words of another version
+                self._definition.note()  # it is there, in the words of another version
             raise Lost(f"run {self._view.run_id!r} was claimed by another runner") from conflict
-        note_defined(self._log, graph)
+        self._definition.note()
 
     def _forget(self) -> None:
         """Nothing is left of an earlier ownership, which was lost in whatever it was doing."""

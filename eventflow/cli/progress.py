@@ -47,6 +47,10 @@ class Counts(msgspec.Struct):
     """Lines worth telling, until somebody takes them."""
     outcome: str = ""
     """Of the run, once it has finished."""
+    cached: int = 0
+    """Tasks whose results were taken from the cache."""
+    saved_us: int = 0
+    """What those had taken."""
 
 
 def task_name(graph: Graph, address: Address) -> str:
@@ -86,6 +90,9 @@ class Progress:
                 if isinstance(event, TaskSucceeded) or (isinstance(event, TaskFailed) and not event.retry_at):
                     self._done(state, group)
             case TaskReused() | TaskSkipped() | TaskBlocked():
+                if isinstance(event, TaskReused) and event.why == "cache":
+                    state.cached += 1
+                    state.saved_us += event.saved_us
                 self._done(state, self._groups[event.task[0]])
             case TaskMapped():
                 state.total[self._groups[event.task[0]]] += event.width - 1  # the children, not the map

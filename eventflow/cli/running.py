@@ -173,6 +173,8 @@ def _summarize(
     outcome = counts.outcome if counts is not None else "success" if state.is_successful() else "failed"
     if not given.quiet:
         done = f", {counts.done.total()} of {counts.total.total()} tasks" if counts is not None else ""
+        if counts is not None and counts.cached:
+            done += f", {counts.cached} cached (saved {counts.saved_us / 1e6:.1f} s)"
         why = "" if outcome == "success" else f": {state.message}"
         say(f"{run_id} {click.style(outcome, fg=COLORS[outcome], bold=True)}{done}, {took_s:.1f} s{why}")
         if outcome != "success":

@@ -53,6 +53,12 @@ def cached(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_the_summary_of_a_run_tells_what_was_cached(cached: Path) -> None:
+    """How many results were taken, and what that saved."""
+    done = command("run", "cached.py:nightly", "-p", "day=mon", cwd=cached)
+    assert re.search(r" success, 6 of 6 tasks, 3 cached \(saved 0\.0 s\), ", done.stderr)
+
+
 def test_cache_ls_and_stats(cached: Path) -> None:
     """Entries with the runs that made them; hits, misses by reason, savings."""
     rows = document("cache", "ls", cwd=cached)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
-from functools import cached_property
+from functools import cached_property, partial
 from types import FunctionType
 from typing import Any, Final
 
@@ -29,7 +29,7 @@ from eventflow.arguments import (
     quick,
     serializer_for,
 )
-from eventflow.code import Code, code_of
+from eventflow.code import Code, code_of, note_source
 from eventflow.flow_parameters import FlowParameter
 from eventflow.graph import (
     Arg,
@@ -47,9 +47,9 @@ from eventflow.graph import Node as GraphNode
 from eventflow.nodes import BuildError, Node, element_type
 from eventflow.ports import Body
 from eventflow.result import Inline, ResultSerializer
-from eventflow.schemas import schema_of
+from eventflow.schemas import schema_of, settings_of
 from eventflow.serializers import digest_of
-from eventflow.serializers.canonical import full_name
+from eventflow.serializers.canonical import NoContent, full_name
 from eventflow.signatures import Signature, nearest, type_text
 
 __all__ = ["Builder", "Definition", "active"]
@@ -82,6 +82,9 @@ class Definition:
         self._is_async = is_async
         self._delay = delay
         self._cache_key = cache_key
+        for function in (fn, *depends_on, cache_key):
+            if isinstance(function, FunctionType):
+                note_source(function)
         self._serializer = serializer
         self._version = version
         self._depends_on = depends_on
@@ -105,7 +108,12 @@ class Definition:
     def body(self) -> Body:
         """What a runner calls."""
         serializer = self._serializer or serializer_for(self.returns)
-        return Body(self.fn, self._is_async, serializer, self._open_constant, self._delay, self._cache_key)
+        key = self._cache_key and partial(_with_defaults, self._cache_key, self.signature.defaults)
+        return Body(self.fn, self._is_async, serializer, self._open_constant, self._delay, key, self._digests)
+
+    def _digests(self) -> tuple[bytes, bytes]:
+        """Those of the code and of the code of `cache_key`, as they are now: closures may have changed."""
+        return self.code.digest, self._keyer()[0]
 
     def _open_constant(self, name: str, path: tuple[Key, ...], const: Const) -> Any:
         """The value of a constant, by the type that the argument declares where it stands."""
@@ -121,11 +129,25 @@ class Definition:
         found = TaskDef(name, entry, code.digest, self.policy)
         if self.policy.cache is None:
             return found
-        returns = schema_of(self.returns)
-        if self._serializer is not None:
-            returns = digest_of(returns + full_name(type(self._serializer)).encode())
-        keyer, reason = self._keyer()
-        return msgspec.structs.replace(found, returns=returns, keyer=keyer, codeless=code.reason or reason)
+        keyer, why_no_key = self._keyer()
+        returns, why_no_type = self._returns()
+        reason = code.reason or why_no_key or why_no_type
+        return msgspec.structs.replace(found, returns=returns, keyer=keyer, codeless=reason)
+
+    def _returns(self) -> tuple[bytes, str]:
+        """The digest of what the result opens as: its declared type, and its serializer with its settings."""
+        declared, serializer = schema_of(self.returns), self._serializer
+        if serializer is None:
+            return declared, ""
+        try:
+            return digest_of(declared + settings_of(serializer)), ""
+        except NoContent as error:
+            if self._version is not None:
+                return digest_of(declared + full_name(type(serializer)).encode()), ""
+            return (
+                b"",
+                f"its serializer has settings that cannot be compared ({error}): give the task a version=",
+            )
 
     def _keyer(self) -> tuple[bytes, str]:
         """The digest of the code of `cache_key`, or why there is none."""
@@ -139,6 +161,11 @@ class Definition:
             )
         code = code_of(key)
         return code.digest, code.reason and f"of its cache_key: {code.reason}"
+
+
+def _with_defaults(key: Callable[..., Any], defaults: Mapping[str, Any], /, **given: Any) -> Any:
+    """Call a `cache_key` with all arguments that the body will have."""
+    return key(**{**defaults, **given})
 
 
 class Builder:

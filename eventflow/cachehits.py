@@ -2,11 +2,12 @@
 
 A table projection (see `eventflow.tables`) with four kinds of rows:
 
-    entry/<namespace>/<key>   the last success that bears a key
-    task/<flow>/<task>        how often a task's result was taken, made, and why it was made
-    flow/<digest>             the cached tasks of a graph
-    run/<id>                  calls of cached tasks under way; gone when the run has finished
+    entry/<namespace>, <key>   the last success that bears a key
+    task/<flow>, <task>        how often a task's result was taken, made, and why it was made
+    flow/<digest>              the cached tasks of a graph
+    run/<id>                   calls of cached tasks under way; gone when the run has finished
 
+Where there is a comma, a line break stands in the name: it is the one character that no part can have.
 Flows without a cached task, and their runs, leave no row.
 """
 
@@ -39,6 +40,7 @@ __all__ = [
     "CachedRun",
     "CachedTask",
     "differences",
+    "entries_under",
     "nearest",
 ]
 
@@ -54,6 +56,8 @@ class CacheEntry(msgspec.Struct, array_like=True, tag="entry"):
     """Digest of the type of its result."""
     keyer: bytes
     """Digest of the code of its `cache_key`."""
+    on: tuple[tuple[str, ...] | None, tuple[str, ...] | None]
+    """The inputs and the parameters on which it was cached; None for all."""
     parts: bytes
     """Of the key; see `TaskDef.cache_key`."""
     named: tuple[str, ...]
@@ -64,8 +68,9 @@ class CacheEntry(msgspec.Struct, array_like=True, tag="entry"):
     """The success itself."""
     made_at: int
     """Microseconds UTC."""
+    first: Origin
+    """The first success that bore the key."""
     first_at: int
-    """When the key was first made."""
     expires_at: int | None
     size: int
     """Bytes of the value."""
@@ -142,7 +147,7 @@ class CacheHits:
             return (record.stream, f"flow/{run.flow}")
         assert isinstance(event, TaskStarted | TaskSucceeded | TaskReused)
         node, task = flow.at(event)
-        names = (record.stream, f"flow/{run.flow}", f"task/{flow.name}/{node}")
+        names = (record.stream, f"flow/{run.flow}", f"task/{flow.name}\n{node}")
         key = task.cache_key(event.parts) if isinstance(event, TaskReused) else record.key
         return names if key is None else (*names, _entry(task, key))
 
@@ -193,7 +198,12 @@ def _is_about_cache(record: Record) -> bool:
 
 def _entry(task: TaskDef, key: str) -> str:
     assert task.policy.cache is not None, f"{task.name} is cached"
-    return f"entry/{task.policy.cache.namespace}/{key}"
+    return f"{entries_under(task.policy.cache.namespace)}{key}"
+
+
+def entries_under(namespace: str) -> str:
+    """How the names of a namespace's entries begin; no name has a line break in it."""
+    return f"entry/{namespace}\n"
 
 
 def _define(rows: _Rows, record: Record, event: FlowDefined) -> None:
@@ -223,7 +233,7 @@ def _address(event: TaskStarted | TaskSucceeded | TaskReused) -> str:
 
 
 def _stats(rows: _Rows, flow: CachedFlow, node: str) -> CachedTask:
-    name = f"task/{flow.name}/{node}"
+    name = f"task/{flow.name}\n{node}"
     row = rows.get(name)
     if not isinstance(row, CachedTask):
         row = CachedTask(flow.name, node)
@@ -252,12 +262,14 @@ def _made(rows: _Rows, run: CachedRun, flow: CachedFlow, record: Record, event: 
         code=task.code,
         returns=task.returns,
         keyer=task.keyer,
+        on=(task.policy.cache.inputs, task.policy.cache.parameters),
         parts=run.parts.pop(_address(event), b""),
         named=flow.named[flow.nodes[event.task[0]][2]],
         flow=flow.name,
         node=node,
         source=Origin(record.stream, record.version),
         made_at=record.at,
+        first=Origin(record.stream, record.version) if known is None else known.first,
         first_at=record.at if known is None else known.first_at,
         expires_at=event.expires_at,
         size=len(result.data)
@@ -303,6 +315,8 @@ def differences(entry: CacheEntry, task: TaskDef, named: tuple[str, ...], parts:
         found.append("the declared type of its result")
     if entry.keyer != task.keyer:
         found.append("the code of its cache_key")
+    if task.policy.cache is not None and entry.on != (task.policy.cache.inputs, task.policy.cache.parameters):
+        found.append("what it is cached on")
     then, now = _by_name(entry.named, entry.parts), _by_name(named, parts)
     found += [name for name in dict.fromkeys((*now, *then)) if now.get(name) != then.get(name)]
     return tuple(found)

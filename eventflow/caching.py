@@ -15,7 +15,8 @@ that says nothing of this is not cached.  (PIN-4's `cache_for` and `cache_valida
 
 from __future__ import annotations
 
-from inspect import iscoroutinefunction
+from collections.abc import Callable
+from inspect import iscoroutinefunction, signature
 from typing import Any, Final
 
 import msgspec
@@ -48,12 +49,19 @@ def _both(a: tuple[str, ...] | None, b: tuple[str, ...] | None) -> tuple[str, ..
 
 def inputs(*names: str) -> CacheOn:
     """Cache on these arguments of the task, or on all of them."""
-    return CacheOn(inputs=names or None)
+    return CacheOn(inputs=_checked("inputs", names) or None)
 
 
 def parameters(*names: str) -> CacheOn:
     """Cache on these parameters of the flow, or on all of them."""
-    return CacheOn(parameters=names or None)
+    return CacheOn(parameters=_checked("parameters", names) or None)
+
+
+def _checked(what: str, names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"{what}() takes names as text, not {name!r:.60}")
+    return names
 
 
 nothing: Final = CacheOn()
@@ -87,6 +95,8 @@ def cache_policy_of(label: str, given: Caching, names: tuple[str, ...], home: st
             f"{label}: cache_key={given.key!r:.80} is not a plain function of the task's arguments; to cache on some "
             f"of them, say cache_on=inputs('name')"
         )
+    if given.key is not None:
+        _check_key(label, given.key, names)
     on = inputs() if given.key is None else nothing
     if given.on is not None:
         on = given.on
@@ -100,10 +110,22 @@ def cache_policy_of(label: str, given: Caching, names: tuple[str, ...], home: st
     return CachePolicy(
         namespace=home if given.namespace is None else check_name("cache namespace", given.namespace),
         for_us=_for_us(label, given.duration),
-        inputs=on.inputs,
-        parameters=on.parameters,
+        inputs=None if on.inputs is None else tuple(sorted({*on.inputs})),
+        parameters=None if on.parameters is None else tuple(sorted({*on.parameters})),
         keyed=given.key is not None,
     )
+
+
+def _check_key(label: str, key: Callable[..., Any], names: tuple[str, ...]) -> None:
+    """See that a `cache_key` can be called with the task's arguments, as far as its signature tells."""
+    try:
+        signature(key).bind(**dict.fromkeys(names))
+    except ValueError:  # some builtins do not say what they take
+        return
+    except TypeError as error:
+        raise TypeError(
+            f"{label}: cache_key cannot be called with the task's arguments ({', '.join(names)}): {error}"
+        ) from None
 
 
 def _for_us(label: str, duration: Duration | None) -> int:

@@ -16,6 +16,7 @@ import datetime as dt
 import enum
 import functools
 import linecache
+import os
 import struct
 import types
 from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +31,7 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
-__all__ = ["Code", "code_of"]
+__all__ = ["Code", "code_of", "note_source"]
 
 
 class Code(msgspec.Struct, frozen=True):
@@ -54,17 +55,55 @@ def code_of(
     parts: list[bytes] = []
     for function in (fn, *depends_on):
         found = _known.get(function)
-        if found is None:
+        if found is None or not found.is_current():
+            cells: _Cells = []
             try:
-                found = Code(_function(function, []))
+                found = _Known(_function(function, [], cells), cells)
             except _Undigestable as why:
                 return Code(reason=str(why))
             _known[function] = found
+        if function is not fn:  # the body calls it by its name
+            parts.append(_text(function.__name__))
         parts.append(found.digest)
     return Code(_digest(b"code", *parts) if depends_on else parts[0])
 
 
-_known: Final[WeakKeyDictionary[types.FunctionType, Code]] = WeakKeyDictionary()
+def note_source(fn: types.FunctionType) -> None:
+    """Remember how the file of a function is, which has just been imported: an edited one is not its source any more."""
+    _stamps.setdefault(fn, _stamp(fn.__code__.co_filename))
+
+
+def _held_by(place: tuple[Any, str]) -> Any:
+    return getattr(*place)
+
+
+class _Known:
+    """The digest of one function, as long as it and its closures hold what they held."""
+
+    __slots__ = ("_cells", "digest")
+
+    def __init__(self, digest: bytes, cells: _Cells) -> None:
+        self.digest = digest
+        self._cells = cells
+
+    def is_current(self) -> bool:
+        try:
+            return all(_held_by(place) is value for place, value in self._cells)
+        except ValueError:  # a cell was emptied
+            return False
+
+
+_known: Final[WeakKeyDictionary[types.FunctionType, _Known]] = WeakKeyDictionary()
+_stamps: Final[WeakKeyDictionary[types.FunctionType, tuple[int, int] | None]] = WeakKeyDictionary()
+
+
+def _stamp(file: str) -> tuple[int, int] | None:
+    """When a file was changed, and its size; None for what is no file."""
+    try:
+        found = os.stat(file)  # noqa: PTH116 - once for every function
+    except (OSError, ValueError):
+        return None
+    return found.st_mtime_ns, found.st_size
 
 
 class _Undigestable(Exception):
@@ -79,16 +118,21 @@ def _digest(*parts: bytes) -> bytes:
     return found.digest()
 
 
-def _function(fn: types.FunctionType, outer: list[types.FunctionType]) -> bytes:
+_Cells = list[tuple[tuple[Any, str], Any]]
+"""Objects and their attributes that a digest was made of, with what they held then: cells, codes, defaults."""
+
+
+def _function(fn: types.FunctionType, outer: list[types.FunctionType], cells: _Cells) -> bytes:
     """Digest one function; `outer` are those being digested, which may refer to each other in a ring."""
     if fn in outer:
         return _digest(b"ring", str(outer.index(fn)).encode())
     chain = [*outer, fn]
+    cells += [((fn, name), getattr(fn, name)) for name in ("__code__", "__defaults__", "__kwdefaults__")]
     source, rebound = _source(fn)
     parts = [_text(source)]
     defaults = [*enumerate(fn.__defaults__ or ()), *sorted((fn.__kwdefaults__ or {}).items())]
     for key, value in defaults:
-        parts += [_text(str(key)), _value(value, f"a default of {fn.__qualname__!r}", chain)]
+        parts += [_text(str(key)), _value(value, f"a default of {fn.__qualname__!r}", chain, cells)]
     for name, cell in zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=True):
         what = f"the closure variable {name!r} of {fn.__qualname__!r}"
         if name in rebound:
@@ -99,7 +143,8 @@ def _function(fn: types.FunctionType, outer: list[types.FunctionType]) -> bytes:
             value = cell.cell_contents
         except ValueError:
             raise _Undigestable(f"{what} has no value yet: define it before the flow is built") from None
-        parts += [_text(name), _value(value, what, chain)]
+        cells.append(((cell, "cell_contents"), value))
+        parts += [_text(name), _value(value, what, chain, cells)]
     return _digest(b"function", *parts)
 
 
@@ -115,6 +160,12 @@ def _source(fn: types.FunctionType) -> tuple[str, set[str]]:
     Its own name is no part of it: a renamed copy is the same.
     """
     code = fn.__code__
+    stamp = _stamp(code.co_filename)
+    if _stamps.setdefault(fn, stamp) != stamp:
+        raise _Undigestable(
+            f"{code.co_filename} has changed since {fn.__qualname__!r} was imported: start the program anew"
+        )
+    linecache.checkcache(code.co_filename)
     lines = linecache.getlines(code.co_filename, fn.__globals__)
     missing = _Undigestable(f"the source of {fn.__qualname__!r} was not found (in {code.co_filename})")
     if not lines:
@@ -207,24 +258,28 @@ _FIXED_ZONES: Final = (types.NoneType, dt.timezone, ZoneInfo)
 _CHANGEABLE: Final = (list, dict, set, bytearray)
 
 
-def _value(value: Any, what: str, chain: list[types.FunctionType]) -> bytes:
+def _value(value: Any, what: str, chain: list[types.FunctionType], cells: _Cells) -> bytes:
     """Digest a value that a function carries with it, by type and content."""
     kind = type(value)
     if kind is types.FunctionType:
-        return _function(value, chain)
-    return _digest(_text(f"{kind.__module__}.{kind.__qualname__}"), *_content(value, kind, what, chain))
+        return _function(value, chain, cells)
+    return _digest(
+        _text(f"{kind.__module__}.{kind.__qualname__}"), *_content(value, kind, what, chain, cells)
+    )
 
 
-def _content(value: Any, kind: type, what: str, chain: list[types.FunctionType]) -> Iterator[bytes]:
+def _content(
+    value: Any, kind: type, what: str, chain: list[types.FunctionType], cells: _Cells
+) -> Iterator[bytes]:
     if kind in _SCALARS:
         yield _SCALARS[kind](value)
     elif kind is tuple:
-        yield from [_value(item, what, chain) for item in value]
+        yield from [_value(item, what, chain, cells) for item in value]
     elif kind is frozenset:
-        yield from sorted(_value(item, what, chain) for item in value)
+        yield from sorted(_value(item, what, chain, cells) for item in value)
     elif isinstance(value, enum.Enum):
         yield _text(str(value.name))
-        yield _value(value.value, what, chain)
+        yield _value(value.value, what, chain, cells)
     elif kind in (dt.datetime, dt.time) and type(value.tzinfo) in _FIXED_ZONES:
         yield _repr(value)
     elif kind is types.BuiltinFunctionType and isinstance(value.__self__, types.ModuleType):

@@ -190,7 +190,7 @@ class TaskReused(_Owned, frozen=True, kw_only=True, array_like=True, tag="task_r
     task: Address
     result: Payload
     source: Origin
-    """The `TaskSucceeded` that holds the original."""
+    """The record that it was taken from: of the cache always the `TaskSucceeded`, of a fork perhaps a `TaskReused`."""
     why: Literal["cache", "fork", "shared"]
     parts: bytes = b""
     """Of the key of a hit, as in `CacheMiss`."""
@@ -318,8 +318,8 @@ Upcaster: TypeAlias = Callable[[list[Any]], list[Any]]
 UPCASTERS: Final[dict[str, Upcaster]] = {}
 """Tag of every schema that this version reads and does not write any more → how it is lifted.
 
-A kind keeps its tag while fields are only appended, with defaults. Any other change, be it a new word in a closed
-vocabulary, is a new tag (`task_succeeded@2`), and the old one comes here, for ever.
+A kind keeps its tag while fields are only appended, with defaults, that an older reader can do without. Any other change,
+be it a new word in a closed vocabulary, is a new tag (`task_succeeded@2`), and the old one comes here, for ever.
 """
 
 _encode: Final = msgspec.msgpack.Encoder().encode

@@ -153,12 +153,14 @@ class TaskDef(msgspec.Struct, frozen=True, array_like=True):
 
     def begin_key(self) -> blake2b:
         """What a key of this task is before its parts; to be copied by who makes many."""
-        if self.policy.cache is None or not self.code or self.codeless:
+        cache = self.policy.cache
+        if cache is None or not self.code or self.codeless:
             raise ValueError(f"task {self.name!r} is not cached, so its calls have no keys")
-        namespace = self.policy.cache.namespace.encode("utf-8", "surrogatepass")
+        namespace = cache.namespace.encode("utf-8", "surrogatepass")
         lengths = b"%d %d %d " % (len(self.code), len(self.returns), len(self.keyer))
         whole = blake2b(b"eventflow cache key 1 " + lengths, digest_size=16)
         whole.update(self.code + self.returns + self.keyer)
+        whole.update(msgspec.msgpack.encode((cache.inputs, cache.parameters, cache.keyed)))
         whole.update(b"%d " % len(namespace) + namespace)
         return whole
 

@@ -295,6 +295,8 @@ class Body(msgspec.Struct, frozen=True):
     """`retry_delay` given as a callable: number of failures so far → seconds."""
     cache_key: Callable[..., Any] | None = None
     """Takes the task's arguments by name; what it gives counts in the key."""
+    digests: Callable[[], tuple[bytes, bytes]] | None = None
+    """Digests of the code and of the code of `cache_key`, as they are at the moment; None where they cannot change."""
 
 
 Bindings: TypeAlias = Mapping[str, Body]

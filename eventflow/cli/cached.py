@@ -5,15 +5,16 @@ from __future__ import annotations
 from reprlib import Repr
 from typing import Any, Final
 
-from eventflow.cachehits import CacheEntry, CacheHits, CacheRow, differences, nearest
+from eventflow.cachehits import CacheEntry, CacheHits, CacheRow, differences, entries_under, nearest
 from eventflow.cli.looking import when
 from eventflow.cli.trouble import Exit, Trouble
-from eventflow.events import CacheMiss, Record, TaskReused, TaskStarted
-from eventflow.graph import ParameterNode
+from eventflow.events import CacheMiss, Record, RunClaimed, TaskReused, TaskStarted
+from eventflow.graph import Const, Graph, ParameterNode, TaskDef
 from eventflow.ports import EventLog
 from eventflow.projections import replay
 from eventflow.runfacts import RunFacts
-from eventflow.runview import RunView
+from eventflow.runview import RunView, graph_of
+from eventflow.serializers.plain import unpack
 from eventflow.tables import Table
 
 __all__ = ["entries_of", "explain", "lines_of", "stats_of"]
@@ -82,26 +83,26 @@ async def explain(log: EventLog, run_id: str, task: str) -> dict[str, Any]:
     found: dict[str, Any] = {"run": run_id, "task": task}
     if isinstance(view.plan.nodes[node], ParameterNode):
         raise Trouble(Exit.USAGE, f"{task!r} is a parameter: name a task")
-    if node not in view.plan.cached:
-        return {**found, "decision": "uncached", "why": "it says neither cache_for, cache_on nor cache_key"}
     if slot in facts.run.maps:
         raise Trouble(Exit.USAGE, f"{task!r} is mapped: name one of its children, like {task}[0]")
     record = await _decision(log, view, facts, slot)
+    graph = view.plan.graph if record is None else await _graph_in_force(log, view, record)
+    definition = graph.task_of(node)
+    if definition.policy.cache is None:
+        return {**found, "decision": "uncached", "why": "it says neither cache_for, cache_on nor cache_key"}
     if record is None:
         return {**found, "decision": "none", "why": "it was not due yet, or never asked for"}
-    definition = view.plan.graph.task_of(node)
     if isinstance(record.event, TaskReused):
-        return {**found, **await _hit(log, record, record.event, definition.cache_key(record.event.parts))}
+        return {**found, **await _hit(log, record, record.event, definition)}
     assert isinstance(record.event, TaskStarted), "as in _decision"
     miss = record.event.cache
-    assert miss is not None, "its node is cached"
+    assert miss is not None, "its task was cached when it started"
     found |= {"decision": "miss", "reason": miss.reason, "why": _REASONS[miss.reason], "detail": miss.detail}
     if miss.reason == "opaque":
         return found
-    named = view.plan.graph.named_parts(node)
+    named = graph.named_parts(node)
     found["key"] = definition.cache_key(miss.parts)
-    assert definition.policy.cache is not None, "its node is cached"
-    entries = await _rows(log, f"entry/{definition.policy.cache.namespace}/")
+    entries = await _rows(log, entries_under(definition.policy.cache.namespace))
     entry = nearest(entries, definition, named, miss.parts, record.at)
     if miss.reason == "new" and entry is not None:
         found |= await _compare(log, view, facts, slot, entry, definition, named, miss)
@@ -118,7 +119,17 @@ async def _decision(log: EventLog, view: RunView, facts: RunFacts, slot: int) ->
     return None
 
 
-async def _hit(log: EventLog, record: Record, event: TaskReused, key: str) -> dict[str, Any]:
+async def _graph_in_force(log: EventLog, view: RunView, record: Record) -> Graph:
+    """The graph by which a record's owner ran the run: of its claim, which a later process may have made."""
+    event = record.event
+    assert isinstance(event, TaskReused | TaskStarted), "as in _decision"
+    async for claim in log.read(stream=view.stream):
+        if claim.version == event.claim and isinstance(claim.event, RunClaimed):
+            return await graph_of(log, claim.event.flow)
+    return view.plan.graph
+
+
+async def _hit(log: EventLog, record: Record, event: TaskReused, definition: TaskDef) -> dict[str, Any]:
     source = event.source
     if event.why != "cache":
         return {"decision": "kept", "why": f"a rerun kept it from {source.stream.removeprefix('run/')!r}"}
@@ -126,7 +137,7 @@ async def _hit(log: EventLog, record: Record, event: TaskReused, key: str) -> di
     return {
         "decision": "hit",
         "why": "its inputs, its code and the type of its result were the same",
-        "key": key,
+        "key": definition.cache_key(event.parts),
         "source_run": source.stream.removeprefix("run/"),
         "source_event": source.version,
         "age_s": (record.at - made[0]) / 1e6 if made else None,
@@ -141,21 +152,29 @@ async def _compare(
     facts: RunFacts,
     slot: int,
     entry: CacheEntry,
-    definition: Any,
+    definition: TaskDef,
     named: tuple[str, ...],
     miss: CacheMiss,
 ) -> dict[str, Any]:
     """The nearest earlier entry, and what differs, with the values then and now where they can be shown."""
-    then = await RunView.of(log, entry.source.stream.removeprefix("run/"))
+    made = entry.first  # the entry as it was then; it may have been made again since
+    then = await RunView.of(log, made.stream.removeprefix("run/"))
     past = (await replay(log, then, stream=then.stream)).state
-    origin = next((s for s, version in enumerate(past.run.source) if version == entry.source.version), None)
+    origin = next((s for s, version in enumerate(past.run.source) if version == made.version), None)
     differs = []
     for name in differences(entry, definition, named, miss.parts):
         values = {"what": name, "now": _shown(view, facts, slot, name)}
         if origin is not None:
             values["then"] = _shown(then, past, origin, name)
         differs.append(values)
-    return {"nearest": _entry(entry), "differs": differs}
+    shown = {
+        "key": entry.key,
+        "task": entry.node,
+        "run": then.run_id,
+        "event": made.version,
+        "made_us": entry.first_at,
+    }
+    return {"nearest": shown, "differs": differs}
 
 
 def _shown(view: RunView, facts: RunFacts, slot: int, what: str) -> str:
@@ -177,7 +196,9 @@ def _shown(view: RunView, facts: RunFacts, slot: int, what: str) -> str:
     except Exception as error:  # noqa: BLE001 - without the user's code not every value opens
         return f"({type(error).__name__})"
     if not given:
-        return "(written in the flow)"
+        written = next((item.arg for item in node.inputs if item.name == name), None)
+        is_plain = isinstance(written, Const) and written.codec == "msgpack"
+        return _short.repr(unpack(written.data)) if is_plain else "(written in the flow)"  # type: ignore[union-attr]
     return _short.repr(given[name] if [*given] == [name] else given)
 
 

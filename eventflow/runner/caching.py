@@ -19,21 +19,23 @@ here.  Otherwise the task runs, and its success is the next entry.
 
 from __future__ import annotations
 
+from asyncio import CancelledError
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, Final
 
 from eventflow.events import CacheMiss, LogDamaged, Origin, Record, TaskSucceeded
-from eventflow.graph import CachePolicy, Const, Input, Key, ParameterNode, Ref, TaskNode
+from eventflow.graph import CachePolicy, Const, Input, Key, ParameterNode, Ref, TaskDef, TaskNode
 from eventflow.machine import Reuse, Start, Status, bind
 from eventflow.machine.inputs import Leaf, leaves
 from eventflow.ports import Bindings, EventLog, World
 from eventflow.result import Inline, Payload, Stored
 from eventflow.runfacts import Ending, RunFacts
+from eventflow.runner.failures import brief
 from eventflow.runner.values import NotAtHand, Values
 from eventflow.runview import RunView
-from eventflow.serializers import digest_of
+from eventflow.serializers import Serializer, digest_of
 from eventflow.serializers.canonical import NoContent, content_of, quick_content
 
 __all__ = ["Cache"]
@@ -55,11 +57,11 @@ class Cache:
         self, view: RunView, values: Values, bindings: Bindings, log: EventLog, world: World
     ) -> None:
         self._view = view
-        self._plan = plan = view.plan
+        self._plan = view.plan
         self._values = values
         self._log = log
         self._world = world
-        self._keyers = {task.name: bindings[task.name].cache_key for task in plan.graph.tasks}
+        self._bodies = bindings
         self._begun: dict[int, blake2b] = {}
         """Index of a task of the graph → the beginning of its keys."""
         self._constants: dict[int, bytes] = {}
@@ -93,7 +95,7 @@ class Cache:
                 parts = await self._parts(facts, slot)
             except _Opaque as why:
                 self.keys.pop(slot, None)
-                commands[slot] = Start(slot, CacheMiss(b"", "opaque", str(why)))
+                commands[slot] = Start(slot, CacheMiss(b"", "opaque", brief(why)))
                 continue
             self.keys[slot] = self._key(run.node(slot), parts)
             if run.status[slot] == Status.RETRYING:
@@ -210,12 +212,13 @@ class Cache:
 
     def _check(self, facts: RunFacts, slot: int, payload: Inline, unsound: dict[int, str]) -> None:
         """See that a value would open; only its own codec can tell, but for those of plain data."""
-        if payload.codec in _JUDGED:
+        serializer = self._view.serializer_of(slot, facts.run)
+        if type(serializer) is Serializer and payload.codec in _JUDGED:
             return
         try:
-            self._view.serializer_of(slot, facts.run).deserialize(payload)
+            serializer.deserialize(payload)
         except Exception as error:  # noqa: BLE001 - opening runs what users wrote
-            unsound[slot] = f"{type(error).__qualname__}: {error}"[:200]
+            unsound[slot] = f"{type(error).__qualname__}: {brief(error)}"
 
     # -- the key ----------------------------------------------------------------------------------
 
@@ -246,7 +249,7 @@ class Cache:
         except _Opaque:
             raise
         except Exception as error:  # opening runs what users wrote: serializers, `__getitem__`
-            raise _Opaque(f"{type(error).__qualname__}: {error}") from error
+            raise _Opaque(f"{type(error).__qualname__}: {brief(error)}") from error
         finally:
             self._values.unload()
 
@@ -254,9 +257,7 @@ class Cache:
         plan, index = self._plan, facts.run.node(slot)
         node, policy = plan.nodes[index], self._policy(index)
         assert isinstance(node, TaskNode)
-        task = plan.graph.tasks[node.task]
-        if task.codeless:
-            raise _Opaque(f"its code has no digest: {task.codeless}")
+        self._check_code(plan.graph.tasks[node.task])
         named = [
             _part(b"input", item.name, self._of_input(facts, slot, item))
             for item in node.inputs
@@ -264,9 +265,22 @@ class Cache:
         ]
         outer = plan.graph.parameters if policy.parameters is None else policy.parameters
         named += [
-            _part(b"parameter", name, self._of_parameter(facts, plan.graph.index[name])) for name in outer
+            _part(
+                b"parameter",
+                name,
+                self._of_parameter(facts, plan.graph.index[name], f"parameter {name!r} of the flow"),
+            )
+            for name in outer
         ]
         return b"".join(named)
+
+    def _check_code(self, task: TaskDef) -> None:
+        """See that the code that will run is that of the graph."""
+        if task.codeless:
+            raise _Opaque(f"its code has no digest: {task.codeless}")
+        digests = self._bodies[task.name].digests
+        if digests is not None and digests() != (task.code, task.keyer):
+            raise _Opaque("what its code has closed over is not what it was when the flow was built")
 
     def _of_input(self, facts: RunFacts, slot: int, item: Input) -> Any:
         """The content of one argument: bytes, or what it is made of with bytes in place of the values."""
@@ -290,14 +304,14 @@ class Cache:
         """The part of the author's `cache_key`, if there is one."""
         node = self._plan.nodes[facts.run.node(slot)]
         assert isinstance(node, TaskNode)
-        keyer = self._keyers[self._plan.graph.tasks[node.task].name]
+        keyer = self._bodies[self._plan.graph.tasks[node.task].name].cache_key
         if keyer is None:
             return b""
         arguments = await self._values.arguments(facts, slot)
         try:
             answer = keyer(**arguments)
-        except Exception as error:
-            raise _Opaque(f"its cache_key raised {type(error).__qualname__}: {error}") from error
+        except (Exception, SystemExit, CancelledError) as error:
+            raise _Opaque(f"its cache_key raised {type(error).__qualname__}: {brief(error)}") from error
         if answer is None:
             raise _Opaque("its cache_key gave None")
         try:
@@ -319,7 +333,7 @@ class Cache:
 
     def _of_slot(self, facts: RunFacts, slot: int, label: str) -> bytes:
         if slot < len(self._plan.nodes) and isinstance(self._plan.nodes[slot], ParameterNode):
-            return self._of_parameter(facts, slot)
+            return self._of_parameter(facts, slot, label)
         version = facts.run.source[slot]
         known = facts.contents.get(version)
         if known:
@@ -329,17 +343,18 @@ class Cache:
             return payload.digest  # which says it
         return self._of_payload(facts, slot, label, payload)
 
-    def _of_parameter(self, facts: RunFacts, slot: int) -> bytes:
+    def _of_parameter(self, facts: RunFacts, slot: int, label: str) -> bytes:
         found = self._parameters.get(slot)
         if found is None:
             name = self._plan.nodes[slot].name
-            found = self._of_payload(facts, slot, f"parameter {name!r}", facts.parameters[name])
+            found = self._of_payload(facts, slot, label, facts.parameters[name])
             self._parameters[slot] = found
         return found
 
     def _of_payload(self, facts: RunFacts, slot: int, label: str, payload: Payload | Ending | None) -> bytes:
         """The content of a value of which none was recorded."""
-        quick = quick_content(payload) if isinstance(payload, Inline) else None
+        by_default = type(self._view.serializer_of(slot, facts.run)) is Serializer
+        quick = quick_content(payload) if by_default and isinstance(payload, Inline) else None
         return quick or _told(label, self._values.leaf(facts, Leaf(label, slot)))
 
     def _of_constant(self, node: int, name: str, path: tuple[Key, ...], const: Const) -> bytes:
@@ -358,9 +373,8 @@ def _told(label: str, value: object) -> bytes:
     try:
         return content_of(value)
     except NoContent as error:
-        raise _Opaque(
-            f"argument {label}{error.path} is a {error.kind}, which has no content of its own"
-        ) from error
+        place = label if label.startswith("parameter ") else f"argument {label}"
+        raise _Opaque(f"{place}{error.path} is a {error.kind}, which has no content of its own") from error
 
 
 def _part(kind: bytes, name: str, content: Any) -> bytes:

@@ -9,11 +9,12 @@ from typing import Any, Final
 
 from eventflow.events import Failure
 
-__all__ = ["failure_of", "text_of"]
+__all__ = ["brief", "failure_of", "text_of"]
 
 _ENGINE: Final = f"{Path(__file__).parent.parent}{os.sep}"
 _TEXT_MAX: Final = 16_384
 """Characters of a message or a traceback that are kept; what is cut is said."""
+_BRIEF_MAX: Final = 400
 _CAUSES_MAX: Final = 8
 
 
@@ -39,6 +40,12 @@ def text_of(said: object) -> str:
         return _clip(str(said))
     except Exception as second:  # noqa: BLE001 - a broken __str__ must not hide the failure
         return f"<message unavailable: __str__ raised {type(second).__qualname__}>"
+
+
+def brief(said: object) -> str:
+    """The beginning of what somebody else's object says, in one line."""
+    text = " ".join(text_of(said).split())
+    return text if len(text) <= _BRIEF_MAX else f"{text[:_BRIEF_MAX]}…"
 
 
 def _traceback(error: BaseException) -> str:

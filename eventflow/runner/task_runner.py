@@ -22,13 +22,13 @@ from eventflow.context import TaskContext, current
 from eventflow.graph import Policy
 from eventflow.machine import Command, Fail, Skip, Succeed
 from eventflow.ports import Body, Outcome, Raised, ThreadExecutor, Value, World
-from eventflow.result import Inline
+from eventflow.result import Inline, ResultSerializer
 from eventflow.runfacts import RunFacts
 from eventflow.runner.failures import failure_of, text_of
 from eventflow.runner.values import Values, to_store
 from eventflow.runview import RunView
 from eventflow.serializers import Serializer
-from eventflow.serializers.canonical import NoContent, content_of, quick_content
+from eventflow.serializers.canonical import content_of, quick_content
 
 __all__ = ["TaskRunner"]
 
@@ -94,13 +94,18 @@ def _check(payload: object) -> None:
         raise TypeError(f"the task's serializer gave {given}, not an Inline of str and bytes")
 
 
-def _content(value: object, payload: Inline) -> bytes | None:
-    """What a value is, to be recorded: empty where its digest says it, None where nothing can."""
-    if quick_content(payload) == payload.digest:
+def _content(value: object, payload: Inline, serializer: ResultSerializer) -> bytes | None:
+    """What a value is, to be recorded: empty where its digest says it, None where nothing can.
+
+    Only of the engine's own serializer is it known what its bytes say; of any other, what consumers will be given.
+    """
+    is_own = type(serializer) is Serializer
+    quick = quick_content(payload) if is_own else None
+    if quick == payload.digest:
         return b""
     try:
-        return quick_content(payload) or content_of(value)
-    except NoContent:
+        return quick or content_of(value if is_own else serializer.deserialize(payload))
+    except Exception:  # noqa: BLE001 - it has none, or does not open: its consumers will say so
         return None
 
 
@@ -244,7 +249,7 @@ class TaskRunner:
             return
         content = None
         if self._plan.counted and run.node(slot) in self._plan.counted:
-            content = _content(value, payload)
+            content = _content(value, payload, serializer)
         self._values.put(run, slot, value, payload, share=now.policy.share)
         began, ended = now.began_us, now.ended_us
         now.ended_us = self._monotonic()

@@ -17,15 +17,16 @@ guessed at.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from enum import Enum
 from functools import lru_cache
 from hashlib import blake2b
+from inspect import getattr_static
 from pathlib import PurePath
 from reprlib import repr as short
-from types import MemberDescriptorType
-from typing import Any, Final
+from types import BuiltinFunctionType, MemberDescriptorType
+from typing import Any, Final, Generic, Protocol
 
 import msgspec
 
@@ -38,10 +39,10 @@ __all__ = ["NoContent", "content_of", "full_name", "quick_content"]
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 _MAPS: Final = {
-    "msgpack": bytes([*range(0x80, 0x90), 0xDE, 0xDF, 0xC7, 0xD6, 0xD7]),
+    "msgpack": bytes([*range(0x80, 0x90), 0xDE, 0xDF, *range(0xC7, 0xCA), *range(0xD4, 0xD9)]),
     "tagged": bytes([*range(0x80, 0x90), 0xDE, 0xDF, Extension.DICT]),
 }
-"""Codec → bytes that begin a map or msgpack's own moments, and may also mean something else."""
+"""Codec → bytes that begin a map or an extension that is none of `tagged`, and may also mean something else."""
 
 
 class NoContent(TypeError):
@@ -60,7 +61,7 @@ def content_of(value: object) -> bytes:
         data = _encode(_canonical(value))
     except RecursionError:
         raise NoContent("", f"{_kind_of(value)}, nested too deeply or within itself") from None
-    except Exception:  # noqa: BLE001 - a part that might be anything, or whose own code raises
+    except (Exception, SystemExit):  # noqa: BLE001 - a part that might be anything, or whose own code raises
         raise _refusal(value) from None
     return blake2b(data, digest_size=16).digest()
 
@@ -101,7 +102,7 @@ def _canonical(value: Any) -> Any:
 
 
 def _dict(value: dict[Any, Any]) -> Any:
-    if all(type(key) is str for key in value):
+    if all(type(key) is str and (key.isascii() or type(_canonical(key)) is str) for key in value):
         return {key: _canonical(value[key]) for key in sorted(value)}
     pairs = sorted((_encode(_canonical(key)), part) for key, part in value.items())
     return extension(
@@ -109,19 +110,49 @@ def _dict(value: dict[Any, Any]) -> Any:
     )
 
 
-_RULES: Final = rules_for(_canonical, _dict)
-_BASES: Final = (BaseException, dict, list, set, frozenset, str, bytes, bytearray, int, float, complex)
-"""What holds more than its fields say."""
+_UNSET: Final = extension(Extension.OBJECT, ["msgspec:UNSET", []])
+_RULES: Final[Mapping[type, Rule]] = {**rules_for(_canonical, _dict), msgspec.UnsetType: lambda _: _UNSET}
 
 
 @lru_cache(maxsize=1024)
 def _rule_for(kind: type) -> Rule:
     if issubclass(kind, Enum):
-        return lambda value: extension(Extension.ENUM, [full_name(kind), _canonical(value._value_)])
-    if issubclass(kind, tuple) and hasattr(kind, "_fields"):
-        return _object(kind, kind._fields)
-    names = None if issubclass(kind, (*_BASES, tuple)) else fields_of(kind)
-    return _opaque if names is None else _object(kind, names)
+        return lambda value: extension(
+            Extension.ENUM, [full_name(kind), value._name_, _canonical(value._value_)]
+        )
+    if not all(map(_is_plain, kind.__mro__)):
+        return _opaque
+    if issubclass(kind, tuple):
+        return _named_tuple(kind) if hasattr(kind, "_fields") else _opaque
+    names = fields_of(kind)
+    is_honest = kind.__getattribute__ is object.__getattribute__
+    if names is None or not is_honest or any(_is_computed(kind, name) for name in names):
+        return _opaque
+    return _object(kind, names)
+
+
+def _is_plain(base: type) -> bool:
+    """Whether a class holds nothing but what its attributes say: not one that is written in C, which may."""
+    return base in _PLAIN or not isinstance(vars(base).get("__new__"), BuiltinFunctionType)
+
+
+_PLAIN: Final = (object, tuple, msgspec.Struct, Generic, Protocol)
+
+
+def _is_computed(kind: type, name: str) -> bool:
+    """Whether a field is a property, which may say something else than what is there."""
+    part = getattr_static(kind, name, None)
+    return hasattr(type(part), "__set__") and type(part) is not MemberDescriptorType
+
+
+def _named_tuple(kind: type) -> Rule:
+    def rule(value: Any) -> Any:
+        if attributes_beside(value, ()):
+            raise _Opaque
+        items = [_canonical(item) for item in tuple.__iter__(value)]
+        return extension(Extension.OBJECT, [full_name(kind), [*kind._fields], items])  # type: ignore[attr-defined]
+
+    return rule
 
 
 def _object(kind: type, names: tuple[str, ...]) -> Rule:
@@ -153,9 +184,15 @@ def _opaque(_value: object) -> Any:
 def _refusal(value: object) -> NoContent:
     """The error that names the first part without content; slow, and only for those that have one."""
     path = ""
-    with suppress(Exception):  # what a part's own code raises
-        while (found := next((p for p in _parts(value) if not _has_content(p[1])), None)) is not None:
+    above = {id(value)}
+    with suppress(Exception, SystemExit):  # what a part's own code raises
+        while True:
+            parts = ((step, part) for step, part in _parts(value) if id(part) not in above)
+            found = next(((step, part) for step, part in parts if not _has_content(part)), None)
+            if found is None:
+                break
             path, value = path + found[0], found[1]
+            above.add(id(value))
     return NoContent(path, _kind_of(value))
 
 
@@ -167,7 +204,7 @@ def _kind_of(value: object) -> str:
 def _has_content(value: object) -> bool:
     try:
         _encode(_canonical(value))
-    except Exception:  # noqa: BLE001 - properties and cached ones run code of the value's own
+    except (Exception, SystemExit):  # noqa: BLE001 - properties and cached ones run code of the value's own
         return False
     return True
 

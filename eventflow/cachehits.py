@@ -86,7 +86,7 @@ class CachedTask(msgspec.Struct, array_like=True, tag="task"):
     task: str
     hits: int = 0
     misses: dict[str, int] = {}
-    """By reason, see `CacheMiss`."""
+    """By reason, see `CacheMiss`; each call once, however many attempts it took."""
     saved_us: int = 0
 
 
@@ -244,7 +244,8 @@ def _stats(rows: _Rows, flow: CachedFlow, node: str) -> CachedTask:
 def _miss(rows: _Rows, run: CachedRun, flow: CachedFlow, _record: Record, event: TaskStarted) -> None:
     assert event.cache is not None, "such starts only"
     row = _stats(rows, flow, flow.at(event)[0])
-    row.misses[event.cache.reason] = row.misses.get(event.cache.reason, 0) + 1
+    if event.attempt == 1:  # later ones are the same call again, after a failure or a crash
+        row.misses[event.cache.reason] = row.misses.get(event.cache.reason, 0) + 1
     run.parts[_address(event)] = event.cache.parts
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from inspect import iscoroutinefunction, signature
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import msgspec
 
@@ -35,6 +35,10 @@ class CacheOn(msgspec.Struct, frozen=True):
     """Names of the task's arguments; None for all."""
     parameters: tuple[str, ...] | None = ()
     """Names of the flow's parameters; None for all."""
+
+    def __call__(self, *_: object) -> NoReturn:
+        """Refused: it is a value."""
+        raise TypeError("what a task is cached on is a value: write `nothing`, without parentheses")
 
     def __or__(self, other: CacheOn) -> CacheOn:
         """Both."""
@@ -102,7 +106,7 @@ def cache_policy_of(label: str, given: Caching, names: tuple[str, ...], home: st
         on = given.on
     if not isinstance(on, CacheOn):
         raise TypeError(
-            f"{label}: cache_on={on!r:.80} says nothing; use inputs(), inputs('name'), parameters('name') or nothing"
+            f"{label}: cache_on={on!r:.80} is none of inputs(), inputs('name'), parameters('name') and nothing"
         )
     for name in on.inputs or ():
         if name not in names:

@@ -167,7 +167,10 @@ def _source(fn: types.FunctionType) -> tuple[str, set[str]]:
         )
     linecache.checkcache(code.co_filename)
     lines = linecache.getlines(code.co_filename, fn.__globals__)
-    missing = _Undigestable(f"the source of {fn.__qualname__!r} was not found (in {code.co_filename})")
+    missing = _Undigestable(
+        f"the source of {fn.__qualname__!r} was not found (in {code.co_filename}): put it into a file, or give the task "
+        "a version="
+    )
     if not lines:
         raise missing
     try:

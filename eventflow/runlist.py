@@ -20,6 +20,7 @@ from eventflow.events import (
     RunStarted,
     TaskBlocked,
     TaskFailed,
+    TaskMapped,
     TaskReused,
     TaskSkipped,
     TaskSucceeded,
@@ -49,7 +50,7 @@ class RunRow(msgspec.Struct, array_like=True, tag="run"):
     name: str = ""
     """Of the flow; empty where its `FlowDefined` was not read, as in a replay of one run's stream."""
     nodes: int = 0
-    """Tasks of the flow; a mapped one counts once."""
+    """Tasks of the flow, with the children of those that have been mapped."""
     status: str = "started"
     """`started`, `running`, `released` (by its owner, unfinished) or `finished`."""
     outcome: str = ""
@@ -115,7 +116,8 @@ def _name(rows: _Rows, row: RunRow, flow: str) -> None:
     row.flow = flow
     found = rows.get(f"flow/{flow}")
     if isinstance(found, FlowRow):
-        row.name, row.nodes = found.name, found.tasks
+        row.name = found.name
+        row.nodes = row.nodes or found.tasks
 
 
 def _started(rows: _Rows, row: RunRow, record: Record, event: RunStarted) -> None:
@@ -145,12 +147,17 @@ def _task(outcome: str) -> Callable[[_Rows, RunRow, Record, Any], None]:
     return count
 
 
+def _mapped(_rows: _Rows, row: RunRow, _record: Record, event: TaskMapped) -> None:
+    row.nodes += event.width - 1
+
+
 _HANDLERS: Final[Mapping[type, Callable[[_Rows, RunRow, Record, Any], None]]] = {
     TaskSucceeded: _task("succeeded"),
     TaskReused: _task("reused"),
     TaskFailed: _task("failed"),
     TaskSkipped: _task("skipped"),
     TaskBlocked: _task("blocked"),
+    TaskMapped: _mapped,
     RunStarted: _started,
     RunClaimed: _claimed,
     RunReleased: _released,

@@ -24,6 +24,7 @@ from eventflow.events import (
     Record,
     RunStarted,
     Source,
+    Unknown,
 )
 from eventflow.graph import Graph, Key, ParameterNode, Ref
 from eventflow.machine import Phase, Plan, RunState, Status, sources
@@ -56,6 +57,10 @@ async def graph_of(log: EventLog, digest: str) -> Graph:
     async for record in log.read(stream=f"flow/{digest}"):
         if isinstance(record.event, FlowDefined):
             return record.event.graph
+        if isinstance(record.event, Unknown):
+            raise RunNotFound(
+                f"flow {digest} is recorded as a {record.event.kind!r}: a newer eventflow wrote it"
+            )
     raise RunNotFound(f"the log has no flow {digest}")
 
 

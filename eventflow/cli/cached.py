@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reprlib import Repr
+from collections.abc import Callable
 from typing import Any, Final
 
 from eventflow.cachehits import CacheEntry, CacheHits, CacheRow, differences, entries_under, nearest
@@ -26,8 +26,8 @@ _REASONS: Final = {
     "opaque": "it has no key",
     "retry": "an attempt after a failure does not ask",
 }
-_short: Final = Repr()
-_short.maxstring = _short.maxother = 60
+_SHOWN_MAX: Final = 72
+_ABSENT: Final = "(not given)"
 
 
 async def _rows(log: EventLog, prefix: str) -> dict[str, CacheRow]:
@@ -89,11 +89,14 @@ async def explain(log: EventLog, run_id: str, task: str) -> dict[str, Any]:
     graph = view.plan.graph if record is None else await _graph_in_force(log, view, record)
     definition = graph.task_of(node)
     if definition.policy.cache is None:
-        return {**found, "decision": "uncached", "why": "it says neither cache_for, cache_on nor cache_key"}
+        why = "the task says neither cache_for, cache_on nor cache_key"
+        return {**found, "decision": "uncached", "why": why}
     if record is None:
-        return {**found, "decision": "none", "why": "it was not due yet, or never asked for"}
+        state = type(view.picture(facts)[task]).__name__
+        return {**found, "decision": "not asked", "why": f"it never came to that: the task is {state}"}
     if isinstance(record.event, TaskReused):
-        return {**found, **await _hit(log, record, record.event, definition)}
+        counted = (*graph.named_parts(node), "the type of its result")
+        return {**found, **await _hit(log, record, record.event, definition.cache_key, counted)}
     assert isinstance(record.event, TaskStarted), "as in _decision"
     miss = record.event.cache
     assert miss is not None, "its task was cached when it started"
@@ -129,15 +132,21 @@ async def _graph_in_force(log: EventLog, view: RunView, record: Record) -> Graph
     return view.plan.graph
 
 
-async def _hit(log: EventLog, record: Record, event: TaskReused, definition: TaskDef) -> dict[str, Any]:
+async def _hit(
+    log: EventLog,
+    record: Record,
+    event: TaskReused,
+    key_of: Callable[[bytes], str],
+    counted: tuple[str, ...],
+) -> dict[str, Any]:
     source = event.source
     if event.why != "cache":
         return {"decision": "kept", "why": f"a rerun kept it from {source.stream.removeprefix('run/')!r}"}
     made = [r.at async for r in log.read(stream=source.stream) if r.version == source.version]
     return {
         "decision": "hit",
-        "why": "its inputs, its code and the type of its result were the same",
-        "key": definition.cache_key(event.parts),
+        "why": f"{', '.join(('its code', *counted[:-1]))} and {counted[-1]} were the same",
+        "key": key_of(event.parts),
         "source_run": source.stream.removeprefix("run/"),
         "source_event": source.version,
         "age_s": (record.at - made[0]) / 1e6 if made else None,
@@ -163,10 +172,11 @@ async def _compare(
     origin = next((s for s, version in enumerate(past.run.source) if version == made.version), None)
     differs = []
     for name in differences(entry, definition, named, miss.parts):
-        values = {"what": name, "now": _shown(view, facts, slot, name)}
-        if origin is not None:
-            values["then"] = _shown(then, past, origin, name)
-        differs.append(values)
+        now = _shown(view, facts, slot, name) if name in named else ""
+        before = _shown(then, past, origin, name) if name in entry.named and origin is not None else ""
+        if now or before:
+            now, before = _apart(now or _ABSENT, before or _ABSENT)
+        differs.append({"what": name, "now": now, "then": before})
     shown = {
         "key": entry.key,
         "task": entry.node,
@@ -185,7 +195,7 @@ def _shown(view: RunView, facts: RunFacts, slot: int, what: str) -> str:
     node = view.plan.nodes[facts.run.node(slot)]
     try:
         if kind == "parameter":
-            return _short.repr(picture[name].result)
+            return repr(picture[name].result)
         if kind != "input" or isinstance(node, ParameterNode):
             return ""
         given = {
@@ -198,8 +208,22 @@ def _shown(view: RunView, facts: RunFacts, slot: int, what: str) -> str:
     if not given:
         written = next((item.arg for item in node.inputs if item.name == name), None)
         is_plain = isinstance(written, Const) and written.codec == "msgpack"
-        return _short.repr(unpack(written.data)) if is_plain else "(written in the flow)"  # type: ignore[union-attr]
-    return _short.repr(given[name] if [*given] == [name] else given)
+        return repr(unpack(written.data)) if is_plain else "(written in the flow)"  # type: ignore[union-attr]
+    if [*given] == [f"{name}[{nth}]" for nth in range(len(given))]:
+        return repr([*given.values()])
+    return repr(given[name] if [*given] == [name] else given)
+
+
+def _apart(now: str, then: str) -> tuple[str, str]:
+    """Two texts cut to what fits a line, so that where they differ is seen."""
+    same = next((i for i, pair in enumerate(zip(now, then, strict=False)) if pair[0] != pair[1]), 0)
+    start = 0 if same < _SHOWN_MAX - 20 else same - 20
+
+    def cut(text: str) -> str:
+        shown = text[start : start + _SHOWN_MAX]
+        return f"{'…' * (start > 0)}{shown}{'…' * (start + _SHOWN_MAX < len(text))}"
+
+    return cut(now), cut(then)
 
 
 def lines_of(found: dict[str, Any]) -> list[str]:
@@ -223,5 +247,5 @@ def lines_of(found: dict[str, Any]) -> list[str]:
     for part in found.get("differs", ()):
         lines.append(f"  differs in {part['what']}")
         if part["now"]:
-            lines += [f"    then {part.get('then', '?')}", f"    now  {part['now']}"]
+            lines += [f"    then {part['then']}", f"    now  {part['now']}"]
     return lines

@@ -16,7 +16,7 @@ import msgspec
 
 from eventflow.cli.progress import task_name
 from eventflow.cli.trouble import Exit, Trouble
-from eventflow.events import Record, RunClaimed, kind_of
+from eventflow.events import CacheMiss, Origin, Record, RunClaimed, kind_of
 from eventflow.graph import Graph, TaskNode
 from eventflow.ports import EventLog
 from eventflow.projections import Fold, Runs, Timeline
@@ -197,6 +197,12 @@ def _brief(value: Any) -> Any:  # noqa: PLR0911 - one return for each shape
             return f"{value.codec}, {value.size} bytes, stored"
         case Inline():
             return f"{value.codec}, {len(value.data)} bytes"
+        case CacheMiss():
+            return f"{value.reason}: {value.detail}" if value.detail else value.reason
+        case Origin():
+            return f"{value.stream} {value.version}"
+        case bytes():
+            return value.hex()
         case msgspec.Struct():
             if hasattr(value, "message"):
                 return f"{getattr(value, 'type', '')}: {value.message}"[:200]

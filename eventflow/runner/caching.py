@@ -23,6 +23,7 @@ from asyncio import CancelledError
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from hashlib import blake2b
+from logging import getLogger
 from typing import Any, Final
 
 from eventflow.events import CacheMiss, LogDamaged, Origin, Record, TaskSucceeded
@@ -40,6 +41,8 @@ from eventflow.serializers.canonical import NoContent, content_of, quick_content
 
 __all__ = ["Cache"]
 
+_logger: Final = getLogger("eventflow.cache")
+_NO_ANSWER: Final = "its cache_key gave None"
 _READ_MAX: Final = 16 << 20
 """Bytes of entries' values that are in memory at once while they are checked."""
 _JUDGED: Final = frozenset({"msgpack", "tagged", "typed"})
@@ -62,6 +65,7 @@ class Cache:
         self._log = log
         self._world = world
         self._bodies = bindings
+        self._told: set[int] = set()
         self._begun: dict[int, blake2b] = {}
         """Index of a task of the graph → the beginning of its keys."""
         self._constants: dict[int, bytes] = {}
@@ -95,6 +99,7 @@ class Cache:
                 parts = await self._parts(facts, slot)
             except _Opaque as why:
                 self.keys.pop(slot, None)
+                self._tell(run.name(plan, slot), run.node(slot), brief(why))
                 commands[slot] = Start(slot, CacheMiss(b"", "opaque", brief(why)))
                 continue
             self.keys[slot] = self._key(run.node(slot), parts)
@@ -108,6 +113,12 @@ class Cache:
             if found:
                 commands.update(await self._judge(facts, asked, found, now))
         return [commands[slot] for slot in slots]
+
+    def _tell(self, name: str, node: int, why: str) -> None:
+        """Tell once in a run of each node that is not cached though it says so; its events tell of every call."""
+        if node not in self._told and why != _NO_ANSWER:
+            self._told.add(node)
+            _logger.warning("task %r of run %r is not cached: %s", name, self._view.run_id, why)
 
     async def _entries(self, keys: list[str]) -> Mapping[str, Record | None]:
         """The last record of each key that has one, None where that is damaged."""
@@ -138,7 +149,7 @@ class Cache:
                     slot, CacheMiss(parts, "lost", "the record of its entry cannot be read")
                 )
             elif (since := self._expired(facts.run.node(slot), entry, event, now)) is not None:
-                answers[slot] = Start(slot, CacheMiss(parts, "expired", f"{since / 1e6:.0f} s ago"))
+                answers[slot] = Start(slot, CacheMiss(parts, "expired", _out_of_date(entry, since)))
             else:
                 hits.append(
                     Reuse(
@@ -313,7 +324,7 @@ class Cache:
         except (Exception, SystemExit, CancelledError) as error:
             raise _Opaque(f"its cache_key raised {type(error).__qualname__}: {brief(error)}") from error
         if answer is None:
-            raise _Opaque("its cache_key gave None")
+            raise _Opaque(_NO_ANSWER)
         try:
             return _part(b"answer", "", content_of(answer))
         except NoContent as error:
@@ -368,13 +379,21 @@ class Cache:
         return found
 
 
+def _out_of_date(entry: Record, since_us: int) -> str:
+    run = entry.stream.removeprefix("run/")
+    return f"event {entry.version} of run {run} is out of date since {since_us / 1e6:.0f} s"
+
+
 def _told(label: str, value: object) -> bytes:
     """The content of a value; raises `_Opaque` with its place."""
     try:
         return content_of(value)
     except NoContent as error:
         place = label if label.startswith("parameter ") else f"argument {label}"
-        raise _Opaque(f"{place}{error.path} is a {error.kind}, which has no content of its own") from error
+        raise _Opaque(
+            f"{place}{error.path} is a {error.kind}, which has no content of its own: leave it out of cache_on=, or give "
+            "the task a cache_key="
+        ) from error
 
 
 def _part(kind: bytes, name: str, content: Any) -> bytes:

@@ -215,7 +215,8 @@ class FlowRunner:
         self._facts = facts = await ownership.fold(log, self._view)
         if facts.run.phase == Phase.NEW:
             return
-        if facts.run.flow != graph.digest and request.on_change != "keep":
+        may_go_on = facts.run.phase != Phase.FINISHED  # what has finished is only shown
+        if may_go_on and facts.run.flow != graph.digest and request.on_change != "keep":
             check_code(await graph_of(log, facts.run.flow), graph, facts, run_id)
         check_parameters(facts.parameters, {name: request.parameters[name] for name in request.given}, run_id)
 

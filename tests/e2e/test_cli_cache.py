@@ -146,4 +146,54 @@ def test_a_log_that_cannot_be_written_to_is_still_looked_at(cached: Path) -> Non
             "CREATE TRIGGER refused BEFORE INSERT ON read_model BEGIN SELECT RAISE(ABORT, 'refused'); END;"
         )
     rows = document("runs", "--log", f"sqlite:///{copy / 'log.db'}", cwd=cached)
-    assert {row["run"]: row["tasks"] for row in rows} == {"a": 5, "b": 5, "c": 5}
+    assert {row["run"]: row["tasks"] for row in rows} == {"a": 6, "b": 6, "c": 6}
+
+
+def test_what_differs_is_seen_however_long_it_is(tmp_path: Path) -> None:
+    """Values are cut around the place where they part; what was not given is said so; written ones are shown."""
+    (tmp_path / "long.py").write_text(
+        "from eventflow import flow, inputs, task\n\n"
+        "@task(cache_on=inputs())\n"
+        "def work(xs: list[int], how: str = '', more: int = 0) -> int:\n    return len(xs)\n\n"
+        "@flow\n"
+        "def one(last: int) -> int:\n    return work([*range(100)], 'a')\n\n"
+        "@flow\n"
+        "def two(last: int) -> int:\n    return work([*range(99), 7], 'b', more=last)\n",
+        encoding="utf-8",
+    )
+    command("run", "long.py:one", "-p", "last=1", "--run-id", "a", "-q", cwd=tmp_path)
+    command("run", "long.py:two", "-p", "last=1", "--run-id", "b", "-q", cwd=tmp_path)
+    found = document("cache", "explain", "b", "work", cwd=tmp_path)
+    parts = {part["what"]: (part["then"], part["now"]) for part in found["differs"]}
+    assert parts["input 'how'"] == ("'a'", "'b'")
+    assert parts["input 'more'"] == ("(not given)", "1")
+    then, now = parts["input 'xs'"]
+    assert then.startswith("…")
+    assert then.endswith("98, 99]")
+    assert now.endswith("98, 7]")
+
+
+def test_a_hit_says_what_was_the_same(cached: Path) -> None:
+    """Not more than what the task is cached on."""
+    said = call_explain(cached, "b", "score[0]")
+    assert "hit, its code, input 'row', parameter 'day' and the type of its result were the same" in said
+
+
+def call_explain(folder: Path, run: str, task: str) -> str:
+    """What `eventflow cache explain` says."""
+    return command("cache", "explain", run, task, cwd=folder).stdout
+
+
+def test_events_show_no_raw_bytes(cached: Path) -> None:
+    """Digests in hex, decisions in words."""
+    for event in document("events", "c", cwd=cached):
+        assert not [text for text in map(str, event["details"].values()) if text.startswith(("b'", 'b"'))]
+    said = command("events", "b", cwd=cached).stdout
+    assert "source=run/a " in said
+    assert re.search(r"cache=opaque: argument model is a cached:Model", said)
+
+
+def test_an_opaque_task_is_told_of_once(cached: Path) -> None:
+    """By a warning, so that nobody waits for a hit that cannot be."""
+    done = command("run", "cached.py:nightly", "-p", "day=mon", cwd=cached)
+    assert done.stderr.count("is not cached: argument model is a cached:Model") == 1

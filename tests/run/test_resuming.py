@@ -348,3 +348,21 @@ def test_a_flow_that_another_version_defined_in_other_words_is_no_hindrance() ->
         assert (await flow.options(log=log, world=world, run_id="r").run()).is_successful()
 
     simulate(main)
+
+
+async def test_a_finished_run_is_shown_whatever_the_code_is_today() -> None:
+    """What its tasks gave was given by the code of that time; nothing of today's is run."""
+
+    def version(number: int) -> Flow[..., Any]:
+        @task(version=str(number), name="work")
+        async def work() -> int:
+            return number
+
+        with Flow("f") as found:
+            work()
+        return found
+
+    log = MemoryLog()
+    await version(1).options(log=log, run_id="r").run()
+    state = await version(2).options(log=log, run_id="r").run()
+    assert state.result["work"].result == 1

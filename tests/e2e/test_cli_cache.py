@@ -95,7 +95,7 @@ def test_cache_explain(cached: Path) -> None:
     assert (found["decision"], found["reason"], found["nearest"]["run"]) == ("miss", "new", "a")
     assert found["differs"] == [{"what": "input 'factor'", "now": "3", "then": "2"}]
     child = command("cache", "explain", "c", "score[0]", cwd=cached).stdout
-    assert "differs in input 'row'\n    then 6\n    now  9" in child
+    assert re.search(r"differs in input 'row'\n    then [46]\n    now  9\n", child)  # two are as near
     assert "argument model is a cached:Model" in command("cache", "explain", "c", "use", cwd=cached).stdout
     assert (
         "neither cache_for, cache_on nor cache_key"

@@ -1,7 +1,7 @@
 """The digest of a task's code: what tells a resumed or cached task that its function is still the same.
 
 It covers what the author wrote and what the function carries with it: signature and body (without
-decorators, comments, docstrings and layout), the values of its defaults, the values of its closure, and the
+decorators, comments, docstrings and layout), the values of its defaults, of its closure and of its attributes, and the
 helpers named in `depends_on=`.  It does not cover globals, which is what `depends_on=` and `version=` are for.
 
 A digest must never be equal for code that differs, so whatever cannot be digested soundly (a list in a
@@ -133,6 +133,12 @@ def _function(fn: types.FunctionType, outer: list[types.FunctionType], cells: _C
     defaults = [*enumerate(fn.__defaults__ or ()), *sorted((fn.__kwdefaults__ or {}).items())]
     for key, value in defaults:
         parts += [_text(str(key)), _value(value, f"a default of {fn.__qualname__!r}", chain, cells)]
+    for name, value in sorted(vars(fn).items()):
+        if name != "__wrapped__":  # what a decorator hung on it, for the body to see
+            parts += [
+                _text(name),
+                _value(value, f"the attribute {name!r} of {fn.__qualname__!r}", chain, cells),
+            ]
     for name, cell in zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=True):
         what = f"the closure variable {name!r} of {fn.__qualname__!r}"
         if name in rebound:

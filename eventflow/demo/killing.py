@@ -166,7 +166,9 @@ class _Demo:
         picture = await _picture(log, None, _AGAIN)
         click.echo(f"taken from the cache           {hits:>4}")
         click.echo(f"executed                       {executed:>4}")
-        click.echo(f"{took_s:.2f} s, Python's start included, for {saved_us / 1e6:.0f} s of work")
+        click.echo(
+            f"{took_s:.2f} s, Python's start included, for {saved_us / 1e6:.0f} s of work, all tasks added up"
+        )
         good = self._tell_digests(picture)
         return good and code == 0 and executed == 0 and hits == len(self._expected)
 

@@ -628,3 +628,24 @@ def test_the_nearest_earlier_entry_is_shown_as_it_was_then() -> None:
         )
 
     simulate(main)
+
+
+async def test_what_a_decorator_hangs_on_a_function_counts() -> None:
+    """It is the same function, and its body may look at it."""
+
+    def marked(by: Any) -> Flow[..., Any]:
+        async def t() -> Any:
+            return by_of(t)
+
+        t.by = by  # type: ignore[attr-defined]
+        return one(task(cache_on=nothing, version=None)(t))
+
+    log = MemoryLog()
+    assert [await value_of(marked(by), log) for by in (6, 15)] == [6, 15]
+    with pytest.warns(UserWarning, match="the attribute 'by' of .* is a list"):
+        marked([1])
+
+
+def by_of(function: Any) -> Any:
+    """What was hung on it."""
+    return function.by

@@ -66,6 +66,8 @@ class Cache:
         self._world = world
         self._bodies = bindings
         self._told: set[int] = set()
+        self._checked: set[int] = set()
+        """Tasks of the graph whose code was found to be what it was, in this look-up."""
         self._begun: dict[int, blake2b] = {}
         """Index of a task of the graph → the beginning of its keys."""
         self._constants: dict[int, bytes] = {}
@@ -89,6 +91,7 @@ class Cache:
 
     async def _ask(self, facts: RunFacts, slots: Sequence[int], now: int) -> list[Start | Reuse]:
         plan, run = self._plan, facts.run
+        self._checked.clear()
         commands: dict[int, Start | Reuse] = {}
         asked: dict[int, bytes] = {}
         for slot in slots:
@@ -268,7 +271,9 @@ class Cache:
         plan, index = self._plan, facts.run.node(slot)
         node, policy = plan.nodes[index], self._policy(index)
         assert isinstance(node, TaskNode)
-        self._check_code(plan.graph.tasks[node.task])
+        if node.task not in self._checked:
+            self._check_code(plan.graph.tasks[node.task])
+            self._checked.add(node.task)
         named = [
             _part(b"input", item.name, self._of_input(facts, slot, item))
             for item in node.inputs

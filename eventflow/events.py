@@ -367,12 +367,14 @@ def _decode_other(position: int, stream: str, body: bytes) -> Record:
         kind = fields[0]
     except (*_BROKEN, IndexError) as error:
         raise LogDamaged(f"record {position} of {stream!r} is no record: {error}") from error
+    if not isinstance(kind, str):  # and might be nested so deeply that it cannot even be shown
+        raise LogDamaged(f"record {position} of {stream!r} is no record: its kind is a {type(kind).__name__}")
     if kind in UPCASTERS:
         event: Event = _lift(position, stream, fields)
-    elif isinstance(kind, str) and kind not in _KINDS.values():
-        event = Unknown(kind, bytes(raw.event))
-    else:
+    elif kind in _KINDS.values():
         raise LogDamaged(f"record {position} of {stream!r} is a damaged {kind!r}")
+    else:
+        event = Unknown(kind, bytes(raw.event))
     return Record(position, stream, raw.version, raw.at, raw.key, event)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import get_args
 
 import msgspec
@@ -170,6 +171,8 @@ def test_an_unknown_kind_comes_through() -> None:
         b"\x94\x01\x02\xc0\x81\x00\xa4text",
         b"\x94\x01\x02\xa1\xff\x91\xa4kind",
         b"\x94\x01\x02\xc0\x91\xa1\xff",
+        b"\x94\x01\x02\xc0\x91\x91\x01",
+        b"\x94\x01\x02\xc0\x91\x80",
         b"\x94\x01\x02\xc0" + b"\x91" * 9_999 + b"\x01",
         encode(1, Draft(5, EVENTS[TaskMapped]))[:-1],
         encode(1, Draft(5, EVENTS[TaskMapped])) + b"\x00",
@@ -181,6 +184,17 @@ def test_what_is_no_record_is_damage(body: bytes) -> None:
     """Bytes that are no record, or a known kind gone wrong, raise `LogDamaged`, which names the place."""
     with pytest.raises(LogDamaged, match=r"record 7 of 'run/x'"):
         decode(7, "run/x", body)
+
+
+def test_a_kind_nested_deeply_is_damage_at_any_recursion_limit() -> None:
+    """A program that allows deep recursion decodes what others cannot, and cannot show it either."""
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(16_384)
+    try:
+        with pytest.raises(LogDamaged, match=r"record 7 of 'run/x'"):
+            decode(7, "run/x", b"\x94\x01\x02\xc0" + b"\x91" * 9_999 + b"\x01")
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 @given(

@@ -239,17 +239,21 @@ class Graph(msgspec.Struct, frozen=True, array_like=True, dict=True):
         assert isinstance(found, TaskNode), f"node {node} is a parameter"
         return self.tasks[found.task]
 
-    def named_parts(self, node: int) -> tuple[str, ...]:
-        """What the parts of a cached node's keys are about, in their order: for people."""
-        found = self.nodes[node]
-        policy = self.task_of(node).policy.cache
+    def counted(self, node: int) -> tuple[tuple[Input, ...], tuple[str, ...]]:
+        """What counts in the keys of a cached node: which of its inputs, and which of the flow's parameters."""
+        found, policy = self.nodes[node], self.task_of(node).policy.cache
         assert isinstance(found, TaskNode), f"node {node} is a parameter"
         assert policy is not None, f"{found.name} is not cached"
-        inputs = [i.name for i in found.inputs if policy.inputs is None or i.name in policy.inputs]
-        outer = self.parameters if policy.parameters is None else policy.parameters
-        answer = ["the answer of cache_key"] if policy.keyed else []
+        inputs = tuple(i for i in found.inputs if policy.inputs is None or i.name in policy.inputs)
+        return inputs, tuple(self.parameters) if policy.parameters is None else policy.parameters
+
+    def named_parts(self, node: int) -> tuple[str, ...]:
+        """What the parts of a cached node's keys are about, in their order: for people."""
+        inputs, outer = self.counted(node)
+        policy = self.task_of(node).policy.cache
+        answer = ["the answer of cache_key"] if policy is not None and policy.keyed else []
         return (
-            *(f"input {name!r}" for name in inputs),
+            *(f"input {item.name!r}" for item in inputs),
             *(f"parameter {name!r}" for name in outer),
             *answer,
         )

@@ -149,13 +149,10 @@ def _caching(graph: Graph) -> tuple[frozenset[int], frozenset[int]]:
     """The cached nodes, and those that their keys need."""
     if all(task.policy.cache is None for task in graph.tasks):
         return frozenset(), frozenset()
-    cached: set[int] = set()
-    counted: set[int] = set()
-    for i, node in enumerate(graph.nodes):
-        policy = graph.tasks[node.task].policy.cache if isinstance(node, TaskNode) else None
-        if policy is not None and isinstance(node, TaskNode):
-            cached.add(i)
-            for item in node.inputs:
-                if policy.inputs is None or item.name in policy.inputs:
-                    counted.update(ref.node for ref in refs(item.arg))
-    return frozenset(cached), frozenset(counted)
+    cached = frozenset(
+        i
+        for i, node in enumerate(graph.nodes)
+        if isinstance(node, TaskNode) and graph.tasks[node.task].policy.cache is not None
+    )
+    counted = (ref.node for i in cached for item in graph.counted(i)[0] for ref in refs(item.arg))
+    return cached, frozenset(counted)

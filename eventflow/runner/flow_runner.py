@@ -100,7 +100,7 @@ class FlowRunner:
         self._threads = threads
         self._request = request
         self._values = Values(view, bindings, log)
-        self._cache = Cache(view, self._values, bindings, log, world)
+        self._cache = Cache(view, self._values, log, world)
         self._runner = TaskRunner(
             view,
             self._values,

@@ -17,8 +17,8 @@ import shutil
 import sqlite3
 import sys
 import warnings
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, closing, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from functools import cache
 from hashlib import blake2b
 from pathlib import Path
@@ -38,6 +38,7 @@ from eventflow.result import Forgotten, Inline, Result, Stored
 from eventflow.runner import ownership
 from eventflow.runview import Picture
 from eventflow.testing import Crash, CrashingLog, VirtualWorld, simulate
+from tests.standstill import opened
 
 FOLDER: Final = Path(__file__).with_name("format-1")
 SOURCE: Final = Path(__file__).with_name("flows.py")
@@ -71,36 +72,6 @@ def golden_surroundings() -> Iterator[None]:
         patch.setenv("EVENTFLOW_KEY", KEY)
         patch.setattr(ownership, "environment", lambda entry: {**ENVIRONMENT, "entry": entry})
         yield
-
-
-class _StillLog(SQLiteLog):
-    """Takes no virtual time."""
-
-    def __init__(self, path: Path, world: VirtualWorld) -> None:
-        super().__init__(path)
-        self._world = world
-
-    async def _ask(self, question: Callable[[Any], Any]) -> Any:
-        with self._world.outside():
-            return await super()._ask(question)
-
-    async def append(self, *writes: Any, **options: Any) -> Any:
-        """Append while the clock stands still."""
-        with self._world.outside():
-            return await super().append(*writes, **options)
-
-
-@asynccontextmanager
-async def opened(path: Path, world: VirtualWorld) -> AsyncIterator[SQLiteLog]:
-    """A log whose threads take no virtual time to start, answer and end."""
-    log = _StillLog(path, world)
-    with world.outside():
-        await log.__aenter__()
-    try:
-        yield log
-    finally:
-        with world.outside():
-            await log.aclose()
 
 
 # ── what happens ─────────────────────────────────────────────────────────────────────────────────────────────

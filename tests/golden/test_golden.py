@@ -43,6 +43,7 @@ from eventflow.serializers.canonical import content_of
 from eventflow.serializers.tagged import Extension
 from eventflow.testing import VirtualWorld, simulate
 from tests.golden import make
+from tests.standstill import opened
 
 EXPECTED = json.loads((make.FOLDER / "expected.json").read_text(encoding="utf-8"))
 NOT_WRITTEN_YET = {("TaskReused", "why", "shared"), ("RunFinished", "outcome", "cancelled")}
@@ -207,7 +208,7 @@ def test_today_takes_the_entries_of_then(path: Path) -> None:
     """The same flow makes the same keys: whatever is cached and has a content is not run again."""
 
     async def main(world: VirtualWorld) -> None:
-        async with make.opened(path, world) as log:
+        async with opened(path, world) as log:
             state = await make.load_flows().cached.options(run_id="today", log=log, world=world).run()
         tasks = {name: type(task).__name__ for name, task in make.every(state.result)}
         ran = {name for name, kind in tasks.items() if kind == "Success"}
@@ -222,7 +223,7 @@ def test_an_unfinished_run_is_gone_on_with(run: str, path: Path) -> None:
     """By today's engine, to success; what had succeeded is not repeated, nor is the flow another one."""
 
     async def main(world: VirtualWorld) -> None:
-        async with make.opened(path, world) as log:
+        async with opened(path, world) as log:
             state = await make.load_flows().steps.options(run_id=run, log=log, world=world).run()
             assert state.is_successful()
             assert state.result["add"].result == 14

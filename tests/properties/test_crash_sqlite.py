@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -36,36 +36,12 @@ from tests.properties.flows import (
     sketches,
     succeeded_in,
 )
+from tests.standstill import opened
 
 pytestmark = pytest.mark.filterwarnings("ignore::eventflow.logs.sqlite.WalResetWarning")
 
 FEW = settings(max_examples=25)
 """Each example is some dozen runs on a real file."""
-
-
-@asynccontextmanager
-async def opened(path: Path, world: VirtualWorld) -> AsyncIterator[SQLiteLog]:
-    """A fresh handle; the clock stands still while its threads start, answer and end."""
-    log = _StillLog(path, world)
-    with world.outside():
-        await log.__aenter__()
-    try:
-        yield log
-    finally:
-        with world.outside():
-            await log.aclose()
-
-
-class _StillLog(SQLiteLog):
-    """Reading takes no virtual time."""
-
-    def __init__(self, path: Path, world: VirtualWorld) -> None:
-        super().__init__(path)
-        self._world = world
-
-    async def _ask(self, question: Callable[[Any], Any]) -> Any:
-        with self._world.outside():
-            return await super()._ask(question)
 
 
 async def check_values(log: SQLiteLog, run_id: str) -> None:

@@ -29,8 +29,8 @@ from eventflow.events import (
     TaskStarted,
     TaskSucceeded,
 )
-from eventflow.graph import TaskDef, TaskNode
-from eventflow.result import Inline, Stored
+from eventflow.graph import CachePolicy, TaskDef, TaskNode
+from eventflow.result import Inline, Payload, Stored
 
 __all__ = [
     "CacheEntry",
@@ -147,7 +147,7 @@ class CacheHits:
             return (record.stream, f"flow/{run.flow}")
         assert isinstance(event, TaskStarted | TaskSucceeded | TaskReused)
         node, task = flow.at(event)
-        names = (record.stream, f"flow/{run.flow}", f"task/{flow.name}\n{node}")
+        names = (record.stream, f"flow/{run.flow}", _task(flow, node))
         key = task.cache_key(event.parts) if isinstance(event, TaskReused) else record.key
         return names if key is None else (*names, _entry(task, key))
 
@@ -201,6 +201,10 @@ def _entry(task: TaskDef, key: str) -> str:
     return f"{entries_under(task.policy.cache.namespace)}{key}"
 
 
+def _task(flow: CachedFlow, node: str) -> str:
+    return f"task/{flow.name}\n{node}"
+
+
 def entries_under(namespace: str) -> str:
     """How the names of a namespace's entries begin; no name has a line break in it."""
     return f"entry/{namespace}\n"
@@ -233,7 +237,7 @@ def _address(event: TaskStarted | TaskSucceeded | TaskReused) -> str:
 
 
 def _stats(rows: _Rows, flow: CachedFlow, node: str) -> CachedTask:
-    name = f"task/{flow.name}\n{node}"
+    name = _task(flow, node)
     row = rows.get(name)
     if not isinstance(row, CachedTask):
         row = CachedTask(flow.name, node)
@@ -256,32 +260,42 @@ def _made(rows: _Rows, run: CachedRun, flow: CachedFlow, record: Record, event: 
     place = _entry(task, record.key)
     before = rows.get(place)
     known = before if isinstance(before, CacheEntry) else None
-    result = event.result
+    source = Origin(record.stream, record.version)
     rows[place] = CacheEntry(
         key=record.key,
         namespace=task.policy.cache.namespace,
         code=task.code,
         returns=task.returns,
         keyer=task.keyer,
-        on=(task.policy.cache.inputs, task.policy.cache.parameters),
+        on=_on(task.policy.cache),
         parts=run.parts.pop(_address(event), b""),
         named=flow.named[flow.nodes[event.task[0]][2]],
         flow=flow.name,
         node=node,
-        source=Origin(record.stream, record.version),
+        source=source,
         made_at=record.at,
-        first=Origin(record.stream, record.version) if known is None else known.first,
+        first=source if known is None else known.first,
         first_at=record.at if known is None else known.first_at,
         expires_at=event.expires_at,
-        size=len(result.data)
-        if isinstance(result, Inline)
-        else result.size
-        if isinstance(result, Stored)
-        else 0,
+        size=_size_of(event.result),
         took_us=event.body_us + event.encode_us,
         hits=0 if known is None else known.hits,
         used_at=None if known is None else known.used_at,
     )
+
+
+def _on(policy: CachePolicy) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None]:
+    return policy.inputs, policy.parameters
+
+
+def _size_of(payload: Payload) -> int:
+    match payload:
+        case Inline():
+            return len(payload.data)
+        case Stored():
+            return payload.size
+        case _:
+            return 0
 
 
 def _taken(rows: _Rows, _run: CachedRun, flow: CachedFlow, record: Record, event: TaskReused) -> None:
@@ -316,7 +330,7 @@ def differences(entry: CacheEntry, task: TaskDef, named: tuple[str, ...], parts:
         found.append("the declared type of its result")
     if entry.keyer != task.keyer:
         found.append("the code of its cache_key")
-    if task.policy.cache is not None and entry.on != (task.policy.cache.inputs, task.policy.cache.parameters):
+    if task.policy.cache is not None and entry.on != _on(task.policy.cache):
         found.append("what it is cached on")
     then, now = _by_name(entry.named, entry.parts), _by_name(named, parts)
     found += [name for name in dict.fromkeys((*now, *then)) if now.get(name) != then.get(name)]

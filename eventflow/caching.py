@@ -5,7 +5,7 @@
     cache_on=parameters("day")               this parameter of the flow counts;  parameters() are all of them
     cache_on=inputs("order") | parameters()  both
     cache_on=nothing                         one entry for the task, whatever it is given
-    cache_key=lambda order: order.id         what the function makes of the arguments counts
+    cache_key=lambda order, **_: order.id    what the function makes of the arguments counts
     cache_namespace="orders"                 entries are shared by all tasks that say so and have the same code
 
 The task's code always counts (`version=` stands for it), and so does the declared type of its result.  A task

@@ -244,8 +244,9 @@ class Graph(msgspec.Struct, frozen=True, array_like=True, dict=True):
         found, policy = self.nodes[node], self.task_of(node).policy.cache
         assert isinstance(found, TaskNode), f"node {node} is a parameter"
         assert policy is not None, f"{found.name} is not cached"
-        inputs = tuple(i for i in found.inputs if policy.inputs is None or i.name in policy.inputs)
-        return inputs, tuple(self.parameters) if policy.parameters is None else policy.parameters
+        names, parameters = policy.inputs, policy.parameters
+        inputs = found.inputs if names is None else tuple(i for i in found.inputs if i.name in names)
+        return inputs, tuple(self.parameters) if parameters is None else parameters
 
     def named_parts(self, node: int) -> tuple[str, ...]:
         """What the parts of a cached node's keys are about, in their order: for people."""

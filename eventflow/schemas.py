@@ -9,12 +9,12 @@ from __future__ import annotations
 import types
 from collections.abc import Iterator
 from enum import EnumMeta
-from hashlib import blake2b
 from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 import msgspec
 
 from eventflow.identity import fields_of
+from eventflow.serializers import digest_of
 from eventflow.serializers.canonical import NoContent, content_of, full_name
 
 __all__ = ["schema_of", "settings_of"]
@@ -22,7 +22,7 @@ __all__ = ["schema_of", "settings_of"]
 
 def schema_of(declared: Any) -> bytes:
     """BLAKE2b-128 of a declared type."""
-    return blake2b(msgspec.msgpack.encode(_shape(declared, ())), digest_size=16).digest()
+    return digest_of(msgspec.msgpack.encode(_shape(declared, ())))
 
 
 _UNIONS: Final = (Union, types.UnionType)
@@ -101,7 +101,7 @@ def settings_of(serializer: object) -> bytes:
         else dict(getattr(serializer, "__dict__", {}))
     )
     told = [[name, _setting(settings[name])] for name in sorted(settings)]
-    return blake2b(msgspec.msgpack.encode([full_name(kind), told]), digest_size=16).digest()
+    return digest_of(msgspec.msgpack.encode([full_name(kind), told]))
 
 
 def _setting(value: Any) -> bytes:

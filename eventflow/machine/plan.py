@@ -12,7 +12,7 @@ is their own.  So a child starts as soon as its own element is there.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from eventflow.graph import Const, Graph, Input, ListOf, ParameterNode, Ref, TaskNode, TupleOf, refs
 
@@ -57,8 +57,8 @@ class Plan:
     judged: tuple[int, ...]
     """Tasks on which the run's success is judged: the reference ones, or those nothing waits for."""
     mapped: frozenset[int]
-    cached: frozenset[int]
-    """Nodes whose results may be reused, or whose policy says why not."""
+    cached: Mapping[int, tuple[tuple[Input, ...], tuple[str, ...]]]
+    """Nodes whose results may be reused, or whose policy says why not → what counts in their keys, see `Graph.counted`."""
     counted: frozenset[int]
     """Nodes whose values count in the key of a cached one."""
     task_nodes: int
@@ -68,7 +68,9 @@ class Plan:
         self.nodes = nodes = graph.nodes
         self._parameters = frozenset(i for i, n in enumerate(nodes) if isinstance(n, ParameterNode))
         self.mapped = frozenset(i for i, n in enumerate(nodes) if isinstance(n, TaskNode) and n.mapped)
-        self.cached, self.counted = _caching(graph)
+        self.cached = _cached(graph)
+        count = (item for inputs, _ in self.cached.values() for item in inputs)
+        self.counted = frozenset(ref.node for item in count for ref in refs(item.arg))
         self.degree = [0] * len(nodes)
         self.whole = [[] for _ in nodes]
         self.each = {}
@@ -145,14 +147,11 @@ class Plan:
         return item.each and isinstance(arg, Ref) and not arg.path and arg.node in self.mapped
 
 
-def _caching(graph: Graph) -> tuple[frozenset[int], frozenset[int]]:
-    """The cached nodes, and those that their keys need."""
+def _cached(graph: Graph) -> Mapping[int, tuple[tuple[Input, ...], tuple[str, ...]]]:
     if all(task.policy.cache is None for task in graph.tasks):
-        return frozenset(), frozenset()
-    cached = frozenset(
-        i
+        return {}
+    return {
+        i: graph.counted(i)
         for i, node in enumerate(graph.nodes)
         if isinstance(node, TaskNode) and graph.tasks[node.task].policy.cache is not None
-    )
-    counted = (ref.node for i in cached for item in graph.counted(i)[0] for ref in refs(item.arg))
-    return cached, frozenset(counted)
+    }

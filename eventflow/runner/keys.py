@@ -96,12 +96,14 @@ class KeyMaker:
 
     def _known_parts(self, facts: RunFacts, slot: int) -> bytes:
         """All parts but the answer of a `cache_key`."""
-        graph, node = self._plan.graph, facts.run.node(slot)
+        node = facts.run.node(slot)
         self._check_code(node)
-        inputs, parameters = graph.counted(node)
+        inputs, parameters = self._plan.cached[node]
         parts = [_part(b"input", item.name, self._of_input(facts, slot, item)) for item in inputs]
         for name in parameters:
-            content = self._of_parameter(facts, graph.index[name], f"parameter {name!r} of the flow")
+            content = self._of_parameter(
+                facts, self._plan.graph.index[name], f"parameter {name!r} of the flow"
+            )
             parts.append(_part(b"parameter", name, content))
         return b"".join(parts)
 

@@ -7,7 +7,7 @@ the order of a dict's keys, and whichever codec keeps it.
     plain and standard types    as the codec `tagged` writes them, so 1, 1.0 and True differ, and so do (1,) and [1]
     dicts                       sorted by key, other keys than text by their bytes
     classes with fields         Structs, dataclasses, attrs, named tuples: by `module:QualName`, name and value
-    enums                       by class and value
+    enums                       by class, name and value
 
 Where no dict and no class is inside, these are the very bytes that are stored, and the payload's digest is
 the content (`quick_content`).  What is not listed here might be anything: it is refused, with its path, never
@@ -21,7 +21,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from enum import Enum
 from functools import lru_cache
-from hashlib import blake2b
 from inspect import getattr_static
 from pathlib import PurePath
 from reprlib import repr as short
@@ -32,17 +31,17 @@ import msgspec
 
 from eventflow.identity import attributes_beside, fields_of
 from eventflow.result import Inline
-from eventflow.serializers.codecs import registered_codecs
+from eventflow.serializers.codecs import digest_of, registered_codecs
 from eventflow.serializers.tagged import Extension, Rule, extension, rules_for
 
 __all__ = ["NoContent", "content_of", "full_name", "quick_content"]
 
 _encode: Final = msgspec.msgpack.Encoder().encode
-_MAPS: Final = {
+_SUSPECT: Final = {
     "msgpack": bytes([*range(0x80, 0x90), 0xDE, 0xDF, *range(0xC7, 0xCA), *range(0xD4, 0xD9)]),
     "tagged": bytes([*range(0x80, 0x90), 0xDE, 0xDF, Extension.DICT]),
 }
-"""Codec → bytes that begin a map or an extension that is none of `tagged`, and may also mean something else."""
+"""Codec → bytes with which a map begins, or an extension that `tagged` does not know; each may mean something else too."""
 
 
 class NoContent(TypeError):
@@ -63,18 +62,18 @@ def content_of(value: object) -> bytes:
         raise NoContent("", f"{_kind_of(value)}, nested too deeply or within itself") from None
     except (Exception, SystemExit):  # noqa: BLE001 - a part that might be anything, or whose own code raises
         raise _refusal(value) from None
-    return blake2b(data, digest_size=16).digest()
+    return digest_of(data)
 
 
 def quick_content(payload: Inline) -> bytes | None:
     """The content of a payload's value where its digest says it already; None where it must be opened."""
     codec, data = payload.codec, payload.data
-    maps = _MAPS.get(codec)
-    if maps is not None:
-        return payload.digest if len(data.translate(None, maps)) == len(data) else None
+    suspect = _SUSPECT.get(codec)
+    if suspect is not None:
+        return payload.digest if len(data.translate(None, suspect)) == len(data) else None
     for registered in registered_codecs():
         if registered.name == codec and getattr(registered, "canonical", False):
-            return blake2b(codec.encode() + b"\0" + payload.digest, digest_size=16).digest()
+            return digest_of(codec.encode() + b"\0" + payload.digest)
     return None
 
 

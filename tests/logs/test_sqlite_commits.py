@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
-from collections.abc import AsyncIterator, Sequence
-from contextlib import closing
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import closing, suppress
 from pathlib import Path
 from secrets import token_hex
 
@@ -274,9 +274,55 @@ async def test_closing_leaves_nothing(tmp_path: Path) -> None:
         assert all(thread.daemon for thread in threads)
     assert log.peek(value(b"v").digest) is not None
     assert names(tmp_path) == ["log.db", "log.db.lock"]
+    ended(threads)
+
+
+def ended(threads: Iterable[threading.Thread]) -> None:
+    """Fails unless these threads end."""
     for thread in threads:
         thread.join(PATIENCE)
         assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("cancelled", ["in use", "while it opens", "as it closes"])
+async def test_closing_leaves_nothing_in_a_cancelled_scope(tmp_path: Path, cancelled: str) -> None:
+    """Nor does a block that is left because its scope was cancelled: what was taken up is stored, all is closed."""
+    others = set(threading.enumerate())
+    with anyio.CancelScope() as scope:
+        if cancelled == "while it opens":
+            scope.cancel()
+        async with SQLiteLog(tmp_path / "log.db") as log:
+            await log.submit(write("run/a", 0, 1))
+            scope.cancel()
+            if cancelled == "in use":
+                await log.head()
+    ended(set(threading.enumerate()) - others)
+    assert not [name for name in names(tmp_path) if name.endswith(("-wal", "-shm"))]
+    async with SQLiteLog(tmp_path / "log.db") as log:
+        assert await stored(log) == ([] if cancelled == "while it opens" else [1])
+
+
+async def test_closing_leaves_nothing_whenever_it_is_cancelled(tmp_path: Path) -> None:
+    """A task that opens, uses and closes a log may be cancelled at any moment of that."""
+    others = set(threading.enumerate())
+    whole = 0
+
+    async def use() -> None:
+        nonlocal whole
+        async with SQLiteLog(tmp_path / "log.db") as log:
+            await log.head()
+        whole += 1
+
+    moment = 0
+    while whole < 3:
+        task = asyncio.ensure_future(use())
+        await asyncio.sleep(moment * 20e-6)
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        moment += 1
+    ended(set(threading.enumerate()) - others)
+    assert names(tmp_path) == ["log.db", "log.db.lock"]
 
 
 async def test_closing_at_any_moment(tmp_path: Path) -> None:

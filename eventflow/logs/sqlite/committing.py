@@ -27,13 +27,11 @@ import anyio
 from eventflow.events import Record
 from eventflow.logs.sqlite.connection import Connection
 from eventflow.logs.sqlite.errors import is_busy
+from eventflow.logs.sqlite.patience import PATIENCE_S, outlast
 from eventflow.logs.sqlite.transaction import Append
 from eventflow.ports import LogClosed, OutcomeUnknown
 
-__all__ = ["PATIENCE_S", "GroupCommit", "Submitted"]
-
-PATIENCE_S: Final = 5.0
-"""How long a cancelled caller waits to learn what became of its append."""
+__all__ = ["GroupCommit", "Submitted"]
 
 BATCH_ROWS_MAX: Final = 8_192
 BATCH_BYTES_MAX: Final = 8 << 20
@@ -66,12 +64,16 @@ class Submitted:
     async def wait(self) -> Sequence[Record]:
         """Wait for the commit; raises why there was none. Cancelled, it leaves; the append goes on."""
         if not self.settled:
-            future = asyncio.get_running_loop().create_future()
-            self._waiting.append(future)
-            await future
+            await self.outcome()
         if self.append.error is not None:
             raise self.append.error
         return self.append.records
+
+    def outcome(self) -> asyncio.Future[None]:
+        """Done when what came of it, which is not known yet, is."""
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        return future
 
     def settle(self) -> None:
         """Tell those who wait."""
@@ -117,8 +119,15 @@ class GroupCommit:
         try:
             return await submitted.wait()
         except asyncio.CancelledError:
-            if not submitted.settled and not self._withdraw(submitted):
-                await _learn(submitted)
+            if (
+                not submitted.settled
+                and not self._withdraw(submitted)
+                and not await outlast(submitted.outcome())
+            ):
+                raise OutcomeUnknown(
+                    f"the append was cancelled and its commit did not end in {PATIENCE_S:g} s: "
+                    "read the stream to know"
+                ) from None
             raise
 
     async def submit(self, append: Append) -> Submitted:
@@ -239,20 +248,3 @@ class GroupCommit:
 
 def _nothing(_connection: Connection) -> None:
     """Only to be waited for."""
-
-
-async def _learn(submitted: Submitted) -> None:
-    """Wait for the outcome, whatever else cancels the caller meanwhile; `OutcomeUnknown` after a while."""
-    with anyio.move_on_after(PATIENCE_S, shield=True) as scope:
-        while not submitted.settled:
-            try:
-                await submitted.wait()
-            except asyncio.CancelledError:
-                if scope.cancel_called:
-                    raise
-            except Exception:  # noqa: BLE001 - the caller is told of the cancellation
-                return
-    if not submitted.settled:
-        raise OutcomeUnknown(
-            f"the append was cancelled and its commit did not end in {PATIENCE_S:g} s: read the stream to know"
-        )

@@ -31,13 +31,14 @@ import msgspec
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from eventflow.events import Record
-from eventflow.logs.sqlite.committing import PATIENCE_S, GroupCommit, Submitted
+from eventflow.logs.sqlite.committing import GroupCommit, Submitted
 from eventflow.logs.sqlite.connection import BUSY_S, Connection, Link, call, connect, uri
 from eventflow.logs.sqlite.errors import LogWriteFailed, explain, is_busy
 from eventflow.logs.sqlite.files import FORMAT, check_place, check_sqlite, prepare, prepare_reader
 from eventflow.logs.sqlite.keys import load_keyring
 from eventflow.logs.sqlite.locks import LockFile
 from eventflow.logs.sqlite.packs import PackReader, PackWriter
+from eventflow.logs.sqlite.patience import PATIENCE_S, outlast
 from eventflow.logs.sqlite.reading import (
     Page,
     Readers,
@@ -113,6 +114,12 @@ class _Open:
             self.locks.close()
 
 
+async def _give_back(link: Link | None, locks: LockFile) -> None:
+    if link is not None:
+        await link.close()
+    locks.close()  # only then: a thread that still waits for its turn needs it
+
+
 class SQLiteLog:
     """An `EventLog` in one SQLite file, which is made if it is not there.
 
@@ -179,11 +186,7 @@ class SQLiteLog:
             link = await connect(self.path, create=True)
             await self._patiently(partial(call, link, work))
         except BaseException:
-            with anyio.move_on_after(PATIENCE_S, shield=True) as scope:
-                if link is not None:
-                    await link.close()
-            if not scope.cancelled_caught:  # a thread that still waits for its turn needs it
-                locks.close()
+            await outlast(asyncio.ensure_future(_give_back(link, locks)))
             raise
         return _Open(self.path, link, locks, self._ledger)
 
@@ -199,9 +202,17 @@ class SQLiteLog:
     async def aclose(self) -> None:
         """Finish what was taken up and close; later calls, but `peek`, raise `LogClosed`.
 
-        Cancelled, it waits no longer for commits than a cancelled append does.
+        Cancelled, it waits five seconds at most, and what is not closed by then is closed afterwards.
         """
         self._closed = True
+        closing = asyncio.ensure_future(self._close())  # which no cancellation of the caller reaches
+        try:
+            await asyncio.shield(closing)
+        except asyncio.CancelledError:
+            await outlast(closing)
+            raise
+
+    async def _close(self) -> None:
         async with self._opening:
             opened, self._open = self._open, None
             if opened is None:

@@ -462,17 +462,18 @@ class FlowRunner:
             try:
                 self._threads.drop_queued()
                 await self._finish_threads()
-                if self._ticket is not None:
-                    with suppress(Exception):  # the fold shows what became of it
-                        await self._ticket.wait()
-                self._facts = await ownership.fold(self._log, self._view)
-                if self._facts.run.phase != Phase.CLAIMED or self._facts.run.claim != self._claim:
-                    return
-                try:
-                    await self._release(self._in_round + self._reports, self._beside)
-                except Exception:  # noqa: BLE001 - what is reported cannot be written: let go without it
+                with self._world.outside():
+                    if self._ticket is not None:
+                        with suppress(Exception):  # the fold shows what became of it
+                            await self._ticket.wait()
                     self._facts = await ownership.fold(self._log, self._view)
-                    await self._release([], [])
+                    if self._facts.run.phase != Phase.CLAIMED or self._facts.run.claim != self._claim:
+                        return
+                    try:
+                        await self._release(self._in_round + self._reports, self._beside)
+                    except Exception:  # noqa: BLE001 - what is reported cannot be written: let go without it
+                        self._facts = await ownership.fold(self._log, self._view)
+                        await self._release([], [])
             except Exception as second:  # noqa: BLE001 - the first error is the one to be told
                 error.add_note(f"and the run could not be released: {second!r}")
 

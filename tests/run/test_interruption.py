@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -13,8 +14,9 @@ import pytest
 
 from eventflow import Flow, MemoryLog, task
 from eventflow.events import Record, RunReleased, TaskAbandoned, TaskSucceeded, kind_of
-from eventflow.ports import Write
+from eventflow.ports import Durability, Write
 from eventflow.testing.virtual import VirtualWorld, simulate
+from tests.standstill import opened
 
 
 def two_steps(ran: Counter[str], cancelled: list[str]) -> Flow[..., Any]:
@@ -62,6 +64,23 @@ def test_cancelling_the_caller_is_an_interruption() -> None:
         state = await two_steps(ran, cancelled).options(log=log, world=world, run_id="r").run()
         assert state.result["slow"].result == 2000
         assert ran == Counter({"quick": 1, "slow": 2})
+
+    simulate(main)
+
+
+@pytest.mark.filterwarnings("ignore::eventflow.logs.sqlite.WalResetWarning")
+@pytest.mark.parametrize("durability", ["full", "pipelined"])
+def test_letting_go_takes_no_virtual_time(durability: Durability, tmp_path: Path) -> None:
+    """A slow disk is waited for while the clock stands still: an interruption is recorded when it happened."""
+
+    async def main(world: VirtualWorld) -> None:
+        began = world.now()
+        flow = two_steps(Counter(), [])
+        async with opened(tmp_path / "log.db", world) as log:
+            with anyio.move_on_after(10) as scope:
+                await flow.options(log=log, world=world, run_id="r", durability=durability).run()
+        assert scope.cancelled_caught
+        assert world.now() - began == 10_000_000
 
     simulate(main)
 

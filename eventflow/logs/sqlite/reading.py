@@ -14,6 +14,7 @@ from __future__ import annotations
 import sqlite3
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Final, TypeAlias, TypeVar
 
@@ -248,8 +249,11 @@ def find_latest(
 ) -> Mapping[str, Record]:
     """For each key that is there, its last record."""
     last = _LAST if until is None else until
-    found: dict[str, Record] = {}
     names: dict[int, str] = {}
+    if len(keys) == 1:  # what a chain asks at each step; half the time that the question for many takes
+        record = _find_last(connection, keys[0], last, names)
+        return {} if record is None else {keys[0]: record}
+    found: dict[str, Record] = {}
     for start in range(0, len(keys), _KEYS_MAX):
         numbers = {key: digest_key(key) for key in keys[start : start + _KEYS_MAX]}
         marks = ", ".join(["(?)"] * len(numbers))
@@ -261,17 +265,18 @@ def find_latest(
         taken = {digest_key(key) for key in records} if missing else ()
         for key in missing:
             if numbers[key] in taken:  # another key of the same number came after it
-                older = _find_older(connection, key, last, names)
-                found.update({} if older is None else {key: older})
+                record = _find_last(connection, key, last, names)
+                found.update({} if record is None else {key: record})
     return found
 
 
-def _find_older(connection: sqlite3.Connection, key: str, last: int, names: dict[int, str]) -> Record | None:
-    for row in connection.execute(_BY_KEY, (digest_key(key), last)):
-        _learn_names(connection, {row[1]}, names)
-        record = open_row(row, names)
-        if record.key == key:
-            return record
+def _find_last(connection: sqlite3.Connection, key: str, last: int, names: dict[int, str]) -> Record | None:
+    with closing(connection.execute(_BY_KEY, (digest_key(key), last))) as rows:
+        for row in rows:
+            _learn_names(connection, {row[1]}, names)
+            record = open_row(row, names)
+            if record.key == key:  # and not another of the same number
+                return record
     return None
 
 

@@ -45,7 +45,8 @@ class Cache:
         self._maker = KeyMaker(view, values)
         self._log = log
         self._world = world
-        self._told: set[int] = set()
+        self._told: set[str] = set()
+        """Tasks of which it was said that they are not cached."""
         self.keys: dict[int, str] = {}
         """Slots of attempts under way → the key that their success will bear."""
 
@@ -74,7 +75,7 @@ class Cache:
                 why = brief(error)
                 self.keys.pop(slot, None)
                 if not isinstance(error, Declined):
-                    self._tell(run.name(self._plan, slot), run.node(slot), why)
+                    self._tell(facts, slot, why)
                 commands[slot] = Start(slot, CacheMiss(b"", "opaque", why))
                 continue
             self.keys[slot] = self._maker.key(run.node(slot), parts)
@@ -89,11 +90,13 @@ class Cache:
                 commands.update(await self._judge(facts, asked, found, now))
         return [commands[slot] for slot in slots]
 
-    def _tell(self, name: str, node: int, why: str) -> None:
-        """Tell once in a run of each node that is not cached though it says so; its events tell of every call."""
-        if node not in self._told:
-            self._told.add(node)
-            _logger.warning("task %r of run %r is not cached: %s", name, self._view.run_id, why)
+    def _tell(self, facts: RunFacts, slot: int, why: str) -> None:
+        """Tell once in a run of a task that is not cached though it says so; its events tell of every call."""
+        task = self._plan.graph.task_of(facts.run.node(slot)).name
+        if task not in self._told:
+            self._told.add(task)
+            name, run_id = facts.run.name(self._plan, slot), self._view.run_id
+            _logger.warning("task %r of run %r is not cached: %s", name, run_id, why)
 
     async def _judge(
         self, facts: RunFacts, asked: Mapping[int, bytes], found: Mapping[str, Record | None], now: int

@@ -16,6 +16,7 @@ fault, and where in it.
 from __future__ import annotations
 
 from asyncio import CancelledError
+from collections.abc import Callable
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
@@ -86,7 +87,8 @@ class KeyMaker:
             except NotAtHand:
                 await self._values.load(facts, leaves(self._plan, facts.run, slot))
                 found = self._known_parts(facts, slot)
-            return found + await self._answer(facts, slot)
+            keyer = self._values.body(facts.run.node(slot)).cache_key
+            return found if keyer is None else found + await self._answer(facts, slot, keyer)
         except Opaque:
             raise
         except Exception as error:  # opening runs what users wrote: serializers, `__getitem__`
@@ -119,11 +121,8 @@ class KeyMaker:
             raise Opaque("what its code has closed over is not what it was when the flow was built")
         self._checked.add(task.name)
 
-    async def _answer(self, facts: RunFacts, slot: int) -> bytes:
-        """The part of the author's `cache_key`, if there is one."""
-        keyer = self._values.body(facts.run.node(slot)).cache_key
-        if keyer is None:
-            return b""
+    async def _answer(self, facts: RunFacts, slot: int, keyer: Callable[..., Any]) -> bytes:
+        """The part of the author's `cache_key`."""
         arguments = await self._values.arguments(facts, slot)
         try:
             answer = keyer(**arguments)

@@ -393,6 +393,36 @@ def test_what_has_no_content_is_not_cached_and_the_event_says_where() -> None:
     simulate(main)
 
 
+def test_what_is_not_cached_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Once in a run for each task function, however many calls of it there are; `cache_key` may decline in silence."""
+
+    @task(name="aside", cache_key=lambda x: None)
+    async def aside(x: Any) -> None:
+        """Meant not to be cached."""
+
+    @task
+    async def fit() -> Model:
+        return Model()
+
+    def calls() -> None:
+        model = fit()
+        for i in range(3):
+            slow(model, y=i)
+            aside(i)
+
+    async def main(world: VirtualWorld) -> None:
+        log, called = MemoryLog(), one(calls)
+        for run in (1, 2):
+            await state_of(called, log, world)
+            assert len(ran) == 3 * run
+            said = [entry.getMessage() for entry in caplog.records if entry.name == "eventflow.cache"]
+            assert len(said) == run
+            assert said[-1].startswith("task 'slow' of run ")
+            assert "is not cached: argument x is a tests.run.test_caching:Model" in said[-1]
+
+    simulate(main)
+
+
 def test_failures_and_skips_are_never_cached() -> None:
     """Only a success is; a task that failed runs again, though its key is the same."""
 

@@ -2,8 +2,8 @@
 
 A read is turned into a range of consecutive numbers, positions of the log or versions of a stream, and
 fetched page by page; no transaction and no cursor outlives its page.  Since the numbers are dense, a page
-must hold exactly those that it was asked for: whatever is missing is damage, and is named.  So is a
-record that fails its checksum, or says another version than its place.
+must hold exactly those that it was asked for, but positions that were pruned: whatever else is missing is
+damage, and is named.  So is a record that fails its checksum, or says another version than its place.
 
 The records of a page are decoded one by one as they are asked for, so that damage comes after the good
 records before it.
@@ -54,6 +54,7 @@ Row: TypeAlias = tuple[int, int, int, int, bytes]
 
 _COLUMNS: Final = "SELECT position, stream, version, crc, body FROM event"
 _BY_POSITION: Final = f"{_COLUMNS} WHERE position > ? AND position <= ? ORDER BY position"
+_PRUNED: Final = "SELECT first, last FROM pruned WHERE first <= ? AND last > ?"
 _BY_VERSION: Final = f"{_COLUMNS} WHERE stream = ? AND version > ? AND version <= ? ORDER BY version"
 _BY_KEY: Final = f"{_COLUMNS} WHERE key = ? AND position <= ? ORDER BY position DESC"
 _BY_KEYS: Final = (
@@ -165,28 +166,39 @@ def find_head(connection: Connection, stream: str | None) -> int:
 class Page:
     """The records of one part of a span, as they were found."""
 
-    def __init__(self, span: Span, rows: Sequence[Row], names: Mapping[int, str], broken: str = "") -> None:
+    def __init__(
+        self,
+        span: Span,
+        rows: Sequence[Row],
+        names: Mapping[int, str],
+        pruned: Sequence[tuple[int, int]],
+        broken: str,
+    ) -> None:
         self._span = span
         self._rows = rows
         self._names = names
+        self._pruned = pruned
         self._broken = broken
 
     @classmethod
     def find(cls, connection: Connection, span: Span, names: dict[int, str]) -> Page:
         """Fetch a page; `names` are those of streams met before, and more are added."""
         rows: list[Row] = []
+        pruned: list[tuple[int, int]] = []
         broken = ""
         try:
             if span.stream:
                 rows.extend(connection.execute(_BY_VERSION, (span.stream, span.low, span.high)))
             else:
                 rows.extend(connection.execute(_BY_POSITION, (span.low, span.high)))
+                if len(rows) < span.high - span.low:
+                    pruned = connection.execute(_PRUNED, (span.high, span.low)).fetchall()
         except sqlite3.DatabaseError as error:
             if is_busy(error):
                 raise
             broken = f" ({error})"  # what came before it is in `rows`
         _learn_names(connection, {span.stream, *(row[1] for row in rows)} - {0}, names)
-        return cls(span, rows, names, broken)
+        return cls(span, rows, names, pruned, broken)
 
     def records(self, *, backwards: bool) -> Iterator[Record]:
         """Open them one by one; raises `LogDamaged` at the first that is not what was written."""
@@ -200,9 +212,10 @@ class Page:
             rows = [found.get(number) for number in numbers]
         pairs = zip(numbers, rows, strict=True)
         for number, row in reversed(list(pairs)) if backwards else pairs:
-            if row is None or row[column] != number:
+            if row is not None and row[column] == number:
+                yield open_row(row, names)
+            elif not any(first <= number <= last for first, last in self._pruned):
                 raise LogDamaged(self._describe_gap(number))
-            yield open_row(row, names)
 
     def _describe_gap(self, number: int) -> str:
         """Name what is missing, and what stands after it, which is where to look."""

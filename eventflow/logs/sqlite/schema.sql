@@ -39,6 +39,12 @@ CREATE TABLE event (
 
 CREATE INDEX event_key ON event (key) WHERE key IS NOT NULL;
 
+-- Positions that were given up, with all of their streams. Readers pass them over; anything else missing is damage.
+CREATE TABLE pruned (
+    first INTEGER PRIMARY KEY CHECK (first > 0),
+    last  INTEGER NOT NULL CHECK (last >= first)
+) STRICT;
+
 -- A large value is not here but in a pack file, see `packs`.
 CREATE TABLE value (
     digest BLOB NOT NULL UNIQUE,
@@ -78,6 +84,8 @@ CREATE TABLE read_row (
 CREATE TRIGGER event_is_immutable BEFORE UPDATE ON event
 BEGIN SELECT RAISE(ABORT, 'events are immutable'); END;
 CREATE TRIGGER event_is_permanent BEFORE DELETE ON event
+WHEN NOT EXISTS (SELECT 1 FROM pruned WHERE OLD.position BETWEEN first AND last)
+    OR OLD.position = (SELECT max(position) FROM event) -- which says where to go on
 BEGIN SELECT RAISE(ABORT, 'events are permanent'); END;
 CREATE TRIGGER stream_is_immutable BEFORE UPDATE ON stream
 BEGIN SELECT RAISE(ABORT, 'names of streams are immutable'); END;

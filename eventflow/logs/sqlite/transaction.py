@@ -6,8 +6,8 @@ anything of it is staged, so no savepoint is needed; rows are inserted for all o
 a time.  The rules of what a write may find are those of the memory log, see `eventflow.logs.memory`.
 
 What is known of the streams' ends is kept between transactions (`Ledger`) and checked in each one by a
-single number: positions are dense and events permanent, so as long as the last position is the one that
-we left, nobody has appended anything.  Otherwise all is forgotten and read again.
+single number: positions are dense and events permanent (who prunes appends a record of it), so as long as the
+last position is the one that we left, nothing has changed.  Otherwise all is forgotten and read again.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ than the statement while the event loop is busy: so they are few, and always the
 
 _ENDS: Final = (
     "SELECT stream.name, stream.id, event.position, event.version, event.crc, event.body "
-    "FROM stream JOIN event ON event.stream = stream.id "
+    "FROM stream LEFT JOIN event ON event.stream = stream.id "
     "AND event.version = (SELECT max(version) FROM event WHERE stream = stream.id)"
 )
 _LEARNT_MAX: Final = 500
@@ -145,7 +145,9 @@ class Ledger:
             marks = ", ".join("?" * len(names))
             rows = connection.execute(f"{_ENDS} WHERE stream.name IN ({marks})", names).fetchall()
             for name, number, position, version, crc, body in rows:
-                self.heads[name] = _Head(number, version, _moment(name, position, crc, body))
+                is_there = position is not None  # a stream that was pruned begins anew, under its number
+                at = _moment(name, position, crc, body) if is_there else 0
+                self.heads[name] = _Head(number, version or 0, at)
 
     def kind(self, connection: Connection, name: str) -> int:
         """The number of a kind, given to it if it has none."""

@@ -94,6 +94,16 @@ async def test_what_is_missing_beside_is_damage(log: SQLiteLog) -> None:
         await collect(log.read())
 
 
+async def test_a_stream_that_was_lost_does_not_begin_anew(log: SQLiteLog) -> None:
+    """Where nothing was pruned, a stream without records is damage: nobody writes over it."""
+    for position in range(1, 13, 2):
+        lose(log.path, position)
+    async with SQLiteLog(log.path) as other:
+        with pytest.raises(LogDamaged, match="all records of 'run/odd' are missing"):
+            await other.append(write("run/odd", 0, 1))
+        await other.append(write("run/even", 6, 2))
+
+
 async def test_positions_go_on_and_a_pruned_stream_begins_anew(log: SQLiteLog) -> None:
     """No position is given twice; the name of a stream is free again, its versions are dense from 1."""
     prune(log.path, "run/odd")

@@ -145,9 +145,12 @@ class Ledger:
             marks = ", ".join("?" * len(names))
             rows = connection.execute(f"{_ENDS} WHERE stream.name IN ({marks})", names).fetchall()
             for name, number, position, version, crc, body in rows:
-                is_there = position is not None  # a stream that was pruned begins anew, under its number
-                at = _moment(name, position, crc, body) if is_there else 0
-                self.heads[name] = _Head(number, version or 0, at)
+                if position is not None:
+                    self.heads[name] = _Head(number, version, _moment(name, position, crc, body))
+                elif connection.execute("SELECT 1 FROM pruned LIMIT 1").fetchone():
+                    self.heads[name] = _Head(number, 0, 0)  # begins anew under its number
+                else:
+                    raise LogDamaged(f"all records of {name!r} are missing, and none was pruned")
 
     def kind(self, connection: Connection, name: str) -> int:
         """The number of a kind, given to it if it has none."""

@@ -385,6 +385,8 @@ async def test_keys_of_one_number(log: CountedLog, monkeypatch: pytest.MonkeyPat
         "b": [1],
         "c": [2],
     }
+    alone = [marks((await log.latest([key])).values()) for key in "abcd"]
+    assert alone == [[3], [1], [2], []]
 
 
 async def test_what_is_remembered_is_bounded(log: CountedLog, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -325,6 +325,22 @@ async def test_closing_leaves_nothing_whenever_it_is_cancelled(tmp_path: Path) -
     assert names(tmp_path) == ["log.db", "log.db.lock"]
 
 
+def test_closing_goes_on_while_the_loop_ends(tmp_path: Path) -> None:
+    """The end of a loop cancels every task, that which has begun to close included: the file is closed all the same."""
+    others = set(threading.enumerate())
+
+    async def leave(turn: int) -> None:
+        log = await SQLiteLog.open(tmp_path / "log.db")
+        await log.append(write(f"run/{turn}", 0, 1))
+        asyncio.ensure_future(log.aclose())  # noqa: RUF006 - the loop ends before it does
+        await asyncio.sleep(0)
+
+    for turn in range(10):
+        asyncio.run(leave(turn))
+        assert names(tmp_path) == ["log.db", "log.db.lock"]
+    ended(set(threading.enumerate()) - others)
+
+
 async def test_closing_at_any_moment(tmp_path: Path) -> None:
     """Whenever a log is closed, each call under way gives its answer or `LogClosed`, and nothing is left."""
     path = tmp_path / "log.db"

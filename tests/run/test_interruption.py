@@ -254,14 +254,16 @@ def test_a_loop_that_ends_fails_nobody() -> None:
         return number
 
     with Flow("sleepers") as flow:
-        sleeper.map(list(range(20)))
+        sleeper.map([*range(20), 30_000])  # the last one sleeps until the loop ends
 
     async def main(moment: float) -> None:
         running = asyncio.ensure_future(flow.options(log=log, run_id=f"r{moment}").run())
+        while not await log.head(f"run/r{moment}"):  # noqa: ASYNC110 - until it is claimed
+            await asyncio.sleep(0.001)
         await asyncio.sleep(moment)
         assert not running.done()
 
-    moments = [number / 1_000 for number in range(4, 20)]
+    moments = [number / 1_000 for number in range(16)]
     for moment in moments:
         asyncio.run(main(moment))
 

@@ -28,6 +28,7 @@ def errors(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Mapping[int
         text=True,
         check=False,
     )
+    assert mypy.returncode in (0, 1), mypy.stdout + mypy.stderr
     assert not mypy.stderr, mypy.stderr
     found: dict[str, dict[int, str]] = {case.name: {} for case in CASES}
     for match in _FOUND.finditer(mypy.stdout):

@@ -202,14 +202,19 @@ class SQLiteLog:
     async def aclose(self) -> None:
         """Finish what was taken up and close; later calls, but `peek`, raise `LogClosed`.
 
-        Cancelled, it waits five seconds at most, and what is not closed by then is closed afterwards.
+        Threads that are busy are waited for five seconds; what they hold stays open then, until the process ends.
+        Cancelled, it goes on for as long, and raises that afterwards.
         """
         self._closed = True
         closing = asyncio.ensure_future(self._close())  # which no cancellation of the caller reaches
         try:
             await asyncio.shield(closing)
         except asyncio.CancelledError:
-            await outlast(closing)
+            try:
+                await outlast(closing)
+            finally:
+                if closing.cancelled():  # with every task of a loop that ends, and perhaps before it began
+                    await outlast(asyncio.ensure_future(self._close()))
             raise
 
     async def _close(self) -> None:

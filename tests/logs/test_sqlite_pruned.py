@@ -51,6 +51,7 @@ def prune(path: Path, *streams: str) -> None:
             "SELECT stream.id, 1, kind.id, ?, ? FROM stream, kind WHERE stream.name = ? AND kind.name = ?",
             (body, checksum(body), name, event.kind),
         )
+        connection.execute(f"DELETE FROM stream WHERE name IN ({', '.join('?' * len(streams))})", streams)
         connection.execute("COMMIT")
 
 
@@ -95,13 +96,30 @@ async def test_what_is_missing_beside_is_damage(log: SQLiteLog) -> None:
 
 
 async def test_a_stream_that_was_lost_does_not_begin_anew(log: SQLiteLog) -> None:
-    """Where nothing was pruned, a stream without records is damage: nobody writes over it."""
+    """A stream that has its name and no records is damage, whatever was pruned beside it: nobody writes over it."""
+    prune(log.path, "run/even")
     for position in range(1, 13, 2):
         lose(log.path, position)
     async with SQLiteLog(log.path) as other:
         with pytest.raises(LogDamaged, match="all records of 'run/odd' are missing"):
             await other.append(write("run/odd", 0, 1))
-        await other.append(write("run/even", 6, 2))
+        await other.append(write("run/even", 0, 2))
+
+
+@pytest.mark.parametrize("anew", [False, True])
+async def test_a_stream_that_is_pruned_while_it_is_read_ends(
+    log: SQLiteLog, monkeypatch: pytest.MonkeyPatch, anew: bool
+) -> None:
+    """After what was read; it is no damage, and a stream that begins anew under its name is not spliced on."""
+    monkeypatch.setattr(reading, "PAGE", 2)
+    reader = log.read(stream="run/odd")
+    first = await anext(reader)
+    prune(log.path, "run/odd")
+    if anew:
+        await log.append(write("run/odd", 0, *range(6)))
+    rest = await collect(reader)
+    assert [record.version for record in (first, *rest)] in ([1], [1, 2])
+    assert all(record.position < 13 for record in rest)
 
 
 async def test_positions_go_on_and_a_pruned_stream_begins_anew(log: SQLiteLog) -> None:
@@ -125,6 +143,13 @@ async def test_the_file_itself_refuses_other_deletions(log: SQLiteLog, position:
         execute_plain(log.path, "INSERT INTO pruned VALUES (13, 13)")
     with pytest.raises(sqlite3.IntegrityError, match="events are permanent"):
         execute_plain(log.path, "DELETE FROM event WHERE position = ?", position)
+
+
+async def test_the_file_itself_keeps_names_of_streams(log: SQLiteLog) -> None:
+    """Of those with records, and the last one, whose number would be given again."""
+    for name in ("run/odd", "run/last"):
+        with pytest.raises(sqlite3.IntegrityError, match="names of streams are permanent"):
+            execute_plain(log.path, "DELETE FROM stream WHERE name = ?", name)
 
 
 async def test_projections_fold_what_is_left(tmp_path: Path) -> None:

@@ -189,6 +189,8 @@ class Page:
         try:
             if span.stream:
                 rows.extend(connection.execute(_BY_VERSION, (span.stream, span.low, span.high)))
+                if len(rows) < span.high - span.low and not _has_stream(connection, span.stream):
+                    pruned = [(span.low, span.high)]  # since the reading began
             else:
                 rows.extend(connection.execute(_BY_POSITION, (span.low, span.high)))
                 if len(rows) < span.high - span.low:
@@ -226,6 +228,10 @@ class Page:
             return f"version {number} of {name!r} is missing{self._broken}"
         beside = f": position {after[0]} ({name!r}) stands after it" if after is not None else ""
         return f"position {number} is missing{self._broken}{beside}"
+
+
+def _has_stream(connection: sqlite3.Connection, number: int) -> bool:
+    return connection.execute("SELECT 1 FROM stream WHERE id = ?", (number,)).fetchone() is not None
 
 
 def _learn_names(connection: sqlite3.Connection, streams: set[int], names: dict[int, str]) -> None:

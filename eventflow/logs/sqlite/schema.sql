@@ -90,6 +90,8 @@ BEGIN SELECT RAISE(ABORT, 'events are permanent'); END;
 CREATE TRIGGER stream_is_immutable BEFORE UPDATE ON stream
 BEGIN SELECT RAISE(ABORT, 'names of streams are immutable'); END;
 CREATE TRIGGER stream_is_permanent BEFORE DELETE ON stream
+WHEN EXISTS (SELECT 1 FROM event WHERE stream = OLD.id)
+    OR OLD.id = (SELECT max(id) FROM stream) -- or its number would be given again
 BEGIN SELECT RAISE(ABORT, 'names of streams are permanent'); END;
 CREATE TRIGGER value_is_immutable BEFORE UPDATE ON value
 BEGIN SELECT RAISE(ABORT, 'values are immutable'); END;

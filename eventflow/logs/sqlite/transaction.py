@@ -145,12 +145,9 @@ class Ledger:
             marks = ", ".join("?" * len(names))
             rows = connection.execute(f"{_ENDS} WHERE stream.name IN ({marks})", names).fetchall()
             for name, number, position, version, crc, body in rows:
-                if position is not None:
-                    self.heads[name] = _Head(number, version, _moment(name, position, crc, body))
-                elif connection.execute("SELECT 1 FROM pruned LIMIT 1").fetchone():
-                    self.heads[name] = _Head(number, 0, 0)  # begins anew under its number
-                else:
-                    raise LogDamaged(f"all records of {name!r} are missing, and none was pruned")
+                if position is None:  # of a stream that was pruned, the name is gone too
+                    raise LogDamaged(f"all records of {name!r} are missing")
+                self.heads[name] = _Head(number, version, _moment(name, position, crc, body))
 
     def kind(self, connection: Connection, name: str) -> int:
         """The number of a kind, given to it if it has none."""

@@ -18,14 +18,14 @@ async def outlast(work: asyncio.Future[Any]) -> bool:
 
     It neither cancels `work` nor raises what that raised. Cancelled meanwhile, it raises that once `work` has ended.
     """
+    loop = asyncio.get_running_loop()
+    end = loop.time() + PATIENCE_S
     cancelled: asyncio.CancelledError | None = None
-    with anyio.move_on_after(PATIENCE_S, shield=True) as scope:
-        while not work.done():
+    with anyio.CancelScope(shield=True):
+        while not work.done() and (left := end - loop.time()) > 0:
             try:
-                await asyncio.wait({work})
+                await asyncio.wait({work}, timeout=left)
             except asyncio.CancelledError as error:
-                if scope.cancel_called:
-                    raise
                 cancelled = error
     if work.done() and not work.cancelled():
         work.exception()  # is known, and nobody need be told of it

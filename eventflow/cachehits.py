@@ -215,11 +215,12 @@ def _define(rows: _Rows, record: Record, event: FlowDefined) -> None:
     tasks: dict[int, int] = {}
     named: dict[tuple[str, ...], int] = {}
     nodes: dict[int, tuple[str, int, int]] = {}
-    for index, node in enumerate(graph.nodes):
-        if isinstance(node, TaskNode) and graph.tasks[node.task].policy.cache is not None:
-            task = tasks.setdefault(node.task, len(tasks))
-            parts = named.setdefault(graph.named_parts(index), len(named))
-            nodes[index] = (node.name, task, parts)
+    for index in graph.cached:
+        node = graph.nodes[index]
+        assert isinstance(node, TaskNode), f"node {index} is a parameter"
+        task = tasks.setdefault(node.task, len(tasks))
+        parts = named.setdefault(graph.named_parts(index), len(named))
+        nodes[index] = (node.name, task, parts)
     if nodes:
         rows[record.stream] = CachedFlow(graph.name, [graph.tasks[i] for i in tasks], [*named], nodes)
 

@@ -24,10 +24,13 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from eventflow.serializers import digest_of
+
 __all__ = [
     "Arg",
     "CachePolicy",
     "Const",
+    "Counted",
     "DictOf",
     "Digests",
     "Graph",
@@ -189,6 +192,8 @@ class TaskNode(msgspec.Struct, frozen=True, array_like=True, tag="task", gc=Fals
 
 
 Node: TypeAlias = ParameterNode | TaskNode
+Counted: TypeAlias = tuple[tuple[Input, ...], tuple[str, ...]]
+"""What counts in the keys of a cached node: inputs, and names of the flow's parameters."""
 
 
 class Digests(msgspec.Struct, frozen=True, array_like=True):
@@ -209,7 +214,7 @@ def refs(arg: Arg) -> Iterator[Ref]:
 
 
 def _digest(value: object) -> bytes:
-    return blake2b(msgspec.msgpack.encode(value), digest_size=16).digest()
+    return digest_of(msgspec.msgpack.encode(value))
 
 
 class Graph(msgspec.Struct, frozen=True, array_like=True, dict=True):
@@ -239,8 +244,19 @@ class Graph(msgspec.Struct, frozen=True, array_like=True, dict=True):
         assert isinstance(found, TaskNode), f"node {node} is a parameter"
         return self.tasks[found.task]
 
-    def counted(self, node: int) -> tuple[tuple[Input, ...], tuple[str, ...]]:
-        """What counts in the keys of a cached node: which of its inputs, and which of the flow's parameters."""
+    @cached_property
+    def cached(self) -> tuple[int, ...]:
+        """The nodes whose results may be reused, or whose policy says why not."""
+        if all(task.policy.cache is None for task in self.tasks):
+            return ()
+        return tuple(
+            i
+            for i, node in enumerate(self.nodes)
+            if isinstance(node, TaskNode) and self.tasks[node.task].policy.cache is not None
+        )
+
+    def counted(self, node: int) -> Counted:
+        """Which of a cached node's inputs, and which of the flow's parameters, count in its keys."""
         found, policy = self.nodes[node], self.task_of(node).policy.cache
         assert isinstance(found, TaskNode), f"node {node} is a parameter"
         assert policy is not None, f"{found.name} is not cached"

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from eventflow.graph import Const, Graph, Input, ListOf, ParameterNode, Ref, TaskNode, TupleOf, refs
+from eventflow.graph import Const, Counted, Graph, Input, ListOf, ParameterNode, Ref, TaskNode, TupleOf, refs
 
 __all__ = ["Plan"]
 
@@ -57,8 +57,8 @@ class Plan:
     judged: tuple[int, ...]
     """Tasks on which the run's success is judged: the reference ones, or those nothing waits for."""
     mapped: frozenset[int]
-    cached: Mapping[int, tuple[tuple[Input, ...], tuple[str, ...]]]
-    """Nodes whose results may be reused, or whose policy says why not → what counts in their keys, see `Graph.counted`."""
+    cached: Mapping[int, Counted]
+    """The cached nodes → what counts in their keys."""
     counted: frozenset[int]
     """Nodes whose values count in the key of a cached one."""
     task_nodes: int
@@ -68,7 +68,7 @@ class Plan:
         self.nodes = nodes = graph.nodes
         self._parameters = frozenset(i for i, n in enumerate(nodes) if isinstance(n, ParameterNode))
         self.mapped = frozenset(i for i, n in enumerate(nodes) if isinstance(n, TaskNode) and n.mapped)
-        self.cached = _cached(graph)
+        self.cached = {node: graph.counted(node) for node in graph.cached}
         count = (item for inputs, _ in self.cached.values() for item in inputs)
         self.counted = frozenset(ref.node for item in count for ref in refs(item.arg))
         self.degree = [0] * len(nodes)
@@ -145,13 +145,3 @@ class Plan:
         """Whether this input of a mapped task takes a mapped upstream child by child."""
         arg = item.arg
         return item.each and isinstance(arg, Ref) and not arg.path and arg.node in self.mapped
-
-
-def _cached(graph: Graph) -> Mapping[int, tuple[tuple[Input, ...], tuple[str, ...]]]:
-    if all(task.policy.cache is None for task in graph.tasks):
-        return {}
-    return {
-        i: graph.counted(i)
-        for i, node in enumerate(graph.nodes)
-        if isinstance(node, TaskNode) and graph.tasks[node.task].policy.cache is not None
-    }

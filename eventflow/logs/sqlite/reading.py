@@ -54,7 +54,6 @@ Row: TypeAlias = tuple[int, int, int, int, bytes]
 
 _COLUMNS: Final = "SELECT position, stream, version, crc, body FROM event"
 _BY_POSITION: Final = f"{_COLUMNS} WHERE position > ? AND position <= ? ORDER BY position"
-_PRUNED: Final = "SELECT first, last FROM pruned WHERE first <= ? AND last > ?"
 _BY_VERSION: Final = f"{_COLUMNS} WHERE stream = ? AND version > ? AND version <= ? ORDER BY version"
 _BY_KEY: Final = f"{_COLUMNS} WHERE key = ? AND position <= ? ORDER BY position DESC"
 _BY_KEYS: Final = (
@@ -63,6 +62,7 @@ _BY_KEYS: Final = (
 )
 _KEYS_MAX: Final = 256
 """Keys looked up at once."""
+_PRUNED: Final = "SELECT first, last FROM pruned WHERE first <= ? AND last > ?"
 _LAST: Final = (1 << 63) - 1
 """Beyond every position."""
 

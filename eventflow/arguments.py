@@ -18,8 +18,8 @@ import msgspec
 
 from eventflow.graph import Arg, Const, DictOf, Key, ListOf, Ref, TupleOf
 from eventflow.nodes import BuildError, Node, Owner, declared_type, element_type, owner_of, ref_of
-from eventflow.result import ResultSerializer, SerializationError
-from eventflow.serializers import Serializer
+from eventflow.result import Inline, ResultSerializer, SerializationError
+from eventflow.serializers import Serializer, digest_of
 from eventflow.serializers.faults import describe_fault
 
 __all__ = [
@@ -74,9 +74,10 @@ def quick(value: Any, flow: Owner) -> Arg | None:
         return value._ref if value._owner is flow else None  # noqa: SLF001
     if kind in _SCALARS:
         try:
-            return Const("msgpack", _encode(value))
+            data = _encode(value)
         except (OverflowError, UnicodeEncodeError):
             return None  # beyond msgpack: the serializer knows another way, or the right words
+        return Const(Inline("msgpack", data, digest_of(data)))
     return None
 
 
@@ -132,7 +133,7 @@ def constant(value: Any, declared: Any, place: Place) -> Const:
         found = serializer_for(declared).serialize(value)
     except SerializationError as error:
         raise BuildError(f"{place}: {_why_not(value)}") from error
-    return Const(found.codec, found.data)
+    return Const(found)
 
 
 @lru_cache(maxsize=512)

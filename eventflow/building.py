@@ -46,7 +46,7 @@ from eventflow.graph import (
 from eventflow.graph import Node as GraphNode
 from eventflow.nodes import BuildError, Node, element_type
 from eventflow.ports import Body
-from eventflow.result import Inline, ResultSerializer
+from eventflow.result import Result, ResultSerializer
 from eventflow.schemas import schema_of, settings_of
 from eventflow.serializers import digest_of
 from eventflow.serializers.canonical import NoContent, full_name
@@ -120,7 +120,7 @@ class Definition:
         declared = self.signature.type_of(name)
         for key in path:
             declared = element_type(declared, key)
-        return serializer_for(declared).deserialize(Inline(const.codec, const.data, digest_of(const.data)))
+        return Result(const.value, True, serializer_for(declared)).deserialize().value
 
     def graph_form(self, name: str) -> TaskDef:
         """The data that goes into the graph, under a name that is unique there."""

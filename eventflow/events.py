@@ -36,6 +36,7 @@ __all__ = [
     "FlowDefined",
     "Known",
     "LogDamaged",
+    "Option",
     "Origin",
     "Record",
     "RunClaimed",
@@ -62,6 +63,9 @@ __all__ = [
 
 Address: TypeAlias = tuple[int, ...]
 """A task's place in its run: `(node, *path)`; the path is made of map indices, as deep as the nesting."""
+
+Option: TypeAlias = bool | int | float | str | None
+"""What an option of a run may be."""
 
 Source: TypeAlias = int | tuple[Key, ...]
 """A value's place in its run: the version of its record, or `(version, *path)`."""
@@ -94,9 +98,11 @@ class CacheMiss(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     parts: bytes
     """Of the key, see `TaskDef.cache_key`; of a reason `opaque` empty, for there is no key."""
-    reason: Literal["new", "expired", "lost", "opaque", "retry"]
-    """`new`: no entry; `expired`; `lost`: its bytes are gone or damaged; `opaque`: something has no content that
-    could be told soundly; `retry`: not asked again after a failure."""
+    reason: str
+    """`new`: no entry. `expired`: the entry is too old. `future`: the entry was made by a clock that was ahead.
+    `lost`: the bytes of the entry are gone or damaged. `unreadable`: they do not open as the declared type.
+    `opaque`: an input has no sound content. `retry`: the cache is not asked again after a failure. `refresh`: the
+    caller asked for a new result. `dropped`: the entry was dropped. Any other word is read as `new`."""
     detail: str = ""
 
 
@@ -121,6 +127,14 @@ class RunStarted(_Fact, frozen=True, kw_only=True, array_like=True, tag="run_sta
     origin: Origin | None = None
     """The run this one was made from, and up to where."""
     labels: Mapping[str, str] = {}
+    entry: str = ""
+    """Where the flow's code was found at the birth: `module:qualname` or a file."""
+    parent: Origin | None = None
+    """Of a child run: its parent's stream, and the version of the call there. A forked child has an `origin` too."""
+    why: str = ""
+    """What started the run, where it was no plain call: `rerun`, `fork`, `schedule` …"""
+    options: Mapping[str, Option] = {}
+    """How the run is to be run, by name: queue, priority, timeout …; a reader passes over names it does not know."""
 
 
 class RunClaimed(_Fact, frozen=True, kw_only=True, array_like=True, tag="run_claimed"):
@@ -191,7 +205,8 @@ class TaskReused(_Owned, frozen=True, kw_only=True, array_like=True, tag="task_r
     result: Payload
     source: Origin
     """The record that it was taken from: of the cache always the `TaskSucceeded`, of a fork perhaps a `TaskReused`."""
-    why: Literal["cache", "fork", "shared"]
+    why: str
+    """`cache`, `fork` or `shared`; any other word is read as `cache`."""
     parts: bytes = b""
     """Of the key of a hit, as in `CacheMiss`."""
     content: bytes | None = None
@@ -206,7 +221,10 @@ class TaskFailed(_Owned, frozen=True, kw_only=True, array_like=True, tag="task_f
     task: Address
     attempt: int
     failure: Failure
-    reason: Literal["raised", "timed_out", "crashed", "unserializable", "input"]
+    reason: str
+    """`raised`: the body did. `timed_out`. `crashed`: its process died again and again. `unserializable`: its result
+    cannot be kept. `input`: its arguments cannot be had. `trigger`: the function that decides whether it runs failed.
+    `limit`: a bound was met. `refused`: a person refused. Any other word is read as `raised`."""
     retry_at: int | None = None
     """Microseconds UTC, jitter included, decided once."""
     body_us: int = 0
@@ -217,7 +235,9 @@ class TaskAbandoned(_Owned, frozen=True, kw_only=True, array_like=True, tag="tas
 
     task: Address
     attempt: int
-    reason: Literal["lost", "interrupted"]
+    reason: str
+    """`lost`: its process died. `worker_lost`: the worker that ran it did. `interrupted`: its run was. `cancelled`:
+    somebody cancelled it. Any other word is read as `interrupted`."""
 
 
 class TaskSkipped(_Owned, frozen=True, kw_only=True, array_like=True, tag="task_skipped"):

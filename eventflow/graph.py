@@ -20,10 +20,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from hashlib import blake2b
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import msgspec
 
+from eventflow.result import Payload
 from eventflow.serializers import digest_of
 
 __all__ = [
@@ -54,8 +55,8 @@ Key: TypeAlias = int | str
 class Const(msgspec.Struct, frozen=True, array_like=True, tag="const", gc=False):
     """A value that was known when the flow was built, serialized."""
 
-    codec: str
-    data: bytes
+    value: Payload
+    """`Inline` in every graph of this version; a reader raises `ResultNotLoaded` for any other."""
 
 
 class Ref(msgspec.Struct, frozen=True, array_like=True, tag="ref", gc=False):
@@ -116,7 +117,8 @@ class Policy(msgspec.Struct, frozen=True, array_like=True, gc=False):
     retries: int = 0
     """Attempts after the first that failed."""
     retry_delay_us: int = 0
-    backoff: Literal["fixed", "exponential", "callable"] = "fixed"
+    backoff: str = "fixed"
+    """`fixed`, `exponential`, `callable` or `error`; any other word is read as `fixed`."""
     backoff_max_us: int = 0
     """Upper bound of an exponential delay."""
     timeout_us: int = 0

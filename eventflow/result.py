@@ -98,6 +98,10 @@ class Withheld(msgspec.Struct, frozen=True, array_like=True, tag="withheld", gc=
     """The value was not kept, by choice."""
 
     reason: str
+    digest: bytes | None = None
+    """Of the plaintext, so that a value made again can be compared; None for a secret."""
+    size: int | None = None
+    """Bytes of serialized plaintext; None where it was never serialized."""
 
 
 class Forgotten(msgspec.Struct, frozen=True, array_like=True, tag="forgotten", gc=False):
@@ -105,6 +109,9 @@ class Forgotten(msgspec.Struct, frozen=True, array_like=True, tag="forgotten", g
 
     digest: bytes
     reason: str
+    codec: str = ""
+    size: int = 0
+    """Bytes of serialized plaintext."""
 
 
 Payload: TypeAlias = Inline | Stored | Withheld | Forgotten

@@ -25,7 +25,7 @@ from eventflow.runner.request import Request
 from eventflow.runner.rerun import kept_results
 from eventflow.runner.values import to_store
 from eventflow.runview import Picture, RunView, fetcher
-from eventflow.serializers import Serializer, digest_of
+from eventflow.serializers import Serializer
 from eventflow.settings import check_url, shared_log
 from eventflow.states import Failed, Mapped, State
 from eventflow.world import RealWorld
@@ -235,14 +235,19 @@ class _Call:
             raise ValueError(
                 f"run {run_id!r} has no value for the parameters {', '.join(missing)} of today's flow"
             )
+        beside: list[Value] = []
         parameters = {
-            name: facts.parameters[name] if name in facts.parameters else _default_payload(node)
+            name: facts.parameters[name] if name in facts.parameters else _default_of(node, beside)
             for name, node in self._flow.graph.parameters.items()
         }
         origin = Origin(old.stream, facts.run.version)
         await self._check_target(old)
         request = self._request(
-            parameters, frozenset(), (), origin=origin, first=kept_results(old, facts, self._flow.plan)
+            parameters,
+            frozenset(),
+            tuple(beside),
+            origin=origin,
+            first=kept_results(old, facts, self._flow.plan),
         )
         _, picture = await self._execute(request)
         return picture
@@ -284,12 +289,9 @@ class _Call:
         beside: list[Value] = []
         for name, value in values.items():
             try:
-                payload, kept_beside = to_store(self._opener(name).serialize(value))
+                parameters[name] = _to_store(self._opener(name).serialize(value), beside)
             except SerializationError as error:
                 raise SerializationError(f"flow {self._flow.name!r}, parameter {name!r}: {error}") from error
-            parameters[name] = payload
-            if kept_beside is not None:
-                beside.append(kept_beside)
         return await self._execute(self._request(parameters, self._flow.given(args, kwargs), tuple(beside)))
 
     def _opener(self, name: str) -> ResultSerializer:
@@ -316,6 +318,7 @@ class _Call:
             fresh=options.run_id is None,
             on_change=options.on_change,
             origin=origin,
+            why="" if origin is None else "rerun",
             first=first,
         )
 
@@ -347,10 +350,18 @@ class _Call:
         return view, picture
 
 
-def _default_payload(node: ParameterNode) -> Payload:
-    assert node.default is not None
-    data = node.default.data
-    return Inline(node.default.codec, data, digest_of(data))
+def _to_store(payload: Inline, beside: list[Value]) -> Payload:
+    """What the event says of a parameter; the bytes of a large one go `beside` it."""
+    kept, value = to_store(payload)
+    if value is not None:
+        beside.append(value)
+    return kept
+
+
+def _default_of(node: ParameterNode, beside: list[Value]) -> Payload:
+    assert node.default is not None, "the parameters without one were asked for"
+    payload = node.default.value
+    return _to_store(payload, beside) if isinstance(payload, Inline) else payload
 
 
 def _evaluate(arg: Arg, picture: Picture) -> Any:
@@ -358,8 +369,8 @@ def _evaluate(arg: Arg, picture: Picture) -> Any:
     match arg:
         case Ref():
             return _value_of(picture.at_ref(arg), picture)
-        case Const(codec=codec, data=data):
-            return Serializer().deserialize(Inline(codec, data, digest_of(data)))
+        case Const(value=payload):
+            return Result(payload, True).deserialize().value
         case ListOf(items=items):
             return [_evaluate(part, picture) for part in items]
         case TupleOf(items=items):

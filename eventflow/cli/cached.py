@@ -9,9 +9,10 @@ from eventflow.cachehits import CacheEntry, CacheHits, CacheRow, differences, en
 from eventflow.cli.looking import when
 from eventflow.cli.trouble import Exit, Trouble
 from eventflow.events import CacheMiss, Record, RunClaimed, TaskReused, TaskStarted
-from eventflow.graph import Const, Graph, ParameterNode, TaskDef
+from eventflow.graph import Const, Graph, ParameterNode, TaskDef, TaskNode
 from eventflow.ports import EventLog
 from eventflow.projections import replay
+from eventflow.result import Inline
 from eventflow.runfacts import RunFacts
 from eventflow.runview import RunView, graph_of
 from eventflow.serializers.plain import unpack
@@ -25,6 +26,10 @@ _REASONS: Final = {
     "lost": "the value of its entry could not be had",
     "opaque": "it has no key",
     "retry": "an attempt after a failure does not ask",
+    "future": "its entry was made by a clock that was ahead of this one",
+    "unreadable": "the value of its entry does not open as the type that is declared today",
+    "refresh": "the caller asked for a new result",
+    "dropped": "its entry was dropped",
 }
 _SHOWN_MAX: Final = 72
 _ABSENT: Final = "(not given)"
@@ -100,7 +105,12 @@ async def explain(log: EventLog, run_id: str, task: str) -> dict[str, Any]:
     assert isinstance(record.event, TaskStarted), "as in _decision"
     miss = record.event.cache
     assert miss is not None, "its task was cached when it started"
-    found |= {"decision": "miss", "reason": miss.reason, "why": _REASONS[miss.reason], "detail": miss.detail}
+    found |= {
+        "decision": "miss",
+        "reason": miss.reason,
+        "why": _REASONS.get(miss.reason, "a newer eventflow wrote this reason"),
+        "detail": miss.detail,
+    }
     if miss.reason == "opaque":
         return found
     named = graph.named_parts(node)
@@ -187,6 +197,14 @@ async def _compare(
     return {"nearest": shown, "differs": differs}
 
 
+def _written(node: TaskNode, name: str) -> str:
+    """A constant of the flow, where it is plain data."""
+    arg = next((item.arg for item in node.inputs if item.name == name), None)
+    payload = arg.value if isinstance(arg, Const) else None
+    is_plain = isinstance(payload, Inline) and payload.codec == "msgpack"
+    return repr(unpack(payload.data)) if is_plain else "(written in the flow)"  # type: ignore[union-attr]
+
+
 def _shown(view: RunView, facts: RunFacts, slot: int, what: str) -> str:
     """An input or a parameter in few words; nothing for what is no value, and pickles stay closed."""
     kind, _, quoted = what.partition(" ")
@@ -206,9 +224,7 @@ def _shown(view: RunView, facts: RunFacts, slot: int, what: str) -> str:
     except Exception as error:  # noqa: BLE001 - without the user's code not every value opens
         return f"({type(error).__name__})"
     if not given:
-        written = next((item.arg for item in node.inputs if item.name == name), None)
-        is_plain = isinstance(written, Const) and written.codec == "msgpack"
-        return repr(unpack(written.data)) if is_plain else "(written in the flow)"  # type: ignore[union-attr]
+        return _written(node, name)
     if [*given] == [f"{name}[{nth}]" for nth in range(len(given))]:
         return repr([*given.values()])
     return repr(given[name] if [*given] == [name] else given)

@@ -16,7 +16,7 @@ import msgspec
 
 from eventflow.cli.progress import task_name
 from eventflow.cli.trouble import Exit, Trouble
-from eventflow.events import CacheMiss, Origin, Record, RunClaimed, kind_of
+from eventflow.events import CacheMiss, Origin, Record, RunClaimed, RunStarted, kind_of
 from eventflow.graph import Graph, TaskNode
 from eventflow.ports import EventLog
 from eventflow.projections import Fold, Runs, Timeline
@@ -63,12 +63,15 @@ async def find_run(log: EventLog, given: str) -> str:
 
 
 async def recorded_entry(log: EventLog, run_id: str) -> tuple[str, str]:
-    """Where the code of a run is found again, and its flow's name, as its last owner recorded them."""
+    """Where the code of a run is found again, as its last owner recorded it, and its flow's name."""
     view = await RunView.of(log, run_id)
     entry = ""
     async for record in log.read(stream=view.stream):
-        if isinstance(record.event, RunClaimed):
-            entry = record.event.environment.get("entry", "")
+        match record.event:
+            case RunStarted(entry=born):
+                entry = born
+            case RunClaimed(environment=environment):
+                entry = environment.get("entry", "") or entry
     if not entry:
         raise Trouble(
             Exit.USAGE, f"run {run_id!r} does not say where its code is: name it with --flow FILE:FLOW"

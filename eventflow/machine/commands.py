@@ -39,6 +39,8 @@ class StartRun(msgspec.Struct, frozen=True):
     durability: str
     labels: Mapping[str, str]
     origin: Origin | None = None
+    entry: str = ""
+    why: str = ""
 
 
 class Claim(msgspec.Struct, frozen=True):

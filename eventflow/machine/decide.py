@@ -43,7 +43,7 @@ from eventflow.machine.commands import (
 )
 from eventflow.machine.inputs import sources, width_max
 from eventflow.machine.plan import Plan
-from eventflow.machine.rules import CRASHES_MAX, Phase, Status
+from eventflow.machine.rules import CRASHES, CRASHES_MAX, Phase, Status
 from eventflow.machine.run import RunState
 
 __all__ = ["decide"]
@@ -131,7 +131,7 @@ def _abandon(plan: Plan, run: RunState, command: Abandon, now: int) -> tuple[Eve
     slot = command.slot
     if not _is_current(run, slot, command.attempt):
         return ()
-    if command.reason == "lost" and run.crashes.get(slot, 0) + 1 >= CRASHES_MAX:
+    if command.reason in CRASHES and run.crashes.get(slot, 0) + 1 >= CRASHES_MAX:
         from_crash = Failure(
             type="eventflow.Crashed",
             message=f"the process died during {CRASHES_MAX} attempts in a row; the last was {command.attempt}",
@@ -217,6 +217,8 @@ def _start_run(plan: Plan, run: RunState, command: StartRun, now: int) -> tuple[
             durability=command.durability,
             origin=command.origin,
             labels=command.labels,
+            entry=command.entry,
+            why=command.why,
         ),
     )
 

@@ -32,7 +32,17 @@ from eventflow.events import (
 from eventflow.graph import Input, ListOf, ParameterNode, Ref, TaskNode, TupleOf, refs
 from eventflow.machine.inputs import width_max
 from eventflow.machine.plan import Plan
-from eventflow.machine.rules import FAILED, FINISHED, RUN, TASK, IllegalEvent, Phase, Status, outcome_of
+from eventflow.machine.rules import (
+    CRASHES,
+    FAILED,
+    FINISHED,
+    RUN,
+    TASK,
+    IllegalEvent,
+    Phase,
+    Status,
+    outcome_of,
+)
 from eventflow.machine.run import Mapped, RunState
 
 __all__ = ["evolve"]
@@ -162,7 +172,7 @@ def _failed(plan: Plan, run: RunState, version: int, event: TaskFailed) -> None:
 
 def _abandoned(plan: Plan, run: RunState, version: int, event: TaskAbandoned) -> None:
     slot = _enter(plan, run, event)
-    if event.reason == "lost":
+    if event.reason in CRASHES:
         run.crashes[slot] = run.crashes.get(slot, 0) + 1
     run.due.append(slot)
 

@@ -32,6 +32,7 @@ from eventflow.events import (
 )
 
 __all__ = [
+    "CRASHES",
     "CRASHES_MAX",
     "FAILED",
     "FINISHED",
@@ -45,6 +46,9 @@ __all__ = [
     "judge",
     "outcome_of",
 ]
+
+CRASHES: Final = frozenset({"lost", "worker_lost"})
+"""Reasons of `TaskAbandoned` that say that an attempt took its process or its worker with it."""
 
 CRASHES_MAX: Final = 3
 """So many interrupted attempts in a row, each by the death of its process, make a task `Crashed`."""

@@ -14,7 +14,7 @@ import msgspec
 
 from eventflow.graph import Arg, Const, DictOf, Graph, ParameterNode, Ref, TaskNode
 from eventflow.machine import FINISHED
-from eventflow.result import Payload
+from eventflow.result import Inline, Payload
 from eventflow.runfacts import RunFacts
 
 __all__ = [
@@ -134,8 +134,10 @@ def _text(graph: Graph, arg: Arg | None) -> str:
     match arg:
         case Ref(node=node, path=path):
             return graph.nodes[node].name + "".join(f"[{key!r}]" for key in path)
-        case Const(codec=codec, data=data):
-            return repr(msgspec.msgpack.decode(data)) if codec == "msgpack" else f"a {codec} constant"
+        case Const(value=Inline(codec="msgpack", data=data)):
+            return repr(msgspec.msgpack.decode(data))
+        case Const(value=payload):
+            return f"a constant {(getattr(payload, 'digest', None) or b'').hex()[:8]}"
         case DictOf(keys=keys, items=items):
             return f"{{{', '.join(f'{k!r}: {_text(graph, v)}' for k, v in zip(keys, items, strict=True))}}}"
         case None:

@@ -234,13 +234,22 @@ class FlowRunner:
         born = run.phase == Phase.NEW
         if born:
             commands.append(
-                StartRun(graph.digest, request.parameters, request.durability, request.labels, request.origin)
+                StartRun(
+                    graph.digest,
+                    request.parameters,
+                    request.durability,
+                    request.labels,
+                    request.origin,
+                    request.entry,
+                    request.why,
+                )
             )
         defined = () if run.flow == graph.digest else self._definition.writes(self._world.now())
         commands.append(Claim(self._world.new_id(), ownership.environment(request.entry), graph.digest))
         commands += [Abandon(slot, run.attempt[slot], "lost") for slot in run.active()]
         commands += request.first if born else ()
         self._values.recount(run)
+        self._values.lend(request.beside if born else ())
         self._claim = run.version + (2 if born else 1)
         try:
             await self._commit(commands, defined, request.beside if born else ())
@@ -369,6 +378,7 @@ class FlowRunner:
                 raise asyncio.CancelledError from unknown
             raise
         self._over = run.phase == Phase.FINISHED
+        self._values.stored()
         self._values.release(self._completed)
         self._completed.clear()
         if started:

@@ -196,7 +196,7 @@ class KeyMaker:
     def _of_constant(self, node: int, name: str, path: tuple[Key, ...], const: Const) -> bytes:
         found = self._constants.get(id(const))
         if found is None:
-            found = quick_content(Inline(const.codec, const.data, digest_of(const.data)))
+            found = quick_content(const.value) if isinstance(const.value, Inline) else None
             if found is not None:
                 return found
             place = name + "".join(f"[{key!r}]" for key in path)

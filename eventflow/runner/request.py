@@ -31,5 +31,7 @@ class Request(msgspec.Struct, frozen=True):
     """The id was made for this call, so the log cannot know it."""
     on_change: OnChange = "refuse"
     origin: Origin | None = None
+    why: str = ""
+    """As in `RunStarted`."""
     first: tuple[Command, ...] = ()
     """What to decide right after the birth: the results that a rerun keeps."""

@@ -52,6 +52,8 @@ class Values:
         self._live: dict[int, Any] = {}
         self._near: dict[int, Inline] = {}
         self._loaded: dict[bytes, Inline] = {}
+        self._underway: dict[bytes, Inline] = {}
+        """Bytes of the append that is being made, which the log does not have yet."""
         self._children: dict[int, list[int]] = {}
         self._readers = [0] * len(plan.nodes)
         for upstreams in plan.upstreams:
@@ -81,6 +83,14 @@ class Values:
         """Remember a child's value under its node, with whose last reader it goes."""
         if run.parent[slot] >= 0:
             self._children.setdefault(run.node(slot), []).append(slot)
+
+    def lend(self, beside: Iterable[Value]) -> None:
+        """Have at hand the bytes that go into the next append: what is decided for it may need them already."""
+        self._underway = {value.digest: Inline(value.codec, value.data, value.digest) for value in beside}
+
+    def stored(self) -> None:
+        """The append has been made: the log has the bytes."""
+        self._underway = {}
 
     def release(self, nodes: Iterable[int]) -> None:
         """Drop what these nodes, which are done with all their children, were the last to read."""
@@ -161,8 +171,9 @@ class Values:
 
     def constant(self, node: int, name: str, path: tuple[Key, ...], const: Const) -> Any:
         """The value of a constant of the graph."""
-        if const.codec == "msgpack":
-            return unpack(const.data)
+        payload = const.value
+        if type(payload) is Inline and payload.codec == "msgpack":
+            return unpack(payload.data)
         return self.body(node).constant(name, path, const)
 
     def leaf(self, facts: RunFacts, leaf: Leaf) -> Any:
@@ -202,7 +213,9 @@ class Values:
         """Open what the log holds; something large is then kept live, as if it had just been made."""
         payload = self.payload(facts, slot)
         if isinstance(payload, Stored):
-            payload = self._loaded.get(payload.digest) or self._peek(payload)
+            payload = (
+                self._loaded.get(payload.digest) or self._underway.get(payload.digest) or self._peek(payload)
+            )
         if type(payload) is not Inline:
             name = facts.run.name(self._plan, slot)
             if isinstance(payload, Ending):
@@ -230,7 +243,11 @@ class Values:
     async def load(self, facts: RunFacts, wanted: Iterable[Leaf]) -> None:
         """Read the stored bytes behind all these leaves in one go."""
         payloads = (self.payload(facts, up) for leaf in wanted for up in leaf.slots)
-        stored = {payload.digest: payload for payload in payloads if isinstance(payload, Stored)}
+        stored = {
+            payload.digest: payload
+            for payload in payloads
+            if isinstance(payload, Stored) and payload.digest not in self._underway
+        }
         found = await self._log.values(stored)
         for digest, payload in stored.items():
             if digest not in found:

@@ -48,7 +48,9 @@ GRAPH = Graph(
     name="orders",
     tasks=(TaskDef("fetch", "shop:fetch", b"c", Policy(retries=3, retry_delay_us=5_000_000)),),
     nodes=(
-        ParameterNode("day", default=Const("msgpack", b"\xa1x"), required=False, annotation="str"),
+        ParameterNode(
+            "day", default=Const(Inline("msgpack", b"\xa1x", b"d" * 16)), required=False, annotation="str"
+        ),
         TaskNode("fetch", 0, (Input("day", Ref(0, ("a", 1))),), after=(0,), mapped=True),
     ),
     value=Ref(1),

@@ -21,11 +21,15 @@ from eventflow.graph import (
     refs,
 )
 from eventflow.machine import Plan
+from eventflow.result import Inline
 
 DAY = ParameterNode("day", annotation="str")
 FETCH = TaskNode("fetch", 0, (Input("day", Ref(0)),))
 ENRICH = TaskNode(
-    "enrich", 1, (Input("order", Ref(1), True), Input("rate", Const("msgpack", b"\x01"))), mapped=True
+    "enrich",
+    1,
+    (Input("order", Ref(1), True), Input("rate", Const(Inline("msgpack", b"\x01", b"d" * 16)))),
+    mapped=True,
 )
 TOTAL = TaskNode("total", 2, (Input("orders", DictOf(("a", 1), (Ref(2), Ref(1, ("x", 0))))),), after=(1,))
 REPORT = TaskNode("report", 2, (Input("orders", ListOf((TupleOf((Ref(0),)),))),), after=(3,))
@@ -50,7 +54,14 @@ def test_what_is_derived_from_a_graph() -> None:
 
 def test_leaves_come_left_to_right() -> None:
     """The order of an argument's leaves is the order in which they were written."""
-    arg = ListOf((Ref(3), DictOf(("k", "l"), (TupleOf((Ref(1, (0,)), Const("msgpack", b"\xc0"))), Ref(2)))))
+    arg = ListOf(
+        (
+            Ref(3),
+            DictOf(
+                ("k", "l"), (TupleOf((Ref(1, (0,)), Const(Inline("msgpack", b"\xc0", b"d" * 16)))), Ref(2))
+            ),
+        )
+    )
     assert list(refs(arg)) == [Ref(3), Ref(1, (0,)), Ref(2)]
 
 

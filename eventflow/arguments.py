@@ -21,6 +21,7 @@ from eventflow.nodes import BuildError, Node, Owner, declared_type, element_type
 from eventflow.result import Inline, ResultSerializer, SerializationError
 from eventflow.serializers import Serializer, digest_of
 from eventflow.serializers.faults import describe_fault
+from eventflow.signatures import unaliased
 
 __all__ = [
     "Place",
@@ -108,7 +109,7 @@ def own_ref(node: Node, place: Place) -> Ref:
 def each_argument(value: Any, declared: Any, place: Place) -> Arg:
     """What the graph keeps of an argument that is mapped over; `declared` is the type of one element."""
     is_node = isinstance(value, Node)
-    written = declared_type(value) if is_node else type(value)
+    written = unaliased(declared_type(value)) if is_node else type(value)
     kind = get_origin(written) or written
     if kind in _WHOLE:
         raise BuildError(

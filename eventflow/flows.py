@@ -32,7 +32,7 @@ from eventflow.ports import Bindings, Durability, EventLog, World
 from eventflow.result import ResultSerializer
 from eventflow.runner.changes import OnChange
 from eventflow.runs import Launch, Options
-from eventflow.signatures import Signature
+from eventflow.signatures import Signature, in_class
 from eventflow.states import State
 from eventflow.tasks import Task
 
@@ -311,6 +311,11 @@ def flow(fn: Any = None, /, *, name: str | None = None, reference: Reference = (
         if not isinstance(fn, FunctionType):
             raise TypeError(f"@flow: {fn!r:.80} cannot be a flow; decorate a function that calls tasks")
         own = check_name("flow", fn.__name__ if name is None else name)
+        if in_class(fn):
+            raise TypeError(
+                f"flow {own!r} is a method, and its object could not be recorded: write a function, and pass what it "
+                f"needs of the object as parameters"
+            )
         if (
             inspect.iscoroutinefunction(fn)
             or inspect.isgeneratorfunction(fn)

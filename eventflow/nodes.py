@@ -19,6 +19,7 @@ from typing import Annotated, Any, Final, NamedTuple, NoReturn, Protocol, Union,
 import msgspec
 
 from eventflow.graph import Key, Ref
+from eventflow.signatures import unaliased
 
 __all__ = [
     "BuildError",
@@ -134,7 +135,8 @@ _SEQUENCES: Final = frozenset((list, tuple, abc.Sequence, abc.MutableSequence, a
 
 
 def _bare(declared: Any) -> Any:
-    """The type without metadata and without `| None`."""
+    """The type without alias, metadata and `| None`."""
+    declared = unaliased(declared)
     if get_origin(declared) is Annotated:
         return _bare(get_args(declared)[0])
     if get_origin(declared) in (Union, UnionType):

@@ -41,9 +41,11 @@ class Exponential(msgspec.Struct, frozen=True):
 
 
 def exponential(first: Duration, *, limit: Duration | None = None) -> Exponential:
-    """Wait `first` after the first failure and twice as long after each further one, at most `limit`.
+    """Wait `first` after the first failure and twice as long after each further one, but never more than `limit`.
 
-    Jitter is added, so that tasks which failed together do not come back together.
+    Each delay is varied at random by up to a quarter of it, in both directions, so that tasks which failed together
+    do not come back together. For example, `exponential(4, limit=30)` waits 3 to 5, 6 to 10, 12 to 20, then 22.5 to
+    30 seconds.
     """
     return Exponential(first, limit)
 

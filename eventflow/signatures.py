@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import Annotated, Any, Final, Union, get_args, get_origin, get_type_hints
 
-__all__ = ["Signature", "nearest", "type_text"]
+__all__ = ["Signature", "in_class", "nearest", "type_text", "unaliased"]
 
 _Empty: Final = inspect.Parameter.empty
 _BY_NAME: Final = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -79,7 +79,7 @@ class Signature:
         """The declared type of a parameter, or of `return`; Any when there is none."""
         if self._open:
             self._resolve(None)
-        return self._hints.get(name, Any)
+        return unaliased(self._hints.get(name, Any))
 
     def unresolved(self, name: str) -> str | None:
         """The annotation of a parameter that names something which cannot be found, as written."""
@@ -106,6 +106,31 @@ class Signature:
     def _too_many(self, given: int) -> str:
         limit = f"{self.positional} positional argument{'' if self.positional == 1 else 's'}"
         return f"{self.label} takes {limit} ({self}), but {given} were given"
+
+
+def unaliased(declared: Any) -> Any:
+    """The type that an alias made by a `type` statement (PEP 695) stands for; any other type is given back.
+
+    An alias whose definition cannot be evaluated is given back too. Aliases inside the type stay.
+    """
+    alias = get_origin(declared) or declared
+    while type(alias).__name__ == "TypeAliasType":  # of typing, or of typing_extensions before 3.12
+        try:
+            value = alias.__value__
+            if get_origin(declared) is alias:
+                given = dict(zip(alias.__type_params__, get_args(declared), strict=True))
+                value = value[tuple(given[parameter] for parameter in value.__parameters__)]
+        except Exception:  # noqa: BLE001 - any expression may stand in an alias
+            return declared
+        declared = value
+        alias = get_origin(declared) or declared
+    return declared
+
+
+def in_class(fn: types.FunctionType) -> bool:
+    """Whether a function was written in a class, as a method that is given its object or class."""
+    nested = "." in fn.__qualname__.rpartition("<locals>.")[2]
+    return nested and fn.__code__.co_varnames[:1] in (("self",), ("cls",))
 
 
 _SHORT: Final = ((Any, "Any"), (None, "None"), (types.NoneType, "None"), (..., "..."))

@@ -29,7 +29,7 @@ from eventflow.nodes import BuildError, Node
 from eventflow.policies import Duration, Exponential, Retry, RetryDelay, check_name, exponential, policy_of
 from eventflow.result import ResultSerializer
 from eventflow.serializers.canonical import full_name
-from eventflow.signatures import Signature
+from eventflow.signatures import Signature, in_class
 
 __all__ = ["Exponential", "Skip", "Task", "Unmapped", "exponential", "task", "unmapped"]
 
@@ -250,8 +250,7 @@ def _function(fn: Any) -> FunctionType:
         raise TypeError(
             f"{label} is a generator: a task has one value, so return a list instead of using yield"
         )
-    in_class = "." in fn.__qualname__.rpartition("<locals>.")[2]
-    if in_class and fn.__code__.co_varnames[:1] in (("self",), ("cls",)):
+    if in_class(fn):
         raise TypeError(f"{label} is a method: a task is a function; pass the object to it as an argument")
     return fn
 

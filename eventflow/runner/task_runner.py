@@ -35,6 +35,8 @@ __all__ = ["TaskRunner"]
 _NEVER: Final = math.inf
 _DELAY_MAX_US: Final = 100 * 366 * 24 * 3600 * 1_000_000
 """A hundred years: no delay is longer, whatever a callable says."""
+JITTER: Final = 0.25
+"""How far an exponential delay is varied, as a part of it: retries of many do not meet again."""
 Reason: TypeAlias = Literal["raised", "timed_out", "unserializable", "input"]
 
 
@@ -289,7 +291,8 @@ class TaskRunner:
             seconds = said.total_seconds() if isinstance(said, timedelta) else said
             return min(max(0, round(seconds * 1e6)), _DELAY_MAX_US)
         if policy.backoff == "exponential":
-            grown: int = policy.retry_delay_us << min(failures - 1, 62)
-            ceiling = min(grown, policy.backoff_max_us or _DELAY_MAX_US)
-            return round(ceiling * self._random())  # full jitter: retries of many do not meet again
+            limit_us = policy.backoff_max_us or _DELAY_MAX_US
+            delay_us = min(policy.retry_delay_us << min(failures - 1, 62), limit_us)
+            low, high = delay_us * (1 - JITTER), min(delay_us * (1 + JITTER), limit_us)
+            return round(low + (high - low) * self._random())
         return policy.retry_delay_us

@@ -868,3 +868,26 @@ def test_what_does_not_fit_is_a_parameter_error_whatever_the_type(declared: Any,
         Parameter("given", type=declared)
     with pytest.raises(ParameterError, match="'given' is declared as"):
         flow.bind((value,), {})
+
+
+class Shop:
+    """Holds what is no flow."""
+
+    def __init__(self, rate: int) -> None:
+        self.rate = rate
+
+    @staticmethod
+    def traced(day: str) -> int:
+        """Takes no object."""
+        return fetch(day)  # type: ignore[return-value]
+
+    def nightly(self, day: str) -> int:
+        """Takes one."""
+        return fetch(day)  # type: ignore[return-value]
+
+
+def test_a_method_is_no_flow() -> None:
+    """Its object is no parameter that could be recorded; a static method takes none."""
+    with pytest.raises(TypeError, match=r"flow 'nightly' is a method.*pass what it needs"):
+        flow(Shop.nightly)
+    assert list(flow(Shop.traced).graph.parameters) == ["day"]

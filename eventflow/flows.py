@@ -13,7 +13,8 @@ from __future__ import annotations
 import inspect
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from contextvars import Token
 from threading import RLock
 from types import FunctionType, TracebackType
@@ -270,11 +271,25 @@ class _TracedFlow(Flow[P, R]):
         self._builder = Builder(self.name, traced=True)  # anew: an earlier attempt may have raised halfway
         self._begin()
         try:
-            nodes = {name: self._builder.parameter(self._parameter(name)) for name in self._signature.names}
+            with self._located():
+                nodes = {
+                    name: self._builder.parameter(self._parameter(name)) for name in self._signature.names
+                }
             returned = self.__wrapped__(**nodes)
         finally:
             self._end()
-        return self._finish(returned)
+        with self._located():
+            return self._finish(returned)
+
+    @contextmanager
+    def _located(self) -> Iterator[None]:
+        """Have errors that are about the function as a whole name its first line."""
+        try:
+            yield
+        except BuildError as error:
+            code = self.__wrapped__.__code__
+            error.location = (code.co_filename, code.co_firstlineno)
+            raise
 
     def _parameter(self, name: str) -> FlowParameter:
         signature = self._signature

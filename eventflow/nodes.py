@@ -3,7 +3,8 @@
 A flow is written as if values were there: `total(fetch(day))`.  What is really handed around is a `Node`,
 which knows only where its value will come from.  It can be passed on, indexed with `node[key]`, unpacked
 where its declared type says how long it is, compared by identity, and printed with `repr`.  Whatever else
-is tried would need the value, and raises `NodeIsNotAValue`.
+is tried would need the value, and raises `NodeIsNotAValue`.  That includes `==`, `!=` and `in` against
+anything that is not a node: `if env == "prod"` would otherwise take the wrong branch without a word.
 
 The handle has no public attribute, so that every attribute of the value it stands for fails with the same
 clear words.  The table at the end of this module is the list of everything refused.
@@ -11,9 +12,12 @@ clear words.  The table at the end of this module is the list of everything refu
 
 from __future__ import annotations
 
+import os
+import sys
 from collections import abc
 from collections.abc import Callable, Iterator
-from types import NoneType, UnionType
+from pathlib import Path
+from types import FrameType, NoneType, UnionType
 from typing import Annotated, Any, Final, NamedTuple, NoReturn, Protocol, Union, get_args, get_origin
 
 import msgspec
@@ -33,8 +37,37 @@ __all__ = [
 ]
 
 
+_STANDARD_LIBRARY: Final = str(Path(os.__file__).parent)
+
+
+def _author_line() -> tuple[str, int] | None:
+    """File and line of the innermost frame that is neither the engine's nor the standard library's."""
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - no other way to the caller's line at this price
+    while frame is not None:
+        module, file = frame.f_globals.get("__name__", ""), frame.f_code.co_filename
+        if module.partition(".")[0] != "eventflow" or module.startswith("eventflow.demo"):
+            in_library = file.startswith((_STANDARD_LIBRARY, "<frozen")) and "site-packages" not in file
+            return None if in_library else (file, frame.f_lineno)
+        frame = frame.f_back
+    return None
+
+
 class BuildError(TypeError):
-    """A flow cannot be built as it is written; the message names the place and the fix."""
+    """A flow cannot be built as it is written.
+
+    The message names the task or flow, the fix, and the file and line in the author's code, which `location` has too.
+    """
+
+    location: tuple[str, int] | None
+    """File and line; None if no code of an author led here."""
+
+    def __init__(self, said: str) -> None:
+        super().__init__(said)
+        self.location = _author_line()
+
+    def __str__(self) -> str:
+        said = str(self.args[0])
+        return said if self.location is None else f"{said} ({self.location[0]}:{self.location[1]})"
 
 
 class NodeIsNotAValue(BuildError, AttributeError):
@@ -54,7 +87,7 @@ class Owner(Protocol):
 # A Struct, because one is made for every call of a task: it costs a quarter of a plain class, and without
 # `gc` the collector does not go through all nodes of a large flow again and again (nothing points back here).
 class Node(msgspec.Struct, eq=False, gc=False):
-    """Stands for one value of one flow. Equality and hash are identity."""
+    """Stands for one value of one flow. A node equals itself only; its hash is by identity."""
 
     _owner: Owner
     _ref: Ref
@@ -62,6 +95,14 @@ class Node(msgspec.Struct, eq=False, gc=False):
 
     def __repr__(self) -> str:
         return f"<node {_text(self)} of flow {self._owner.name!r}>"
+
+    def __eq__(self, other: object) -> bool:
+        return self is other if isinstance(other, Node) else _refuse_comparison(self, "==", other)
+
+    def __ne__(self, other: object) -> bool:
+        return self is not other if isinstance(other, Node) else _refuse_comparison(self, "!=", other)
+
+    __hash__ = object.__hash__
 
     def __dir__(self) -> list[str]:
         return []  # else Python would offer our fields as "did you mean"
@@ -182,6 +223,31 @@ def _refuse(node: Node, tried: str, instead: str) -> NoReturn:
     )
 
 
+def _refuse_comparison(node: Node, operator: str, other: object) -> NoReturn:
+    """Say what to write instead of a comparison with something that is no node."""
+    shown = f"{type(other).__qualname__} {brief(other)}" if other is not None else "None"
+    instead = _IS_NONE if other is None else _COMPARE
+    _refuse(
+        node, f"the comparison `{operator}` (or `in`) with the {shown}", instead.replace("OPERATOR", operator)
+    )
+
+
+def brief(value: object) -> str:
+    """The start of a value's `repr`, or its type if that raises."""
+    try:
+        return f"{value!r:.60}"
+    except Exception:  # noqa: BLE001 - anything may be compared
+        return f"<{type(value).__qualname__}>"
+
+
+_COMPARE: Final = (
+    "Compare in a task: `@task def check(value): return value OPERATOR ...`, then `check(NODE)`. To run other tasks "
+    "depending on the answer, let the deciding task do the work of both branches, or raise Skip in the tasks of the "
+    "branch that is not taken."
+)
+_IS_NONE: Final = (
+    "To ask whether a node was given at all, write `NODE is None`; to compare its value, do so in a task."
+)
 _COMPUTE: Final = (
     "Put the computation into a task (`@task def compute(value): ...`) and write `compute(NODE)` here."
 )

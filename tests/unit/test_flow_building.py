@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import linecache
 import os
 import subprocess
 import sys
@@ -891,3 +892,25 @@ def test_a_method_is_no_flow() -> None:
     with pytest.raises(TypeError, match=r"flow 'nightly' is a method.*pass what it needs"):
         flow(Shop.nightly)
     assert list(flow(Shop.traced).graph.parameters) == ["day"]
+
+
+def test_an_error_about_a_flow_as_a_whole_names_its_function() -> None:
+    """What it returns, and the types of its parameters, are found where the flow is used first."""
+
+    def returns_text(day: str) -> str:
+        fetch(day)
+        return "done"
+
+    made = flow(returns_text)
+    with pytest.raises(BuildError) as caught:
+        _ = made.graph
+    assert caught.value.location == (__file__, returns_text.__code__.co_firstlineno)
+
+
+def test_an_error_in_a_block_names_its_line() -> None:
+    """That of the call."""
+    with Flow("f"), pytest.raises(BuildError) as caught:
+        fetch(print)
+    assert caught.value.location is not None
+    file, line = caught.value.location
+    assert (file, linecache.getline(file, line).strip()) == (__file__, "fetch(print)")

@@ -40,6 +40,15 @@ def a_node(declared: Any = Any) -> Any:
     return Node(OWNER, Ref(0), declared)
 
 
+def matched(node: Any) -> str:
+    """Compare as `match` does."""
+    match node:
+        case "prod":
+            return "prod"
+        case _:
+            return "other"
+
+
 REFUSED: dict[str, Callable[[Any], Any]] = {
     "bool": bool, "not": operator.not_, "len": len, "iter": iter, "list": list, "in": lambda n: 1 in n,
     "reversed": reversed, "next": next, "str": str, "f-string": lambda n: f"{n}", "format": lambda n: f"{n:>3}",
@@ -51,6 +60,9 @@ REFUSED: dict[str, Callable[[Any], Any]] = {
     "<<": lambda n: n << 1, "&": lambda n: n & 1, "r|": lambda n: 1 | n, "^": lambda n: n ^ 1,
     "neg": operator.neg, "pos": operator.pos, "abs": abs, "~": operator.inv, "round": round,
     "floor": math.floor, "ceil": math.ceil, "trunc": math.trunc,
+    "==": lambda n: n == "prod", "r==": lambda n: "prod" == n, "!=": lambda n: n != 1, "== None": lambda n: n == None,  # noqa: E711, SIM300
+    "in list": lambda n: n in ["prod", "dev"], "in tuple": lambda n: "prod" in (1, n), "in values": lambda n: n in {"a": 1}.values(),
+    "count": [1, 2].count, "index of": [1].index, "match": matched,
     "<": lambda n: n < 1, "<=": lambda n: n <= 1, ">": lambda n: n > 1, ">=": lambda n: n >= 1,
     "sort": lambda n: sorted([n, a_node()]),
     "attribute": lambda n: n.total, "name": lambda n: n.name, "call": lambda n: n(), "method": lambda n: n.get("a"),
@@ -82,6 +94,10 @@ def test_what_needs_a_value_is_refused_by_name(tried: str) -> None:
         ("iter", "some_task.map(fetch)"),
         ("+", "the operator `+`"),
         ("<", "the comparison `<`"),
+        ("==", "the comparison `==` (or `in`) with the str 'prod'"),
+        ("!=", "return value != ...`, then `check(fetch)`"),
+        ("in list", "with the str 'prod'"),
+        ("== None", "`fetch is None`"),
         ("attribute", "`.total`"),
         ("f-string", "f'{node!r}'"),
         ("await", "leave out `await`"),
@@ -102,6 +118,9 @@ def test_equality_and_hash_are_identity() -> None:
     assert one == one  # noqa: PLR0124
     assert one != other
     assert {one: 1, other: 2}[one] == 1
+    assert one in [other, one]
+    assert one not in {other, a_node()}
+    assert {1: "a", one: "b", "c": "d"}[one] == "b"
     assert copy.copy(one) is one
     assert copy.deepcopy([one])[0] is one
 
@@ -177,3 +196,27 @@ def test_an_item_beyond_a_declared_tuple_is_refused(key: int | str) -> None:
 def test_the_declared_type_of_an_item(declared: Any, key: int | str, inner: Any) -> None:
     """`element_type` follows what the declaration says, and says Any where it is silent."""
     assert element_type(declared, key) is inner
+
+
+class Riddle:
+    """Cannot be shown."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError("no")
+
+
+def test_a_comparison_with_what_cannot_be_shown_is_refused_all_the_same() -> None:
+    """By its type."""
+    with pytest.raises(NodeIsNotAValue, match="with the Riddle <Riddle>"):
+        _ = a_node() == Riddle()
+
+
+def test_a_refusal_names_the_line_in_which_it_was_written() -> None:
+    """Of the author's code, not of the engine's, and it survives pickling."""
+    with pytest.raises(NodeIsNotAValue) as caught:
+        _ = a_node() + 1
+    line = caught.traceback[0].lineno + 1
+    assert caught.value.location == (__file__, line)
+    assert str(caught.value).endswith(f"({__file__}:{line})")
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert str(again) == str(caught.value)

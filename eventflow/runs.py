@@ -162,8 +162,8 @@ class Launch(Generic[P, R]):
     async def value(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the flow as `run` does and give what it returns, as a Python value.
 
-        Raises `TaskError` when that value could not be made, with the live exception as its cause if it
-        was raised in this process; `NoValue` when that task was skipped; `TypeError` for a flow that was
+        Raises `TaskError` when the run failed: the error of what the flow returns, or else of the task that failed
+        first, with the live exception as its cause if it was raised in this process; `NoValue` when that task was skipped; `TypeError` for a flow that was
         spelled out in a `with` block.
         """
         if not self._flow.returns:
@@ -176,18 +176,17 @@ class Launch(Generic[P, R]):
         arg = self._flow.graph.value
         if picture.phase != Phase.FINISHED:
             raise RunNotFinished(f"run {view.run_id!r} has no value yet: {picture.state.message}")
-        if arg is None:
-            if isinstance(picture.state, Failed):
-                raise picture.root_error()
-            return None  # type: ignore[return-value]  # a flow that returns nothing
-        value: R = _evaluate(arg, picture)
+        value: Any = None if arg is None else _evaluate(arg, picture)
+        if isinstance(picture.state, Failed):  # though perhaps not what it returns
+            raise picture.root_error()
         if value is NoResult:
             assert isinstance(arg, Ref), "what is made of several values is a value"
             raise NoValue(
                 f"flow {self._flow.name!r} returns the value of a task that was skipped: "
                 f"{picture.at_ref(arg).message}"
             )
-        return value
+        found: R = value
+        return found
 
     async def rerun(self, run_id: str, /) -> State:
         """Make a new run that keeps an old run's successes and runs the rest with today's code.

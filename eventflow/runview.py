@@ -407,7 +407,7 @@ class Picture(Mapping[Any, State]):
             case Status.MAPPED:
                 children = run.maps[slot]
                 found = [self.at(child) for child in range(children.base, children.base + children.width)]
-                return states.Mapped.of(found, message=f"{children.width} children")
+                return states.Mapped.of(found)
             case Status.SKIPPED:
                 assert isinstance(ended, Ending)
                 return states.Skipped(message=ended.message)

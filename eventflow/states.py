@@ -156,7 +156,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True, eq=False, dict=True, tag_
         return isinstance(self, Finished)
 
     def is_successful(self) -> bool:
-        """Over and well; also cached, mapped and skipped."""
+        """Over and well; also cached and skipped, and mapped where all children are."""
         return isinstance(self, Success)
 
     def is_cached(self) -> bool:
@@ -241,9 +241,19 @@ class Cached(Success, frozen=True, tag="Cached"):
 
 
 class Mapped(Success, frozen=True, tag="Mapped"):
-    """Children were made, one for each element. Their states travel beside it, not in it."""
+    """Children were made, one for each element. Their states travel beside it, not in it.
+
+    The predicates answer for the children: a map has finished when all have, it has failed when it has finished
+    and any child failed, and it is cached or skipped when all are. So `is_successful()` can be False although the
+    class is below `Success`.
+    """
 
     n_map_states: int = 0
+    n_finished: int = 0
+    n_failed: int = 0
+    n_skipped: int = 0
+    n_cached: int = 0
+    n_cancelled: int = 0
 
     @property
     def map_states(self) -> Sequence[State | None]:
@@ -257,11 +267,60 @@ class Mapped(Success, frozen=True, tag="Mapped"):
         return [NoResult if state is None else state.result for state in self.map_states]
 
     @classmethod
-    def of(cls, children: Sequence[State], message: str = "") -> Mapped:
-        """The state of a mapped task, with its children at hand."""
-        state = cls(message=message, n_map_states=len(children))
+    def of(cls, children: Sequence[State]) -> Mapped:
+        """The state of a mapped task, with its children at hand; the message counts them."""
+        width, finished = len(children), sum(child.is_finished() for child in children)
+        failed = sum(child.is_failed() for child in children)
+        skipped = sum(child.is_skipped() for child in children)
+        cached = sum(child.is_cached() for child in children)
+        cancelled = sum(child.is_cancelled() for child in children)
+        counts = {
+            "not finished": width - finished,
+            "failed": failed,
+            "skipped": skipped,
+            "cached": cached,
+            "cancelled": cancelled,
+        }
+        listed = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+        state = cls(
+            message=f"{width} children: {listed}" if listed else f"{width} children",
+            n_map_states=width,
+            n_finished=finished,
+            n_failed=failed,
+            n_skipped=skipped,
+            n_cached=cached,
+            n_cancelled=cancelled,
+        )
         state.__dict__["children"] = children
         return state
+
+    def is_running(self) -> bool:
+        """Some children have not finished."""
+        return self.n_finished < self.n_map_states
+
+    def is_finished(self) -> bool:
+        """All children have finished."""
+        return self.n_finished == self.n_map_states
+
+    def is_successful(self) -> bool:
+        """All children have finished, and none failed or was cancelled."""
+        return self.is_finished() and not (self.n_failed or self.n_cancelled)
+
+    def is_failed(self) -> bool:
+        """All children have finished, and some failed."""
+        return self.is_finished() and self.n_failed > 0
+
+    def is_cancelled(self) -> bool:
+        """All children have finished, and some were cancelled while none failed."""
+        return self.is_finished() and self.n_cancelled > 0 and not self.n_failed
+
+    def is_cached(self) -> bool:
+        """There are children, and the results of all were taken from the cache."""
+        return 0 < self.n_map_states == self.n_cached
+
+    def is_skipped(self) -> bool:
+        """There are children, and all were skipped."""
+        return 0 < self.n_map_states == self.n_skipped
 
 
 class Skipped(Success, frozen=True, tag="Skipped"):

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import click
 
@@ -113,7 +113,7 @@ def runs(log: str | None, as_json: bool) -> None:
         return
     table = [
         (
-            row["run"], row["flow"], row["state"], f"{row['done']}/{max(row['tasks'], row['done'])}",
+            row["run"], row["flow"], (row["state"], row["state"]), f"{row['done']}/{max(row['tasks'], row['done'])}",
             looking.when(row["started_us"]), _seconds(row["took_s"]),
         )
         for row in rows
@@ -143,7 +143,7 @@ def show(run: str, at: int | None, log: str | None, as_json: bool) -> None:
     table = [
         (
             row["task"],
-            row["state"],
+            (row["state"], row.get("outcome", row["state"])),
             str(row["attempt"] or ""),
             _seconds(row["seconds"]),
             ", ".join(f"{n} {state}" for state, n in row.get("children", {}).items()) or row["message"],
@@ -286,12 +286,22 @@ def _write(line: str) -> None:
         sys.exit(Exit.OK)
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+Cell: TypeAlias = str | tuple[str, str]
+"""Text, or text with the state whose colour it has."""
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
     """Columns as wide as their widest cell; states in their colours."""
-    widths = [max(len(cell) for cell in column) for column in zip(head, *rows, strict=True)]
+    texts = [[cell if isinstance(cell, str) else cell[0] for cell in row] for row in (head, *rows)]
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
     lines = []
-    for row in (head, *rows):
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-        cells = [click.style(c, fg=COLORS[c.strip()]) if c.strip() in COLORS else c for c in cells]
+    for row, text in zip((head, *rows), texts, strict=True):
+        padded = [part.ljust(width) for part, width in zip(text, widths, strict=True)]
+        cells = [_colored(part, cell) for part, cell in zip(padded, row, strict=True)]
         lines.append("  ".join(cells).rstrip())
     _write("\n".join(lines))
+
+
+def _colored(text: str, cell: Cell) -> str:
+    color = None if isinstance(cell, str) else COLORS.get(cell[1])
+    return text if color is None else click.style(text, fg=color)

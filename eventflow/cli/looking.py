@@ -163,6 +163,7 @@ def _task(picture: Picture, name: str, line: Any) -> dict[str, Any]:
         row["children"] = dict(Counter(type(child).__name__ for child in children))
         if isinstance(state, Mapped):
             row["state"] = "Mapped"
+            row["outcome"] = "Failed" if state.is_failed() else "Running" if state.is_running() else "Success"
         row["failures"] = {
             f"{name}[{k}]": child.message for k, child in enumerate(children) if isinstance(child, Failed)
         }

@@ -339,3 +339,42 @@ def test_a_flow_of_no_tasks() -> None:
         assert list(state.result) == []
 
     simulate(main)
+
+
+@task
+async def only_even(number: int) -> int:
+    """Fails for odd numbers."""
+    if number % 2:
+        raise ValueError(f"odd: {number}")
+    return number
+
+
+async def test_a_run_fails_with_any_child_of_a_map_that_it_is_judged_on() -> None:
+    """The map says so too: in its predicates and in its message."""
+    with Flow("maps", reference=("only_even",)) as maps:
+        only_even.map([2, 3, 4])
+    state = await maps.options(log=MemoryLog()).run()
+    mapped = state.result["only_even"]
+    assert state.is_failed()
+    assert (mapped.is_successful(), mapped.is_failed(), mapped.is_finished()) == (False, True, True)
+    assert mapped.message == "3 children: 1 failed"
+    assert [child.is_failed() for child in mapped.map_states] == [False, True, False]
+
+
+async def test_a_value_is_not_given_of_a_run_that_failed() -> None:
+    """Although what the flow returns succeeded: the error of the task that failed is raised, with its cause."""
+
+    @flow
+    def careless() -> int:
+        only_even(5)
+        return only_even(4)
+
+    @flow(reference=("only_even",))
+    def judged() -> int:
+        only_even(7)
+        return only_even(6)
+
+    for made, number in ((careless, 5), (judged, 7)):
+        with pytest.raises(TaskError, match=f"task 'only_even' failed: ValueError: odd: {number}") as caught:
+            await made.options(log=MemoryLog()).value()
+        assert isinstance(caught.value.__cause__, ValueError)

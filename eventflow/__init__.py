@@ -14,7 +14,7 @@ from eventflow.nodes import BuildError, NodeIsNotAValue
 from eventflow.projections import Fold, Projection, Runs, Timeline, follow, replay
 from eventflow.result import NoResult, Result, ResultNotLoaded, ResultSerializer, SerializationError
 from eventflow.runner.changes import FlowChanged, ParametersDiffer
-from eventflow.runs import NoValue, RunNotFinished
+from eventflow.runs import NoValue, RunNotFinished, state_of
 from eventflow.runview import Picture, RunNotFound, RunView
 from eventflow.settings import open_log
 from eventflow.states import State, TaskError
@@ -59,6 +59,7 @@ __all__ = [
     "open_log",
     "parameters",
     "replay",
+    "state_of",
     "task",
     "unmapped",
 ]

@@ -163,7 +163,7 @@ class Flow(Generic[P, R]):
         log           where events go: a log, or a URL like `sqlite:///runs.db`; see `eventflow.settings`
         labels        text by text, recorded with the run
         durability    when a result may be handed on: `full`, `normal` or `pipelined`
-        wait          False: of a run that is live elsewhere give what is known, at once
+        wait          False: only look: give what the log says of the run `run_id`, and start or resume nothing
         on_change     `keep`: resume although the code of finished tasks changed, and keep their results
         world         clock, ids and chance; a `VirtualWorld` in tests
 

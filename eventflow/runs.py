@@ -24,13 +24,13 @@ from eventflow.runner.ownership import fold
 from eventflow.runner.request import Request
 from eventflow.runner.rerun import kept_results
 from eventflow.runner.values import to_store
-from eventflow.runview import Picture, RunView, fetcher
+from eventflow.runview import Picture, RunNotFound, RunView, fetcher
 from eventflow.serializers import Serializer
 from eventflow.settings import check_url, shared_log
 from eventflow.states import Failed, Mapped, State
 from eventflow.world import RealWorld
 
-__all__ = ["Launch", "NoValue", "Options", "RunNotFinished", "Runnable"]
+__all__ = ["Launch", "NoValue", "Options", "RunNotFinished", "Runnable", "state_of"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -116,6 +116,13 @@ class Options(msgspec.Struct, frozen=True):
                 f"{where}: run_id={self.run_id!r} is not 1 to 200 of letters, digits and any of _.:+@- "
                 "(the first a letter or digit)"
             )
+        if type(self.wait) is not bool:
+            raise TypeError(f"{where}: wait={self.wait!r:.80} is neither True nor False")
+        if not self.wait and self.run_id is None:
+            raise ValueError(
+                f"{where}: wait=False only looks at a run that exists, so say which: run_id=...; to start a run, leave "
+                "wait=False out"
+            )
         if isinstance(self.log, str):
             check_url(self.log, f"{where}, log")
         elif isinstance(self.log, type):
@@ -149,7 +156,8 @@ class Launch(Generic[P, R]):
 
         A new `run_id` starts a run. That of an unfinished one resumes it: finished tasks are not run
         again. That of a finished one gives what was recorded, and executes nothing. One that is live
-        elsewhere is followed, and taken over if its owner dies.
+        elsewhere is followed, and taken over if its owner dies. With `wait=False` nothing is started or resumed:
+        the State is what the log says now, and `RunNotFound` is raised if it knows no such run.
 
         Raises `ParameterError` before anything is appended, `ParametersDiffer` or `FlowChanged` when an
         existing run was started with others. A task's failure is no exception here but part of the State.
@@ -195,6 +203,10 @@ class Launch(Generic[P, R]):
         `RunNotFound`, `RunNotFinished` for a run that is live, and `ValueError` for a run of another flow or
         when `options(run_id=...)` names a run that exists and is not this rerun.
         """
+        if not self._options.wait:
+            raise ValueError(
+                f"flow {self._flow.name!r}: a rerun is a new run, and wait=False starts none: leave it out"
+            )
         call = await self._call()
         picture = await call.rerun(run_id)
         return picture.state
@@ -272,6 +284,8 @@ class _Call:
         """The parameters' values; of a run that exists, what is not given is what was recorded."""
         born = await self._birth() if self._options.run_id is not None else None
         if born is None:
+            if not self._options.wait:
+                raise RunNotFound(f"there is no run {self._options.run_id!r} in this log")
             return self._flow.bind(args, kwargs)
         given, fetch = self._flow.given(args, kwargs), fetcher(self._log)
         recorded = {
@@ -340,13 +354,28 @@ class _Call:
         threads = Lanes(self._world)
         runner = FlowRunner(view, flow.bindings, log, self._world, threads, request)
         try:
-            facts = await runner.run(wait=self._options.wait)
+            facts = await (runner.run() if self._options.wait else runner.look())
         finally:
             threads.close()
         picture = view.picture(facts)
         picture.live.update(runner.errors)
         runner.dissolve()
         return view, picture
+
+
+async def state_of(run_id: str, *, log: EventLog | str | None = None) -> State:
+    """The State of a run by its id, from the log alone: neither the flow's code is needed, nor is any run.
+
+        state = await state_of("nightly-7", log="sqlite:///runs.db")
+        state.is_successful(), state.result["total"].result
+
+    `log` is a log or a URL; without it, the default log. Results of plain data open; those of declared classes and
+    pickled ones raise `DeserializationError`, for they need the flow's code: `flow.options(run_id=..., wait=False)`.
+    Raises `RunNotFound`. Writes nothing; cancelled, it just stops.
+    """
+    found = await shared_log(log) if isinstance(log, str | None) else log
+    view = await RunView.of(found, run_id)
+    return view.picture(await fold(found, view)).state
 
 
 def _to_store(payload: Inline, beside: list[Value]) -> Payload:

@@ -152,12 +152,16 @@ class FlowRunner:
 
     # -- from outside -----------------------------------------------------------------------------
 
-    async def run(self, *, wait: bool = True) -> RunFacts:
+    async def look(self) -> RunFacts:
+        """Give what the log says of the run; starts, resumes and writes nothing. Raises as `run` does."""
+        await self._read()
+        return self._facts
+
+    async def run(self) -> RunFacts:
         """See the run to its end and give its facts.
 
         A new id starts the run, an unfinished one is resumed, a finished one is only read, one that is
-        live elsewhere is followed and taken over if its owner dies; with `wait=False` what is known of
-        it is given instead. Raises `FlowChanged` or `ParametersDiffer` before anything is appended.
+        live elsewhere is followed and taken over if its owner dies. Raises `FlowChanged` or `ParametersDiffer` before anything is appended.
 
         Cancelled, it cancels the bodies, writes down that they were interrupted, lets go of the run
         (both under a shield of 5 s) and passes the cancellation on; the run can be resumed.
@@ -176,7 +180,7 @@ class FlowRunner:
                         return self._facts
             head = await self._log.head()
             await self._read()
-            if ownership.is_over(self._facts) or not wait:
+            if ownership.is_over(self._facts):
                 return self._facts
             await ownership.watch(self._log, self._view, head)
 

@@ -402,14 +402,15 @@ def bare_fold(path: Path) -> int:
     """Decode every record and put its event into a dict by task; gives the number of records."""
     connection = sqlite3.connect(path)
     (head,) = connection.execute("SELECT max(position) FROM event").fetchone()
+    names = dict(connection.execute("SELECT id, name FROM stream"))
     tasks: dict[Any, Any] = {}
     for low in range(0, head, _PAGE):
         rows = connection.execute(
-            "SELECT position, body FROM event WHERE position > ? AND position <= ? ORDER BY position",
+            "SELECT position, stream, body FROM event WHERE position > ? AND position <= ? ORDER BY position",
             (low, low + _PAGE),
         ).fetchall()
-        for position, body in rows:
-            event = decode(position, "run/replay", body).event
+        for position, stream, body in rows:
+            event = decode(position, names[stream], body).event
             if isinstance(event, TaskStarted | TaskSucceeded):
                 tasks[event.task] = event
     connection.close()

@@ -12,13 +12,17 @@ A *source* addresses a value inside its own run: the version of the record that 
 with a path into it (a parameter's name, an element's index, a key).  An `Origin` does so across runs.
 
 The runner makes a `Draft`; the log adds stream, version and position and makes it a `Record`.  Stored
-bytes are the array `[version, at, key, event]` (`encode`); the checksum covers all of it.
+bytes are the array `[stream, version, at, key, event]` (`encode`); the checksum covers all of it.  So a record
+proves by itself where it belongs, whatever index it was found by.
+
+Numbers are bounded where they are decoded: a record with a number beyond its bounds is damage, before anything
+is computed or allocated from it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Literal, TypeAlias, get_args
+from typing import Annotated, Any, Final, Literal, TypeAlias, get_args
 from zlib import crc32
 
 import msgspec
@@ -28,6 +32,7 @@ from eventflow.result import Payload
 
 __all__ = [
     "UPCASTERS",
+    "WIDTH_MAX",
     "Address",
     "CacheMiss",
     "Draft",
@@ -61,7 +66,15 @@ __all__ = [
     "kind_of",
 ]
 
-Address: TypeAlias = tuple[int, ...]
+WIDTH_MAX: Final = 1_000_000
+"""Children of one map."""
+_Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+_Index: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
+_Version: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+_Moment: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=253_402_300_799_999_999)]
+"""Microseconds UTC, until the end of the year 9999."""
+
+Address: TypeAlias = Annotated[tuple[_Index, ...], msgspec.Meta(min_length=1, max_length=64)]
 """A task's place in its run: `(node, *path)`; the path is made of map indices, as deep as the nesting."""
 
 Option: TypeAlias = bool | int | float | str | None
@@ -79,7 +92,7 @@ class Origin(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A record of any stream: where a reused value came from, or what a run was made from."""
 
     stream: str
-    version: int
+    version: _Version
 
 
 class Failure(msgspec.Struct, frozen=True, array_like=True):
@@ -151,7 +164,7 @@ class RunClaimed(_Fact, frozen=True, kw_only=True, array_like=True, tag="run_cla
 class _Owned(_Fact, frozen=True, kw_only=True, array_like=True):
     """A fact written by the run's owner."""
 
-    claim: int
+    claim: _Version
     """Version of the owner's `RunClaimed`: the fence."""
 
 
@@ -172,7 +185,7 @@ class TaskStarted(_Owned, frozen=True, kw_only=True, array_like=True, tag="task_
     """An attempt is about to run its body; durable before it does."""
 
     task: Address
-    attempt: int
+    attempt: _Index
     """1 for the first; every start counts, also after a crash."""
     inputs: tuple[Source, ...] = ()
     """A source for each leaf of the task's inputs, in order; that of a mapped upstream taken whole is its
@@ -185,13 +198,13 @@ class TaskSucceeded(_Owned, frozen=True, kw_only=True, array_like=True, tag="tas
     """The body returned and its result is kept. A record with a key is an entry of the cache."""
 
     task: Address
-    attempt: int
+    attempt: _Index
     result: Payload
-    queue_us: int = 0
+    queue_us: _Count = 0
     """From being started to the body's first instruction."""
-    body_us: int = 0
-    encode_us: int = 0
-    expires_at: int | None = None
+    body_us: _Count = 0
+    encode_us: _Count = 0
+    expires_at: _Moment | None = None
     """Until when the entry is good, microseconds UTC; None for ever."""
     content: bytes | None = None
     """What the value is, for the keys of its consumers; empty where the result's digest says it, None where
@@ -210,8 +223,8 @@ class TaskReused(_Owned, frozen=True, kw_only=True, array_like=True, tag="task_r
     parts: bytes = b""
     """Of the key of a hit, as in `CacheMiss`."""
     content: bytes | None = None
-    expires_at: int | None = None
-    saved_us: int = 0
+    expires_at: _Moment | None = None
+    saved_us: _Count = 0
     """What the original took: body and encoding."""
 
 
@@ -219,22 +232,22 @@ class TaskFailed(_Owned, frozen=True, kw_only=True, array_like=True, tag="task_f
     """An attempt failed; with `retry_at` another one will follow."""
 
     task: Address
-    attempt: int
+    attempt: _Index
     failure: Failure
     reason: str
     """`raised`: the body did. `timed_out`. `crashed`: its process died again and again. `unserializable`: its result
     cannot be kept. `input`: its arguments cannot be had. `trigger`: the function that decides whether it runs failed.
     `limit`: a bound was met. `refused`: a person refused. Any other word is read as `raised`."""
-    retry_at: int | None = None
+    retry_at: _Moment | None = None
     """Microseconds UTC, jitter included, decided once."""
-    body_us: int = 0
+    body_us: _Count = 0
 
 
 class TaskAbandoned(_Owned, frozen=True, kw_only=True, array_like=True, tag="task_abandoned"):
     """An attempt ended without an outcome: its process died, or it was interrupted."""
 
     task: Address
-    attempt: int
+    attempt: _Index
     reason: str
     """`lost`: its process died. `worker_lost`: the worker that ran it did. `interrupted`: its run was. `cancelled`:
     somebody cancelled it. Any other word is read as `interrupted`."""
@@ -259,7 +272,7 @@ class TaskMapped(_Owned, frozen=True, kw_only=True, array_like=True, tag="task_m
     """A mapped task now has its children `(*task, 0)` … `(*task, width - 1)`."""
 
     task: Address
-    width: int
+    width: Annotated[int, msgspec.Meta(ge=0, le=WIDTH_MAX)]
 
 
 Known: TypeAlias = (
@@ -319,15 +332,17 @@ class Record(msgspec.Struct, frozen=True, gc=False):
 
 
 class _Envelope(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    version: int
-    at: int
+    stream: str
+    version: _Version
+    at: _Moment
     key: str | None
     event: Known
 
 
 class _RawEnvelope(msgspec.Struct, frozen=True, array_like=True):
-    version: int
-    at: int
+    stream: str
+    version: _Version
+    at: _Moment
     key: str | None
     event: msgspec.Raw
 
@@ -356,19 +371,19 @@ def encode_event(event: Event) -> bytes:
     return event.data if isinstance(event, Unknown) else _encode(event)
 
 
-def encode(version: int, draft: Draft) -> bytes:
+def encode(stream: str, version: int, draft: Draft) -> bytes:
     """The bytes that a log stores for one record."""
     event = draft.event
     if isinstance(event, Unknown):
-        return _encode(_RawEnvelope(version, draft.at, draft.key, msgspec.Raw(event.data)))
-    return _encode(_Envelope(version, draft.at, draft.key, event))
+        return _encode(_RawEnvelope(stream, version, draft.at, draft.key, msgspec.Raw(event.data)))
+    return _encode(_Envelope(stream, version, draft.at, draft.key, event))
 
 
 def decode(position: int, stream: str, body: bytes) -> Record:
     """Turn stored bytes into a record.
 
     An older schema is lifted to today's; a kind that this version does not know comes back as `Unknown`; bytes that
-    are no record raise `LogDamaged`. The caller has compared the checksum.
+    are no record, or one of another stream, raise `LogDamaged`. The caller has compared the checksum.
     """
     try:
         found = _decode(body)
@@ -376,7 +391,13 @@ def decode(position: int, stream: str, body: bytes) -> Record:
         return _decode_other(position, stream, body)
     except _BROKEN as error:
         raise LogDamaged(f"record {position} of {stream!r} is no record: {error}") from error
+    if found.stream != stream:
+        raise LogDamaged(_of_another(position, stream, found.stream))
     return Record(position, stream, found.version, found.at, found.key, found.event)
+
+
+def _of_another(position: int, stream: str, said: str) -> str:
+    return f"record {position} is found in stream {stream!r} and says that it belongs to {said!r}"
 
 
 def _decode_other(position: int, stream: str, body: bytes) -> Record:
@@ -387,6 +408,8 @@ def _decode_other(position: int, stream: str, body: bytes) -> Record:
         kind = fields[0]
     except (*_BROKEN, IndexError) as error:
         raise LogDamaged(f"record {position} of {stream!r} is no record: {error}") from error
+    if raw.stream != stream:
+        raise LogDamaged(_of_another(position, stream, raw.stream))
     if not isinstance(kind, str):  # and might be nested so deeply that it cannot even be shown
         raise LogDamaged(f"record {position} of {stream!r} is no record: its kind is a {type(kind).__name__}")
     if kind in UPCASTERS:

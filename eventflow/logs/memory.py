@@ -107,7 +107,7 @@ class _Store:
         records = []
         for draft, row in zip(write.drafts, found.rows[first:], strict=False):
             record = _open(row)
-            if encode(row.version, Draft(record.at, draft.event, draft.key)) != row.body:
+            if encode(write.stream, row.version, Draft(record.at, draft.event, draft.key)) != row.body:
                 raise Conflict(write.stream, first, version)
             records.append(record)
         return records
@@ -161,7 +161,7 @@ class _Batch:
                 draft = Draft(at, draft.event, draft.key)  # noqa: PLW2901 - the same fact, not before its past
             position += 1
             version += 1
-            body = encode(version, draft)
+            body = encode(stream, version, draft)
             row = _Row(position, stream, version, checksum(body), body)
             rows.append(row)
             records.append(Record(position, stream, version, at, draft.key, draft.event))

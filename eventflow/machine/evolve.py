@@ -37,6 +37,7 @@ from eventflow.machine.rules import (
     FAILED,
     FINISHED,
     RUN,
+    SLOTS_MAX,
     TASK,
     IllegalEvent,
     Phase,
@@ -184,8 +185,12 @@ def _mapped(plan: Plan, run: RunState, version: int, event: TaskMapped) -> None:
     limit = width_max(plan, run, event.task[0])
     if limit is not None and width > limit:
         raise IllegalEvent(f"{kind_of(event)}: task {event.task} can have {limit} children, not {width}")
-    slot = _enter(plan, run, event)
     base = len(run.status)
+    if base + width > SLOTS_MAX:
+        raise IllegalEvent(
+            f"{kind_of(event)}: the run would have {base + width} tasks, more than {SLOTS_MAX}"
+        )
+    slot = _enter(plan, run, event)
     run.source[slot] = version
     run.maps[slot] = children = Mapped(base, width, width)
     run.status += bytes(width)

@@ -37,6 +37,7 @@ __all__ = [
     "FAILED",
     "FINISHED",
     "RUN",
+    "SLOTS_MAX",
     "TASK",
     "IllegalEvent",
     "Phase",
@@ -46,6 +47,9 @@ __all__ = [
     "judge",
     "outcome_of",
 ]
+
+SLOTS_MAX: Final = 4_000_000
+"""Tasks of one run, children included: some hundred bytes of memory each."""
 
 CRASHES: Final = frozenset({"lost", "worker_lost"})
 """Reasons of `TaskAbandoned` that say that an attempt took its process or its worker with it."""

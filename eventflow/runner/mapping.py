@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from eventflow.events import WIDTH_MAX
 from eventflow.graph import Input, ListOf, Ref, TaskNode, TupleOf
 from eventflow.machine import Block, Map, Plan, RunState
+from eventflow.machine.rules import SLOTS_MAX
 from eventflow.runfacts import RunFacts
 from eventflow.runner.failures import failure_of
 from eventflow.runner.values import Values
@@ -25,7 +27,17 @@ async def map_or_block(plan: Plan, values: Values, facts: RunFacts, slot: int) -
             widths.append(await _width(values, facts, item))
         except Exception as error:  # noqa: BLE001 - `len()` and opening run what users wrote
             return Map(slot, 0, failure_of(TypeError(f"argument {item.name!r}: {error}")))
-    return Map(slot, min(widths))
+    width, room = min(widths), min(WIDTH_MAX, SLOTS_MAX - len(facts.run.status))
+    if width > room:
+        return Map(slot, 0, failure_of(ValueError(_too_wide(width, room))))
+    return Map(slot, width)
+
+
+def _too_wide(width: int, room: int) -> str:
+    return (
+        f"mapping over {width} elements would make more than {room} tasks, which is all that this run has room for: "
+        "let a task take a batch of elements, or divide the work among several runs"
+    )
 
 
 async def _width(values: Values, facts: RunFacts, item: Input) -> int:

@@ -157,7 +157,7 @@ def test_the_record_in_hex_is_what_the_page_says() -> None:
     assert f"This record of {len(body)} bytes" in PAGE
     assert f"Its `crc` is {crc32(body)}," in PAGE
     record = decode(9, "run/x", body)
-    assert encode(record.version, Draft(record.at, record.event, record.key)) == body
+    assert encode(record.stream, record.version, Draft(record.at, record.event, record.key)) == body
     event = record.event
     assert isinstance(event, TaskSucceeded)
     named: dict[str, Any] = {"version": record.version, "at": record.at, "key": record.key}
@@ -201,9 +201,10 @@ class Reader:
             assert position == nth
             assert crc32(body) == crc
             name = self.streams[stream]
-            version, at, key, raw = msgspec.msgpack.decode(
-                body, type=tuple[int, int, str | None, msgspec.Raw]
+            said, version, at, key, raw = msgspec.msgpack.decode(
+                body, type=tuple[str, int, int, str | None, msgspec.Raw]
             )
+            assert said == name
             assert version == number == versions.get(name, 0) + 1
             assert at >= before.get(name, 0)
             versions[name], before[name] = version, at

@@ -34,7 +34,8 @@ async def log(tmp_path: Path) -> AsyncIterator[SQLiteLog]:
 def prune(path: Path, *streams: str) -> None:
     """Remove streams as a later version will, and as the page on the format says: with a record of it."""
     event = Unknown("streams_pruned", msgspec.msgpack.encode(["streams_pruned", streams]))
-    body = encode(1, Draft(NOON, event))
+    name = f"retention/{streams[0]}"
+    body = encode(name, 1, Draft(NOON, event))
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("BEGIN IMMEDIATE")
         named = f"name IN ({', '.join('?' * len(streams))})"
@@ -44,7 +45,6 @@ def prune(path: Path, *streams: str) -> None:
         ).fetchall()
         connection.executemany("INSERT INTO pruned VALUES (?, ?)", ranges(position for (position,) in rows))
         connection.execute(f"DELETE FROM event WHERE {of_them}", streams)
-        name = f"retention/{streams[0]}"
         connection.execute("INSERT INTO stream (name) VALUES (?)", (name,))
         connection.execute("INSERT OR IGNORE INTO kind (name) VALUES (?)", (event.kind,))
         connection.execute(

@@ -378,3 +378,21 @@ async def test_a_value_is_not_given_of_a_run_that_failed() -> None:
         with pytest.raises(TaskError, match=f"task 'only_even' failed: ValueError: odd: {number}") as caught:
             await made.options(log=MemoryLog()).value()
         assert isinstance(caught.value.__cause__, ValueError)
+
+
+async def test_a_map_that_is_too_wide_fails_before_it_takes_memory() -> None:
+    """A million children are the limit, and the error says what to do instead."""
+
+    @flow
+    def wide(width: int) -> int:
+        return only_even.map(many(width))  # type: ignore[return-value]
+
+    @task(version="1")
+    async def many(width: int) -> list[int]:
+        return [0] * width
+
+    state = await wide.options(log=MemoryLog()).run(1_000_001)
+    failed = state.result["only_even"]
+    assert failed.is_failed()
+    assert "mapping over 1000001 elements" in failed.message
+    assert "take a batch of elements" in failed.message

@@ -102,7 +102,7 @@ def test_every_kind_is_here() -> None:
 def test_a_kind_survives_its_bytes(event: events.Event) -> None:
     """A record comes back from its bytes as it was, in its place."""
     draft = Draft(1_800_000_000_000_000, event, "key")
-    assert decode(9, "run/x", encode(4, draft)) == Record(9, "run/x", 4, draft.at, "key", event)
+    assert decode(9, "run/x", encode("run/x", 4, draft)) == Record(9, "run/x", 4, draft.at, "key", event)
 
 
 @each_kind
@@ -121,8 +121,8 @@ def test_a_kind_cannot_be_changed(event: events.Event) -> None:
 @each_kind
 def test_a_kind_accepts_fields_of_later_versions(event: events.Event) -> None:
     """Fields appended by a later version are ignored, so older readers go on."""
-    raw = msgspec.msgpack.decode(encode(1, Draft(5, event)))
-    raw[3].append("from the future")
+    raw = msgspec.msgpack.decode(encode("s", 1, Draft(5, event)))
+    raw[-1].append("from the future")
     assert decode(1, "s", msgspec.msgpack.encode(raw)).event == event
 
 
@@ -132,7 +132,7 @@ def test_event_bytes_leave_out_the_moment(event: events.Event) -> None:
     alone = encode_event(event)
     assert msgspec.msgpack.decode(alone, type=Known) == event
     for version, at in ((1, 5), (70_000, 1_800_000_000_000_000)):
-        assert encode(version, Draft(at, event)).endswith(alone)
+        assert encode("run/x", version, Draft(at, event)).endswith(alone)
 
 
 @pytest.mark.parametrize(
@@ -141,12 +141,12 @@ def test_event_bytes_leave_out_the_moment(event: events.Event) -> None:
 def test_every_payload_travels_natively(payload: object) -> None:
     """Each form of a result's bytes comes back as itself, without any hook."""
     event = TaskSucceeded(claim=2, task=(1,), attempt=1, result=payload)
-    assert decode(1, "s", encode(1, Draft(5, event))).event == event
+    assert decode(1, "s", encode("s", 1, Draft(5, event))).event == event
 
 
 def test_order_of_parameters_is_kept() -> None:
     """Parameters come back in the order of their declaration."""
-    record = decode(1, "run/x", encode(1, Draft(5, EVENTS[RunStarted])))
+    record = decode(1, "run/x", encode("run/x", 1, Draft(5, EVENTS[RunStarted])))
     assert list(record.event.parameters) == ["b", "a"]
 
 
@@ -154,11 +154,11 @@ def test_an_unknown_kind_comes_through() -> None:
     """A kind of a later version keeps its name and its bytes through any number of copies."""
     data = msgspec.msgpack.encode(["task_teleported@2", 2, {"where": b"x"}])
     event = Unknown("task_teleported@2", data)
-    body = encode(3, Draft(5, event, "k"))
+    body = encode("s", 3, Draft(5, event, "k"))
     record = decode(1, "s", body)
     assert record == Record(1, "s", 3, 5, "k", event)
     assert (kind_of(record.event), encode_event(record.event)) == ("task_teleported@2", data)
-    assert encode(3, Draft(5, record.event, "k")) == body
+    assert encode("s", 3, Draft(5, record.event, "k")) == body
 
 
 @pytest.mark.parametrize(
@@ -166,20 +166,31 @@ def test_an_unknown_kind_comes_through() -> None:
     [
         b"",
         b"\xc0",
-        b"\x94\x01\x02\xc0",
-        b"\x94\x01\x02\xc0\x90",
-        b"\x94\x01\x02\xc0\x91\x07",
-        b"\x94\x01\x02\xc0\xa4text",
-        b"\x94\x01\x02\xc0\x81\x00\xa4text",
-        b"\x94\x01\x02\xa1\xff\x91\xa4kind",
-        b"\x94\x01\x02\xc0\x91\xa1\xff",
-        b"\x94\x01\x02\xc0\x91\x91\x01",
-        b"\x94\x01\x02\xc0\x91\x80",
-        b"\x94\x01\x02\xc0" + b"\x91" * 9_999 + b"\x01",
-        encode(1, Draft(5, EVENTS[TaskMapped]))[:-1],
-        encode(1, Draft(5, EVENTS[TaskMapped])) + b"\x00",
-        msgspec.msgpack.encode([1, 5, None, ["task_mapped", 2, [1]]]),
-        msgspec.msgpack.encode([1, 5, None, ["task_mapped", 2, [1], "wide"]]),
+        b"\x95\xa5run/x\x01\x02\xc0",
+        b"\x95\xa5run/x\x01\x02\xc0\x90",
+        b"\x95\xa5run/x\x01\x02\xc0\x91\x07",
+        b"\x95\xa5run/x\x01\x02\xc0\xa4text",
+        b"\x95\xa5run/x\x01\x02\xc0\x81\x00\xa4text",
+        b"\x95\xa5run/x\x01\x02\xa1\xff\x91\xa4kind",
+        b"\x95\xa5run/x\x01\x02\xc0\x91\xa1\xff",
+        b"\x95\xa5run/x\x01\x02\xc0\x91\x91\x01",
+        b"\x95\xa5run/x\x01\x02\xc0\x91\x80",
+        b"\x95\xa5run/x\x01\x02\xc0" + b"\x91" * 9_999 + b"\x01",
+        encode("run/x", 1, Draft(5, EVENTS[TaskMapped]))[:-1],
+        encode("run/x", 1, Draft(5, EVENTS[TaskMapped])) + b"\x00",
+        msgspec.msgpack.encode(["run/x", 1, 5, None, ["task_mapped", 2, [1]]]),
+        msgspec.msgpack.encode(["run/x", 1, 5, None, ["task_mapped", 2, [1], "wide"]]),
+        msgspec.msgpack.encode(["run/x", 1, 5, None, ["task_mapped", 2, [1], 2**40]]),
+        msgspec.msgpack.encode(["run/x", 1, 5, None, ["task_mapped", 2, [1], -1]]),
+        msgspec.msgpack.encode(["run/x", 1, 5, None, ["task_mapped", 2, [], 1]]),
+        msgspec.msgpack.encode(["run/x", 1, 5, None, ["task_mapped", 2, [-1], 1]]),
+        msgspec.msgpack.encode(["run/x", 1, 5, None, ["task_mapped", 2, [1] * 65, 1]]),
+        msgspec.msgpack.encode(["run/x", 1, 5, None, ["task_abandoned", 2, [1], 2**31, "lost"]]),
+        msgspec.msgpack.encode(["run/x", -1, 5, None, ["task_mapped", 2, [1], 1]]),
+        msgspec.msgpack.encode(["run/x", 2**62, 5, None, ["task_mapped", 2, [1], 1]]),
+        msgspec.msgpack.encode(["run/x", 1, -1, None, ["task_mapped", 2, [1], 1]]),
+        msgspec.msgpack.encode(["run/x", 1, 2**62, None, ["task_mapped", 2, [1], 1]]),
+        msgspec.msgpack.encode(["run/x", 1, 2**62, None, ["unheard_of"]]),
     ],
 )
 def test_what_is_no_record_is_damage(body: bytes) -> None:
@@ -194,7 +205,7 @@ def test_a_kind_nested_deeply_is_damage_at_any_recursion_limit() -> None:
     sys.setrecursionlimit(16_384)
     try:
         with pytest.raises(LogDamaged, match=r"record 7 of 'run/x'"):
-            decode(7, "run/x", b"\x94\x01\x02\xc0" + b"\x91" * 9_999 + b"\x01")
+            decode(7, "run/x", b"\x95\xa5run/x\x01\x02\xc0" + b"\x91" * 9_999 + b"\x01")
     finally:
         sys.setrecursionlimit(limit)
 
@@ -204,7 +215,7 @@ def test_a_kind_nested_deeply_is_damage_at_any_recursion_limit() -> None:
 )
 def test_broken_bytes_raise_nothing_else(event: events.Event, place: int, junk: bytes) -> None:
     """Whatever is written over a record, `decode` gives a record or raises `LogDamaged`."""
-    body = encode(1, Draft(5, event, "key"))
+    body = encode("s", 1, Draft(5, event, "key"))
     start = place % (len(body) + 1)
     try:
         record = decode(1, "s", body[:start] + junk + body[start + len(junk) :])
@@ -218,7 +229,7 @@ def test_broken_bytes_raise_nothing_else(event: events.Event, place: int, junk: 
 
 def _stored(*fields: object) -> bytes:
     """A record as an older version would have written it."""
-    return msgspec.msgpack.encode([7, 1_000, None, fields])
+    return msgspec.msgpack.encode(["run/r", 7, 1_000, None, fields])
 
 
 def test_an_older_schema_is_lifted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,4 +255,13 @@ def test_a_schema_without_an_upcaster_is_unknown() -> None:
     found = decode(3, "run/r", body)
     assert isinstance(found.event, Unknown)
     assert found.event.kind == "task_skipped@9"
-    assert encode(7, Draft(1_000, found.event)) == body
+    assert encode("run/r", 7, Draft(1_000, found.event)) == body
+
+
+@pytest.mark.parametrize("event", [EVENTS[TaskMapped], Unknown("later", msgspec.msgpack.encode(["later"]))])
+def test_a_record_found_in_another_stream_is_damage(event: events.Event) -> None:
+    """Its bytes say where it belongs, whatever index it was found by."""
+    with pytest.raises(
+        LogDamaged, match="record 7 is found in stream 'run/x' and says that it belongs to 'run/y'"
+    ):
+        decode(7, "run/x", encode("run/y", 1, Draft(5, event)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from eventflow.events import Failure, RunFinished, TaskAbandoned, TaskFailed, TaskStarted
+from eventflow.events import Failure, RunFinished, TaskAbandoned, TaskFailed, TaskMapped, TaskStarted
 from eventflow.graph import DictOf, Input, ListOf, Policy, Ref, TupleOf
 from eventflow.machine import (
     Abandon,
@@ -21,7 +21,7 @@ from eventflow.machine import (
     Succeed,
     sources,
 )
-from eventflow.machine.rules import CRASHES_MAX, Verdict, judge
+from eventflow.machine.rules import CRASHES_MAX, SLOTS_MAX, IllegalEvent, Verdict, judge
 from tests.unit.machines import CONST, PAYLOAD, Machine, mapped, parameter, task
 
 FAILURE = Failure(type="E", message="m")
@@ -405,3 +405,12 @@ def test_a_late_success_names_its_attempt() -> None:
     machine.do(Start(0))
     assert machine.decide(Succeed(0, 1, PAYLOAD)) == ()
     assert machine.do(Succeed(0, 2, PAYLOAD))
+
+
+def test_a_run_has_no_more_tasks_than_memory_is_meant_for() -> None:
+    """However many maps share them: the event that goes beyond is illegal, and nothing is changed."""
+    machine = Machine(mapped(CONST))
+    machine.run.status += bytes(SLOTS_MAX - 11)  # as if there were as many tasks already
+    with pytest.raises(IllegalEvent, match=f"more than {SLOTS_MAX}"):
+        machine.fold(TaskMapped(claim=2, task=(0,), width=11))
+    assert (machine.run.version, machine.run.maps, machine.run.attempt) == (2, {}, [0])

@@ -36,7 +36,7 @@ WORDS: list[tuple[Event, str]] = [
 
 def again(event: Event) -> Record:
     """The record as another process reads it."""
-    return decode(7, "run/x", encode(3, Draft(5, event)))
+    return decode(7, "run/x", encode("run/x", 3, Draft(5, event)))
 
 
 @pytest.mark.parametrize(("event", "field"), WORDS, ids=lambda it: type(it).__name__)

@@ -48,6 +48,7 @@ _LEARNT_MAX: Final = 500
 class _Stamp(msgspec.Struct, array_like=True, gc=False):
     """The beginning of a stored envelope; the rest is not looked at."""
 
+    stream: str
     version: int
     at: int
 
@@ -147,7 +148,7 @@ class Ledger:
             for name, number, position, version, crc, body in rows:
                 if position is None:  # of a stream that was pruned, the name is gone too
                     raise LogDamaged(f"all records of {name!r} are missing")
-                self.heads[name] = _Head(number, version, _moment(name, position, crc, body))
+                self.heads[name] = _Head(number, version, _moment(name, version, position, crc, body))
 
     def kind(self, connection: Connection, name: str) -> int:
         """The number of a kind, given to it if it has none."""
@@ -167,7 +168,7 @@ def digest_key(key: str) -> int:
 def stage(write: Write) -> _Staged:
     """Encode a write as if its stream stood at `expect`; raises what encoding raises."""
     drafts = _in_time(write.drafts, write.drafts[0].at) if write.drafts else ()
-    bodies = [encode(version, draft) for version, draft in enumerate(drafts, write.expect + 1)]
+    bodies = [encode(write.stream, version, draft) for version, draft in enumerate(drafts, write.expect + 1)]
     return _Staged(write.stream, write.expect, drafts, bodies)
 
 
@@ -252,7 +253,9 @@ class _Transaction:
             drafts, bodies = write.drafts, write.bodies
             if drafts[0].at < head.at:
                 drafts = _in_time(drafts, head.at)
-                bodies = [encode(version, draft) for version, draft in enumerate(drafts, head.version + 1)]
+                bodies = [
+                    encode(name, version, draft) for version, draft in enumerate(drafts, head.version + 1)
+                ]
             version = head.version
             for draft, body in zip(drafts, bodies, strict=True):
                 position += 1
@@ -323,18 +326,27 @@ class _Transaction:
             raise Conflict(stream, first, head.version)
         records = []
         for draft, (position, version, crc, body) in zip(write.drafts, rows, strict=True):
-            at = _moment(stream, position, crc, body)
-            if encode(version, Draft(at, draft.event, draft.key)) != body:
+            at = _moment(stream, version, position, crc, body)
+            if encode(stream, version, Draft(at, draft.event, draft.key)) != body:
                 raise Conflict(stream, first, head.version)
             records.append(Record(position, stream, version, at, draft.key, draft.event))
         return records
 
 
-def _moment(stream: str, position: int, crc: int, body: bytes) -> int:
-    """The moment of a stored record, whose bytes must be those that were written."""
+def _moment(stream: str, version: int, position: int, crc: int, body: bytes) -> int:
+    """The moment of a stored record, which must be the one that was written there."""
     if checksum(body) != crc:
         raise LogDamaged(f"record {position} of {stream!r} fails its checksum")
-    return _stamp(body).at
+    try:
+        found = _stamp(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise LogDamaged(f"record {position} of {stream!r} is no record: {error}") from error
+    if (found.stream, found.version) != (stream, version):
+        raise LogDamaged(
+            f"record {position} is found as version {version} of {stream!r} and says that it is version "
+            f"{found.version} of {found.stream!r}"
+        )
+    return found.at
 
 
 def _insert(connection: Connection, head: str, rows: list[Any], width: int) -> None:

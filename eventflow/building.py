@@ -42,14 +42,17 @@ from eventflow.graph import (
     Ref,
     TaskDef,
     TaskNode,
+    described,
 )
 from eventflow.graph import Node as GraphNode
 from eventflow.nodes import BuildError, Node, element_type
 from eventflow.ports import Body
 from eventflow.result import Result, ResultSerializer
-from eventflow.schemas import schema_of, settings_of
+from eventflow.schemas import settings_of
 from eventflow.serializers import digest_of
 from eventflow.serializers.canonical import NoContent, full_name
+from eventflow.serializers.describing import describe
+from eventflow.serializers.typedefs import Description
 from eventflow.signatures import Signature, nearest, type_text
 
 __all__ = ["Builder", "Definition", "active"]
@@ -105,6 +108,13 @@ class Definition:
         return list[self.returns]  # type: ignore[name-defined]  # made of a value
 
     @cached_property
+    def types(self) -> Mapping[str, tuple[bytes, Description]]:
+        """Digest and description of every type that the function declares, by argument, or `return`."""
+        names = ("return", *self.signature.names)
+        found = {name: describe(self.signature.type_of(name)) for name in names}
+        return {name: (known.digest, known) for name, known in found.items() if known is not None}
+
+    @cached_property
     def body(self) -> Body:
         """What a runner calls."""
         serializer = self._serializer or serializer_for(self.returns)
@@ -125,27 +135,30 @@ class Definition:
     def graph_form(self, name: str) -> TaskDef:
         """The data that goes into the graph, under a name that is unique there."""
         entry = f"{self.fn.__module__}:{self.fn.__qualname__}"
-        code = self.code
-        found = TaskDef(name, entry, code.digest, self.policy)
+        code, types = self.code, self.types
+        returns = types["return"][0] if "return" in types else b""
+        takes = tuple((argument, digest) for argument, (digest, _) in types.items() if argument != "return")
+        keeper, why_no_keeper = self._keeper()
+        found = TaskDef(name, entry, code.digest, self.policy, returns, takes, keeper)
         if self.policy.cache is None:
             return found
         keyer, why_no_key = self._keyer()
-        returns, why_no_type = self._returns()
-        reason = code.reason or why_no_key or why_no_type
-        return msgspec.structs.replace(found, returns=returns, keyer=keyer, codeless=reason)
+        reason = code.reason or why_no_key or why_no_keeper
+        return msgspec.structs.replace(found, keyer=keyer, codeless=reason)
 
-    def _returns(self) -> tuple[bytes, str]:
-        """The digest of what the result opens as: its declared type, and its serializer with its settings."""
-        declared, serializer = schema_of(self.returns), self._serializer
+    def _keeper(self) -> tuple[bytes, str]:
+        """The digest of the task's own serializer with its settings, and why these cannot be compared."""
+        serializer = self._serializer
         if serializer is None:
-            return declared, ""
+            return b"", ""
         try:
-            return digest_of(declared + settings_of(serializer)), ""
+            return settings_of(serializer), ""
         except NoContent as error:
+            of_class = digest_of(full_name(type(serializer)).encode())
             if self._version is not None:
-                return digest_of(declared + full_name(type(serializer)).encode()), ""
+                return of_class, ""
             return (
-                b"",
+                of_class,
                 f"its serializer has settings that cannot be compared ({error}): give the task a version=",
             )
 
@@ -177,6 +190,7 @@ class Builder:
         "_nodes",
         "_task_names",
         "_tasks",
+        "_types",
         "bodies",
         "name",
         "parameters",
@@ -200,6 +214,7 @@ class Builder:
         self._tasks: list[TaskDef] = []
         self._task_names: dict[str, int] = {}
         self._index: dict[Definition, int] = {}
+        self._types: dict[bytes, Description] = {}
 
     def name_of(self, index: int) -> str:
         """The name of a node."""
@@ -220,7 +235,11 @@ class Builder:
         self._names[name] = 1
         self.parameters[name] = checked
         index = len(self._nodes)
-        self._nodes.append(ParameterNode(name, default is None, default, type_text(checked.type)))
+        declared = describe(checked.type)
+        digest = b"" if declared is None else declared.digest
+        if declared is not None:
+            self._types[digest] = declared
+        self._nodes.append(ParameterNode(name, default is None, default, type_text(checked.type), digest))
         return Node(self, Ref(index), checked.type)
 
     def call(
@@ -265,7 +284,8 @@ class Builder:
         value = None if returned is None else self._value(returned)
         for found in self._tasks:
             self._check_cache(found)
-        return Graph(self.name, tuple(self._tasks), tuple(self._nodes), value, reference)
+        types, classes = described(self._types)
+        return Graph(self.name, tuple(self._tasks), tuple(self._nodes), value, reference, types, classes)
 
     def _check_cache(self, found: TaskDef) -> None:
         """See that the parameters on which a task is cached are the flow's."""
@@ -354,6 +374,7 @@ class Builder:
         found = definition.graph_form(_unique(self._task_names, definition.name))
         self._index[definition] = len(self._tasks)
         self._tasks.append(found)
+        self._types.update(definition.types.values())
         if found.codeless:
             warnings.warn(
                 f"in flow {self.name!r}, task {found.name!r} is never cached, for its code has no digest: {found.codeless}",

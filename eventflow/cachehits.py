@@ -54,6 +54,8 @@ class CacheEntry(msgspec.Struct, array_like=True, tag="entry"):
     """Digest of the task's code, as the graph of its run has it."""
     returns: bytes
     """Digest of the type of its result."""
+    keeper: bytes
+    """Digest of its serializer."""
     keyer: bytes
     """Digest of the code of its `cache_key`."""
     on: tuple[tuple[str, ...] | None, tuple[str, ...] | None]
@@ -267,6 +269,7 @@ def _made(rows: _Rows, run: CachedRun, flow: CachedFlow, record: Record, event: 
         namespace=task.policy.cache.namespace,
         code=task.code,
         returns=task.returns,
+        keeper=task.keeper,
         keyer=task.keyer,
         on=_on(task.policy.cache),
         parts=run.parts.pop(_address(event), b""),
@@ -329,6 +332,8 @@ def differences(entry: CacheEntry, task: TaskDef, named: tuple[str, ...], parts:
         found.append("its code or version")
     if entry.returns != task.returns:
         found.append("the declared type of its result")
+    if entry.keeper != task.keeper:
+        found.append("the serializer of its result")
     if entry.keyer != task.keyer:
         found.append("the code of its cache_key")
     if task.policy.cache is not None and entry.on != _on(task.policy.cache):

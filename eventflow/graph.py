@@ -13,6 +13,9 @@ no event, and a value is stored once, under the task that produced it.
     each  = this input is mapped over: one element per child
 
 The leaves of an input (`Ref`s, left to right) are what `TaskStarted.inputs` lists sources for.
+
+The declared types of tasks and parameters are described in `Graph.types`, each once, and named by digest: bytes
+that were kept open only as what they were kept as.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ import msgspec
 
 from eventflow.result import Payload
 from eventflow.serializers import digest_of
+from eventflow.serializers.typedefs import ClassDef, Description, Type
 
 __all__ = [
     "Arg",
@@ -45,6 +49,8 @@ __all__ = [
     "TaskDef",
     "TaskNode",
     "TupleOf",
+    "TypeDef",
+    "described",
     "refs",
 ]
 
@@ -139,7 +145,11 @@ class TaskDef(msgspec.Struct, frozen=True, array_like=True):
     """Digest of the code, or of `version=`; empty when there is none."""
     policy: Policy
     returns: bytes = b""
-    """Of a cached task: digest of the declared type of its result, and of what keeps it."""
+    """Digest of the declared type of its result, which `Graph.types` describes; empty for none."""
+    takes: tuple[tuple[str, bytes], ...] = ()
+    """Likewise the arguments that declare a type: name and digest."""
+    keeper: bytes = b""
+    """Of a task with a serializer of its own: digest of its class and settings."""
     keyer: bytes = b""
     """Of a task with a `cache_key`: digest of that function's code, unless `version=` stands for it."""
     codeless: str = ""
@@ -148,7 +158,7 @@ class TaskDef(msgspec.Struct, frozen=True, array_like=True):
     def cache_key(self, parts: bytes) -> str:
         """The key of a call of this cached task, made of what must be the same and of what it is given.
 
-        The former is here: namespace, code and the type that a result opens as. `parts` are 16 bytes each for the
+        The former is here: namespace, code, and the type and serializer that a result opens with. `parts` are 16 bytes each for the
         inputs that count, the parameters that count and the answer of a `cache_key`, in the order of the node's
         inputs and of the policy. Raises `ValueError` for a task that has no keys.
         """
@@ -162,9 +172,9 @@ class TaskDef(msgspec.Struct, frozen=True, array_like=True):
         if cache is None or not self.code or self.codeless:
             raise ValueError(f"task {self.name!r} is not cached, so its calls have no keys")
         namespace = cache.namespace.encode("utf-8", "surrogatepass")
-        lengths = b"%d %d %d " % (len(self.code), len(self.returns), len(self.keyer))
-        whole = blake2b(b"eventflow cache key 1 " + lengths, digest_size=16)
-        whole.update(self.code + self.returns + self.keyer)
+        made_of = (self.code, self.returns, self.keeper, self.keyer)
+        whole = blake2b(b"eventflow cache key 1 %d %d %d %d " % tuple(map(len, made_of)), digest_size=16)
+        whole.update(b"".join(made_of))
         whole.update(msgspec.msgpack.encode((cache.inputs, cache.parameters, cache.keyed)))
         whole.update(b"%d " % len(namespace) + namespace)
         return whole
@@ -178,6 +188,8 @@ class ParameterNode(msgspec.Struct, frozen=True, array_like=True, tag="parameter
     default: Const | None = None
     annotation: str = ""
     """The declared type as text, for people."""
+    declared: bytes = b""
+    """Its digest, which `Graph.types` describes; empty for none."""
 
 
 class TaskNode(msgspec.Struct, frozen=True, array_like=True, tag="task", gc=False):
@@ -198,6 +210,15 @@ Counted: TypeAlias = tuple[tuple[Input, ...], tuple[str, ...]]
 """What counts in the keys of a cached node: inputs, and names of the flow's parameters."""
 
 
+class TypeDef(msgspec.Struct, frozen=True, array_like=True):
+    """A declared type, under the digest of its description."""
+
+    digest: bytes
+    type: Type
+    classes: tuple[int, ...] = ()
+    """The classes that it reaches, as indices into `Graph.classes`."""
+
+
 class Digests(msgspec.Struct, frozen=True, array_like=True):
     """What must agree when a run is resumed: `shape` always, `code` of finished tasks; `policy` may change."""
 
@@ -215,6 +236,24 @@ def refs(arg: Arg) -> Iterator[Ref]:
             yield from refs(item)
 
 
+def described(
+    types: Mapping[bytes, Description],
+) -> tuple[tuple[TypeDef, ...], tuple[ClassDef, ...]]:
+    """`Graph.types` and `Graph.classes` for descriptions by digest: classes that several types reach stand once."""
+    places: dict[bytes, int] = {}
+    classes: list[ClassDef] = []
+    found = []
+    for digest, description in types.items():
+        indices = []
+        for known in description.classes:
+            place = places.setdefault(msgspec.msgpack.encode(known), len(classes))
+            if place == len(classes):
+                classes.append(known)
+            indices.append(place)
+        found.append(TypeDef(digest, description.type, tuple(indices)))
+    return tuple(found), tuple(classes)
+
+
 def _digest(value: object) -> bytes:
     return digest_of(msgspec.msgpack.encode(value))
 
@@ -229,6 +268,18 @@ class Graph(msgspec.Struct, frozen=True, array_like=True, dict=True):
     """What the flow returns, if it returns a node."""
     reference: tuple[int, ...] = ()
     """Nodes on which success is judged; empty means the terminal ones."""
+    types: tuple[TypeDef, ...] = ()
+    """Every declared type of tasks and parameters, once."""
+    classes: tuple[ClassDef, ...] = ()
+    """The classes that these reach; two may have one name."""
+
+    @cached_property
+    def descriptions(self) -> Mapping[bytes, Description]:
+        """Digest → the declared type."""
+        return {
+            found.digest: Description(found.type, tuple(self.classes[i] for i in found.classes))
+            for found in self.types
+        }
 
     @cached_property
     def index(self) -> Mapping[str, int]:
@@ -280,8 +331,12 @@ class Graph(msgspec.Struct, frozen=True, array_like=True, dict=True):
     @cached_property
     def digests(self) -> Digests:
         """Shape (names, edges, mapping, parameters), code, and policy, each digested apart."""
+        nodes = [
+            msgspec.structs.replace(node, declared=b"") if isinstance(node, ParameterNode) else node
+            for node in self.nodes
+        ]
         return Digests(
-            shape=_digest((self.name, [t.name for t in self.tasks], self.nodes, self.value, self.reference)),
+            shape=_digest((self.name, [t.name for t in self.tasks], nodes, self.value, self.reference)),
             code=_digest([t.code for t in self.tasks]),
             policy=_digest([t.policy for t in self.tasks]),
         )

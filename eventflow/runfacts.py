@@ -7,6 +7,7 @@ encodable, so a snapshot of it is a snapshot of the run.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -18,6 +19,7 @@ from eventflow.events import (
     Failure,
     Origin,
     Record,
+    RunClaimed,
     RunStarted,
     Source,
     TaskBlocked,
@@ -63,6 +65,10 @@ class RunFacts(msgspec.Struct):
     """Version of the record of a result → what its value is, where that was recorded."""
     reused: dict[int, Reused]
     """Version of the record of a reused result → where it came from."""
+    flows: list[tuple[int, str]]
+    """Versions from which on a graph was in force, with its digest: those of the birth and of claims with another."""
+    is_foreign: bool = False
+    """Whether a graph other than the plan's was ever in force, so that values may be of other types."""
     started_us: int = 0
     unknown: tuple[str, ...] = ()
     """Kinds of events that this version passed by: what it shows may be behind what happened."""
@@ -70,7 +76,15 @@ class RunFacts(msgspec.Struct):
     @classmethod
     def initial(cls, plan: Plan) -> RunFacts:
         """The facts before the first record."""
-        return cls(RunState.initial(plan), {}, {}, {}, {}, {}, {})
+        return cls(RunState.initial(plan), {}, {}, {}, {}, {}, {}, [])
+
+    def flow_at(self, version: int) -> str:
+        """Digest of the graph that was in force when a record was written."""
+        return self.flows[bisect_right(self.flows, version, key=_version_of) - 1][1]
+
+
+def _version_of(entry: tuple[int, str]) -> int:
+    return entry[0]
 
 
 def advance(plan: Plan, facts: RunFacts, version: int, draft: Draft | Record) -> RunFacts:
@@ -87,7 +101,15 @@ def advance(plan: Plan, facts: RunFacts, version: int, draft: Draft | Record) ->
         keep(facts, version, event)
     if version == 1:
         facts.started_us = draft.at
+    if type(event) is RunStarted or type(event) is RunClaimed:
+        _keep_flow(plan, facts, version, event.flow)
     return facts
+
+
+def _keep_flow(plan: Plan, facts: RunFacts, version: int, flow: str) -> None:
+    if not facts.flows or facts.flows[-1][1] != flow:
+        facts.flows.append((version, flow))
+    facts.is_foreign = facts.is_foreign or flow != plan.graph.digest
 
 
 def _pass_by(facts: RunFacts, version: int, draft: Draft | Record) -> RunFacts:

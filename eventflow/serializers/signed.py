@@ -1,7 +1,7 @@
 """Pickle, signed: the last resort, because opening a pickle runs code.
 
-The data is 32 bytes of HMAC-SHA256, then the pickle; the codec name `pickle+hmac:<key id>` says which key
-signed.  Nothing is unpickled before the signature was compared.
+The data is 32 bytes of HMAC-SHA256, then the pickle behind the forms of its classes (`pickled_classes`); the codec
+name `pickle+hmac:<key id>` says which key signed.  Nothing is unpickled before the signature was compared.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from typing import Any, Final
 import msgspec
 
 from eventflow.result import SerializationError, SignatureError
+from eventflow.serializers.pickled_classes import changed_classes, load_noting, load_same, with_classes
+from eventflow.serializers.typedefs import TypeChanged
 
-__all__ = ["PICKLE_PREFIX", "Keyring", "open_pickle", "sign_pickle"]
+__all__ = ["PICKLE_PREFIX", "Keyring", "changed_pickle", "open_pickle", "sign_pickle"]
 
 PICKLE_PREFIX: Final = "pickle+hmac:"
 _SIGNATURE_BYTES: Final = 32
@@ -49,17 +51,31 @@ def sign_pickle(value: object, keyring: Keyring) -> tuple[str, bytes] | None:
     for key_id, key in keyring.keys.items():
         try:
             pickled = pickle.dumps(value, 5)
-            opened = pickle.loads(pickled)  # noqa: S301 - made a line above
+            opened, classes = load_noting(pickled)
         except Exception as error:
             raise SerializationError(f"pickle refuses it: {type(error).__qualname__}: {error}") from error
         if type(opened) is not type(value):
             raise SerializationError(f"its pickle opens as {type(opened).__qualname__}")
-        return PICKLE_PREFIX + key_id, hmac.digest(key, pickled, "sha256") + pickled
+        signed = with_classes(classes, pickled)
+        return PICKLE_PREFIX + key_id, hmac.digest(key, signed, "sha256") + signed
     return None
 
 
 def open_pickle(codec: str, data: bytes, keyring: Keyring | None) -> Any:
-    """Open a signed pickle; `SignatureError`, and nothing opened, unless a known key signed these bytes."""
+    """Open a signed pickle; `SignatureError`, and nothing opened, unless a known key signed these bytes.
+
+    `TypeChanged` when a class in it is not what it was when the value was kept.
+    """
+    return load_same(_signed(codec, data, keyring))
+
+
+def changed_pickle(codec: str, data: bytes, keyring: Keyring | None) -> TypeChanged | None:
+    """Why a signed pickle would not open with today's classes; nothing is made of it. Raises `SignatureError`."""
+    return changed_classes(_signed(codec, data, keyring))
+
+
+def _signed(codec: str, data: bytes, keyring: Keyring | None) -> bytes:
+    """What a known key has signed; raises `SignatureError`."""
     key_id = codec.removeprefix(PICKLE_PREFIX)
     key = None if keyring is None or key_id == codec else keyring.keys.get(key_id)
     if key is None:
@@ -68,10 +84,10 @@ def open_pickle(codec: str, data: bytes, keyring: Keyring | None) -> Any:
             "restore the file of the log's key (`.eventflow/key` or `<log>.key`), add it to EVENTFLOW_KEY, or give "
             "the serializer a Keyring that holds it"
         )
-    signature, pickled = data[:_SIGNATURE_BYTES], data[_SIGNATURE_BYTES:]
-    if not hmac.compare_digest(signature, hmac.digest(key, pickled, "sha256")):
+    signature, signed = data[:_SIGNATURE_BYTES], data[_SIGNATURE_BYTES:]
+    if not hmac.compare_digest(signature, hmac.digest(key, signed, "sha256")):
         raise SignatureError(
             f"a pickle was not opened: key {key_id!r} did not sign these bytes; they were altered, or "
             "another key has taken that id"
         )
-    return pickle.loads(pickled)  # noqa: S301 - signed with a key of ours
+    return signed

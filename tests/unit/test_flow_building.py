@@ -23,6 +23,8 @@ from eventflow.flows import Flow, Parameter, ParameterError, flow
 from eventflow.graph import Const, DictOf, Input, ListOf, ParameterNode, Ref, TaskNode, TupleOf, refs
 from eventflow.nodes import BuildError, Node
 from eventflow.result import Inline
+from eventflow.schemas import schema_of
+from eventflow.schemas import schema_of
 from eventflow.serializers import digest_of
 from eventflow.tasks import task, unmapped
 
@@ -102,7 +104,7 @@ def test_a_block_and_a_function_build_the_same() -> None:
     assert traced.value_arg == Ref(3)
     assert block.value_arg is None
     assert block.graph.nodes == (
-        ParameterNode("day", True, None, "str"),
+        ParameterNode("day", True, None, "str", schema_of(str)),
         TaskNode("fetch", 0, (Input("day", Ref(0)),)),
         TaskNode("enrich", 1, (Input("order", Ref(1), True),), (), True),
         TaskNode("total", 2, (Input("orders", Ref(2)),)),
@@ -312,7 +314,7 @@ def test_parameters_have_types_and_defaults() -> None:
     assert [(p.name, p.required, p.type) for p in traced.parameters.values()] == [
         ("day", True, date), ("n", False, float), ("order", False, Order | None),
     ]  # fmt: skip
-    assert traced.graph.nodes[1] == ParameterNode("n", False, const(3.0), "float")
+    assert traced.graph.nodes[1] == ParameterNode("n", False, const(3.0), "float", schema_of(float))
     assert [node.annotation for node in traced.graph.nodes if isinstance(node, ParameterNode)] == [
         "date", "float", "Order | None",
     ]  # fmt: skip

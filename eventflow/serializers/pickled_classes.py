@@ -1,0 +1,101 @@
+"""Pickles that know what their classes looked like.
+
+A pickle names its classes and keeps attributes, positions or an enum's value; what these mean, the classes say
+when it is opened.  So the form of every class that a pickle names goes before it, and a pickle is opened only
+while these classes have it still: a class is compared when it is looked up, before an instance is made.
+
+    4 bytes, big-endian     how long the classes are
+    classes                 MessagePack, an array of `ClassDef`s, named as the pickle names them
+    the rest                the pickle
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from eventflow.result import DeserializationError
+from eventflow.serializers.describing import class_def
+from eventflow.serializers.typedefs import ClassDef, TypeChanged, class_differences
+
+__all__ = ["changed_classes", "load_noting", "load_same", "with_classes"]
+
+_LENGTH_BYTES: Final = 4
+_encode: Final = msgspec.msgpack.Encoder().encode
+_decode: Final = msgspec.msgpack.Decoder(tuple[ClassDef, ...]).decode
+
+
+def load_noting(pickled: bytes) -> tuple[Any, tuple[ClassDef, ...]]:
+    """What a pickle opens as, and the forms of the classes that it names; raises what opening raises."""
+    reader = _Reader(io.BytesIO(pickled))
+    value = reader.load()
+    return value, tuple(form for form in reader.forms.values() if form is not None)
+
+
+def with_classes(classes: tuple[ClassDef, ...], pickled: bytes) -> bytes:
+    """The bytes to be kept."""
+    told = _encode(classes)
+    return len(told).to_bytes(_LENGTH_BYTES, "big") + told + pickled
+
+
+def load_same(data: bytes) -> Any:
+    """What the bytes open as; `TypeChanged`, and no instance made, when a class is not what it was.
+
+    Runs code: whoever calls this has compared a signature.
+    """
+    classes, start = _split(data)
+    return _Reader(io.BytesIO(data[start:]), {form.name: form for form in classes}).load()
+
+
+def changed_classes(data: bytes) -> TypeChanged | None:
+    """Why the bytes would not open: classes that are not what they were, or are gone. Imports them, makes nothing."""
+    classes, _ = _split(data)
+    reader = _Reader(io.BytesIO(b""), {form.name: form for form in classes})
+    try:
+        for form in classes:
+            reader.find_class(*form.name.split(":", 1))
+    except TypeChanged as changed:
+        return changed
+    except Exception as error:  # noqa: BLE001 - importing runs code of the user's
+        return TypeChanged(f"a class of the value cannot be found: {type(error).__qualname__}: {error}", ())
+    return None
+
+
+def _split(data: bytes) -> tuple[tuple[ClassDef, ...], int]:
+    start = _LENGTH_BYTES + int.from_bytes(data[:_LENGTH_BYTES], "big")
+    try:
+        return _decode(data[_LENGTH_BYTES:start]), start
+    except msgspec.DecodeError as error:
+        raise DeserializationError(f"the classes before a pickle cannot be read: {error}") from error
+
+
+class _Reader(pickle.Unpickler):
+    """Notes the form of each class that a pickle names; with `expected` refuses one that has another."""
+
+    def __init__(self, file: io.BytesIO, expected: Mapping[str, ClassDef] | None = None) -> None:
+        super().__init__(file)
+        self.forms: dict[str, ClassDef | None] = {}
+        self._expected = expected
+
+    def find_class(self, module: str, name: str, /) -> Any:
+        """Look up what the pickle names."""
+        found = super().find_class(module, name)
+        if isinstance(found, type):
+            self._meet(f"{module}:{name}", found)
+        return found
+
+    def _meet(self, name: str, found: type) -> None:
+        form = class_def(found)
+        if form is not None and form.name != name:
+            form = msgspec.structs.replace(form, name=name)
+        self.forms[name] = form
+        if self._expected is not None and form != (then := self._expected.get(name)):
+            raise TypeChanged(
+                f"the value holds a {name.rpartition(':')[2]!r} of {name.partition(':')[0]}, which was another class "
+                "when it was kept; make the value again, or open it with the class as it was",
+                tuple(class_differences(then, form)),
+            )

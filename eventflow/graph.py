@@ -50,6 +50,7 @@ __all__ = [
     "TaskNode",
     "TupleOf",
     "TypeDef",
+    "consts",
     "described",
     "refs",
 ]
@@ -236,6 +237,15 @@ def refs(arg: Arg) -> Iterator[Ref]:
             yield from refs(item)
 
 
+def consts(arg: Arg) -> Iterator[Const]:
+    """The constants in an argument, left to right."""
+    if isinstance(arg, Const):
+        yield arg
+    elif not isinstance(arg, Ref):
+        for item in arg.items:
+            yield from consts(item)
+
+
 def described(
     types: Mapping[bytes, Description],
 ) -> tuple[tuple[TypeDef, ...], tuple[ClassDef, ...]]:
@@ -296,6 +306,14 @@ class Graph(msgspec.Struct, frozen=True, array_like=True, dict=True):
         found = self.nodes[node]
         assert isinstance(found, TaskNode), f"node {node} is a parameter"
         return self.tasks[found.task]
+
+    def kept_as(self, node: int) -> tuple[bytes, bytes]:
+        """Digests of the declared type of a node's values and of what keeps them."""
+        found = self.nodes[node]
+        if isinstance(found, ParameterNode):
+            return found.declared, b""
+        task = self.tasks[found.task]
+        return task.returns, task.keeper
 
     @cached_property
     def cached(self) -> tuple[int, ...]:

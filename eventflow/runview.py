@@ -29,6 +29,7 @@ from eventflow.events import (
 from eventflow.graph import Graph, Key, ParameterNode, Ref
 from eventflow.machine import Phase, Plan, RunState, Status, sources
 from eventflow.machine.inputs import leaves
+from eventflow.openers import Openers
 from eventflow.ports import Bindings, EventLog
 from eventflow.result import (
     Inline,
@@ -99,7 +100,7 @@ class RunView:
         self.plan = plan
         self.fetch = fetch
         self.locate = locate
-        self._serializers = self._bind_serializers(bindings or {}, openers or {}, keyring)
+        self.openers = Openers(plan, bindings, openers or {}, keyring)
 
     @classmethod
     async def of(cls, log: EventLog, run_id: str) -> RunView:
@@ -130,31 +131,22 @@ class RunView:
 
     def serializer_of(self, slot: int, run: RunState) -> ResultSerializer:
         """What opens the result in a slot: bound to its task's declared type, if that is known."""
-        by_node = self._serializers
-        return by_node[slot] if slot < len(by_node) else by_node[run.node(slot)]
+        return self.openers.serializer_of(slot, run)
 
-    def _bind_serializers(
-        self, bindings: Bindings, openers: Mapping[str, ResultSerializer], keyring: Keyring | None
-    ) -> list[ResultSerializer]:
-        """For each node its serializer; nodes of one task share one."""
+    async def learn(self, log: EventLog, facts: RunFacts) -> None:
+        """Read the graphs under which the run's values were made, which say of what types they are."""
+        for _, flow in facts.flows if facts.is_foreign else ():
+            if flow not in self.openers.graphs:
+                self.openers.graphs[flow] = await graph_of(log, flow)
 
-        def bound(found: ResultSerializer | None) -> ResultSerializer:
-            if found is None or isinstance(found, Serializer):
-                return (found or Serializer()).with_keyring(keyring)
-            return found
-
-        graph = self.plan.graph
-        bodies = [bindings.get(task.name) for task in graph.tasks]
-        of_tasks = [bound(body.serializer if body else None) for body in bodies]
-        return [
-            bound(openers.get(node.name)) if isinstance(node, ParameterNode) else of_tasks[node.task]
-            for node in graph.nodes
-        ]
+    def opener_of(self, slot: int, facts: RunFacts) -> ResultSerializer:
+        """What opens the value that is recorded for a slot: one kept as another type only where that is harmless."""
+        return self.openers.opener_of(slot, facts)
 
     def result(self, facts: RunFacts, source: Source, slot: int) -> Result | NoResultType:
         """The Result at a source that was taken from `slot`."""
         version, path = (source, ()) if isinstance(source, int) else (source[0], source[1:])
-        serializer = self.serializer_of(slot, facts.run)
+        serializer = self.opener_of(slot, facts)
         if version == 1:
             payload: Payload | Ending | None = facts.parameters.get(str(path[0]))
             path = path[1:]

@@ -1,8 +1,10 @@
 """What may differ between the flow with which a run was started and today's, and what may not.
 
 Policies may, and the code of tasks that have not finished: both are recorded with the next claim.  Names of
-tasks, edges, mapping and parameters may not, nor the code of tasks that have finished, unless their results
-are kept as they are, on the caller's word (`on_change="keep"`).  The error is a table of what differs.
+tasks, edges, mapping and parameters may not, nor the code of tasks that have finished, nor the declared types of
+values that the run holds, unless these are kept as they are, on the caller's word (`on_change="keep"`).  Even then
+a value of another type is not opened where its bytes would mean something else.  The error is a table of what
+differs.
 """
 
 from __future__ import annotations
@@ -12,19 +14,24 @@ from typing import Final, Literal, TypeAlias
 
 import msgspec
 
-from eventflow.graph import Arg, Const, DictOf, Graph, ParameterNode, Ref, TaskNode
-from eventflow.machine import FINISHED
+from eventflow.graph import Arg, Const, DictOf, Graph, ParameterNode, Ref, TaskNode, consts
+from eventflow.machine import FINISHED, Status
+from eventflow.openers import Openers
 from eventflow.result import Inline, Payload
 from eventflow.runfacts import RunFacts
+from eventflow.serializers.recorded import opens_alone
+from eventflow.serializers.typedefs import Difference, differences
 
 __all__ = [
     "Change",
     "FlowChanged",
     "OnChange",
     "ParametersDiffer",
-    "check_code",
+    "check_finished",
     "check_parameters",
     "check_shape",
+    "constants_differ",
+    "of_another_type",
 ]
 
 OnChange: TypeAlias = Literal["refuse", "keep"]
@@ -32,6 +39,7 @@ OnChange: TypeAlias = Literal["refuse", "keep"]
 
 _ROWS_MAX: Final = 20
 _CELL_MAX: Final = 48
+_NAMED_MAX: Final = 5
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -71,7 +79,13 @@ def check_shape(recorded: Graph, today: Graph, run_id: str) -> None:
         )
 
 
-def check_code(recorded: Graph, today: Graph, facts: RunFacts, run_id: str) -> None:
+def check_finished(recorded: Graph, today: Graph, facts: RunFacts, openers: Openers, run_id: str) -> None:
+    """Refuse to go on with a flow for which what has finished is not what it was; shapes are equal."""
+    _check_code(recorded, today, facts, run_id)
+    _check_types(openers, today, facts, run_id)
+
+
+def _check_code(recorded: Graph, today: Graph, facts: RunFacts, run_id: str) -> None:
     """Refuse to go on with a flow that has other code for tasks that have finished; shapes are equal."""
     changes = tuple(
         Change(node.name, recorded.task_of(i).code.hex()[:8], today.task_of(i).code.hex()[:8])
@@ -87,6 +101,65 @@ def check_code(recorded: Graph, today: Graph, facts: RunFacts, run_id: str) -> N
             changes,
             f"begin again with `rerun({run_id!r})`, or keep the results: `options(on_change='keep')`",
         )
+
+
+def _check_types(openers: Openers, today: Graph, facts: RunFacts, run_id: str) -> None:
+    """Refuse to go on where a value that the run holds was kept as another type than it is declared to be today."""
+    held: dict[str, tuple[Difference, ...]] = {}
+    seen: set[tuple[str, int]] = set()
+    for slot, status in enumerate(facts.run.status):
+        node = facts.run.node(slot)
+        is_parameter = isinstance(today.nodes[node], ParameterNode)
+        if not is_parameter and status not in (Status.SUCCEEDED, Status.REUSED):
+            continue
+        flow = facts.flow_at(openers.made_at(slot, facts))
+        if flow == today.digest or (flow, node) in seen:
+            continue
+        seen.add((flow, node))
+        if found := openers.differences_of(node, flow):
+            held[openers.whose(node)] = found
+        then = openers.graphs.get(flow)
+        for label, found in () if is_parameter or then is None else constants_differ(then, node, today, node):
+            held[label] = found
+    if held:
+        raise of_another_type(
+            f"run {run_id!r} holds values whose type is another one today",
+            held,
+            f"begin again with `rerun({run_id!r})`, or go on with `options(on_change='keep')`, which opens what does "
+            "not depend on it",
+        )
+
+
+def of_another_type(said: str, held: Mapping[str, tuple[Difference, ...]], way_out: str) -> FlowChanged:
+    """The error for values (in words, as `the result of 'fetch'`) whose types differ so."""
+    whose = [*held]
+    more = f" and {len(whose) - _NAMED_MAX} more" if len(whose) > _NAMED_MAX else ""
+    rows = dict.fromkeys(row for found in held.values() for row in found)
+    return FlowChanged(
+        f"{said} ({', '.join(whose[:_NAMED_MAX])}{more}):",
+        tuple(Change(row.name, row.then, row.now) for row in rows),
+        way_out,
+    )
+
+
+def constants_differ(
+    then: Graph, node: int, now: Graph, other: int
+) -> Iterator[tuple[str, tuple[Difference, ...]]]:
+    """The arguments of a task that are constants of a type which is another one today, with what differs."""
+    found = now.nodes[other]
+    assert isinstance(found, TaskNode), f"node {other} is a parameter"
+    before, after = dict(then.task_of(node).takes), dict(now.task_of(other).takes)
+    for item in found.inputs:
+        pair = before.get(item.name, b""), after.get(item.name, b"")
+        if pair[0] != pair[1] and not all(map(_opens_alone, consts(item.arg))):
+            yield (
+                f"argument {item.name!r} of {found.name!r}",
+                differences(then.descriptions.get(pair[0]), now.descriptions.get(pair[1])),
+            )
+
+
+def _opens_alone(const: Const) -> bool:
+    return isinstance(const.value, Inline) and opens_alone(const.value.codec)
 
 
 def check_parameters(recorded: Mapping[str, Payload], today: Mapping[str, Payload], run_id: str) -> None:

@@ -58,7 +58,7 @@ from eventflow.ports import (
 from eventflow.runfacts import RunFacts, advance
 from eventflow.runner import ownership
 from eventflow.runner.caching import Cache
-from eventflow.runner.changes import check_code, check_parameters
+from eventflow.runner.changes import check_finished, check_parameters
 from eventflow.runner.defining import Definition
 from eventflow.runner.failures import consists_of, the_one
 from eventflow.runner.mapping import map_or_block, why_blocked
@@ -221,7 +221,7 @@ class FlowRunner:
             return
         may_go_on = facts.run.phase != Phase.FINISHED  # what has finished is only shown
         if may_go_on and facts.run.flow != graph.digest and request.on_change != "keep":
-            check_code(await graph_of(log, facts.run.flow), graph, facts, run_id)
+            check_finished(await graph_of(log, facts.run.flow), graph, facts, self._view.openers, run_id)
         check_parameters(facts.parameters, {name: request.parameters[name] for name in request.given}, run_id)
 
     async def _open(self) -> None:

@@ -189,7 +189,7 @@ class KeyMaker:
 
     def _of_payload(self, facts: RunFacts, slot: int, label: str, payload: Payload | Ending | None) -> bytes:
         """The content of a value of which none was recorded."""
-        by_default = type(self._view.serializer_of(slot, facts.run)) is Serializer
+        by_default = type(self._view.opener_of(slot, facts)) is Serializer
         quick = quick_content(payload) if by_default and isinstance(payload, Inline) else None
         return quick or _told(label, self._values.leaf(facts, Leaf(label, slot)))
 

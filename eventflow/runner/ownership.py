@@ -63,6 +63,7 @@ async def fold(log: EventLog, view: RunView) -> RunFacts:
         if isinstance(event, RunStarted) and event.flow != graph.digest:
             check_shape(await graph_of(log, event.flow), graph, view.run_id)
         facts = view.apply(facts, record)
+    await view.learn(log, facts)
     return facts
 
 

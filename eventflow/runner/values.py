@@ -198,10 +198,9 @@ class Values:
         if value is not _ABSENT:
             return value
         run = facts.run
-        serializer = self._view.serializer_of(slot, run)
         near = self._near.get(slot)
         if near is not None:
-            return reopen(near, serializer)
+            return reopen(near, self._view.serializer_of(slot, run))
         if run.status[slot] == Status.MAPPED:
             children = run.maps[slot]
             return [
@@ -221,7 +220,7 @@ class Values:
             if isinstance(payload, Ending):
                 return NoResult if payload.failure is None else TaskError(name, payload.failure)
             raise ResultNotLoaded(f"the result of {name!r} is not in the log: {payload!r}")
-        value = reopen(payload, self._view.serializer_of(slot, facts.run))
+        value = reopen(payload, self._view.opener_of(slot, facts))
         if len(payload.data) > COPY_MAX:
             self._live[slot] = value
             self._belongs(facts.run, slot)

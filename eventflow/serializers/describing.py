@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import inspect
 import sys
 import types
 from collections.abc import Callable, Iterator, Mapping
@@ -44,7 +45,7 @@ def describe(declared: Any) -> Description | None:
     if declared is Any:
         return None
     found = _Describer()
-    outer = found.type(declared)
+    outer = found.expression(declared)
     return Description(outer, tuple(known for known in found.classes.values() if known is not None))
 
 
@@ -71,7 +72,7 @@ class _Describer:
         self._met: list[Any] = []  # kept, for they are known by their identity
         self.classes: dict[str, ClassDef | None] = {}
 
-    def type(self, declared: Any) -> Type:  # noqa: PLR0911 - one return for each form
+    def expression(self, declared: Any) -> Type:  # noqa: PLR0911 - one return for each form
         """The expression of a type."""
         if declared is None or declared is types.NoneType:
             return Type("None")
@@ -79,15 +80,15 @@ class _Describer:
             return Type("...")
         origin, args = get_origin(declared), get_args(declared)
         if origin is Annotated:
-            return Type("annotated", (self.type(args[0]),), tuple(map(_mark, args[1:])))
+            return Type("annotated", (self.expression(args[0]),), tuple(map(_mark, args[1:])))
         if origin is Literal:
             return Type("literal", (), tuple(map(told, args)))
         if origin in _UNIONS:
-            return Type("union", tuple(map(self.type, args)))
+            return Type("union", tuple(map(self.expression, args)))
         if origin is not None:
-            return Type(self._named(origin), tuple(map(self.type, args)))
+            return Type(self._named(origin), tuple(map(self.expression, args)))
         if isinstance(declared, list | tuple):
-            return Type("arguments", tuple(map(self.type, declared)))
+            return Type("arguments", tuple(map(self.expression, declared)))
         if isinstance(declared, str | ForwardRef):
             return Type(ascii(declared if isinstance(declared, str) else declared.__forward_arg__))
         return Type(self._named(declared))
@@ -131,15 +132,15 @@ class _Describer:
         for part, kind in (("__supertype__", "newtype"), ("__value__", "alias"), ("__bound__", "typevar")):
             found = getattr(thing, part, None)
             if found is not None:
-                return kind, (FieldDef(part.strip("_"), self.type(found)),)
+                return kind, (FieldDef(part.strip("_"), self.expression(found)),)
         bounds = getattr(thing, "__constraints__", ())
-        return "typevar", tuple(FieldDef(str(i), self.type(bound)) for i, bound in enumerate(bounds))
+        return "typevar", tuple(FieldDef(str(i), self.expression(bound)) for i, bound in enumerate(bounds))
 
     def fields(self, kind: type, given: Iterator[tuple[str, bool, str, str]]) -> Iterator[FieldDef]:
         """Fields by name, whether they are required, default and name on the wire."""
         hints = hints_of(kind)
         for name, required, default, wire in given:
-            declared = self.type(hints[name]) if name in hints else Type("Any")
+            declared = self.expression(hints[name]) if name in hints else Type("Any")
             yield FieldDef(name, declared, required, default, "" if wire == name else wire)
 
     def members(self, kind: type) -> Iterator[FieldDef]:
@@ -247,9 +248,7 @@ def _options(kind: Any, told_kind: str) -> tuple[str, ...]:
         config = kind.__struct_config__
         found += [f"tag {config.tag_field}={config.tag!r}"] if config.tag is not None else []
         found += [
-            name
-            for name in ("array_like", "omit_defaults", "forbid_unknown_fields")
-            if getattr(config, name)
+            name for name in ("array_like", "omit_defaults", "forbid_unknown_fields") if getattr(config, name)
         ]
     elif told_kind == "enum":
         member = kind._member_type_
@@ -393,7 +392,7 @@ def hints_of(kind: type) -> Mapping[str, Any]:
         found: dict[str, Any] = {}
         for base in reversed(kind.__mro__):
             scope = vars(sys.modules.get(base.__module__, types.ModuleType("")))
-            for name, text in base.__dict__.get("__annotations__", {}).items():
+            for name, text in inspect.get_annotations(base).items():
                 holder = types.SimpleNamespace(__annotations__={name: text})
                 try:
                     found[name] = get_type_hints(holder, scope, dict(vars(base)), include_extras=True)[name]
@@ -404,5 +403,7 @@ def hints_of(kind: type) -> Mapping[str, Any]:
 
 def _without_class_variables(hints: Mapping[str, Any]) -> Mapping[str, Any]:
     return {
-        name: hint for name, hint in hints.items() if hint is not ClassVar and get_origin(hint) is not ClassVar
+        name: hint
+        for name, hint in hints.items()
+        if hint is not ClassVar and get_origin(hint) is not ClassVar
     }

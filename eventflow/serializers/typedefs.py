@@ -182,7 +182,9 @@ def _field(field: FieldDef | None, *, full: bool) -> str:
 
 def _pair(label: str, then: Type, now: Type) -> Difference:
     short = then.text(), now.text()
-    return Difference(label, *(short if short[0] != short[1] else (then.text(full=True), now.text(full=True))))
+    return Difference(
+        label, *(short if short[0] != short[1] else (then.text(full=True), now.text(full=True)))
+    )
 
 
 def _told(side: Description | None) -> str:
@@ -195,7 +197,9 @@ def _names(classes: Mapping[str, ClassDef]) -> str:
 
 def _schema_parts(then: str, now: str) -> tuple[str, str]:
     """Where two texts part, with a little around it."""
-    at = next((i for i, (a, b) in enumerate(zip(then, now, strict=False)) if a != b), min(len(then), len(now)))
+    at = next(
+        (i for i, (a, b) in enumerate(zip(then, now, strict=False)) if a != b), min(len(then), len(now))
+    )
     begin = max(0, at - 12)
     cut = [f"…{side[begin : begin + 40]}…" if side else "none" for side in (then, now)]
     return cut[0], cut[1]

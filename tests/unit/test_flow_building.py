@@ -24,7 +24,6 @@ from eventflow.graph import Const, DictOf, Input, ListOf, ParameterNode, Ref, Ta
 from eventflow.nodes import BuildError, Node
 from eventflow.result import Inline
 from eventflow.schemas import schema_of
-from eventflow.schemas import schema_of
 from eventflow.serializers import digest_of
 from eventflow.tasks import task, unmapped
 

@@ -72,9 +72,14 @@ class FlowParameter(msgspec.Struct, frozen=True):
 
 
 def bind(
-    flow: str, parameters: Mapping[str, FlowParameter], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    flow: str,
+    parameters: Mapping[str, FlowParameter],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    *,
+    only_given: bool = False,
 ) -> dict[str, Any]:
-    """Give every parameter its converted value, in the order of declaration.
+    """Give every parameter its converted value, in the order of declaration; with `only_given` those given.
 
     Raises `ParameterError` for the first that is unknown, given twice, missing, or of another type.
     """
@@ -89,7 +94,11 @@ def bind(
         if name not in parameters:
             raise ParameterError(f"flow {flow!r} has no parameter {name!r}{nearest(name, list(parameters))}")
         given[name] = value
-    return {name: _value(flow, parameter, given) for name, parameter in parameters.items()}
+    return {
+        name: _value(flow, parameter, given)
+        for name, parameter in parameters.items()
+        if name in given or not only_given
+    }
 
 
 def _value(flow: str, parameter: FlowParameter, given: Mapping[str, Any]) -> Any:

@@ -111,12 +111,16 @@ class Flow(Generic[P, R]):
         """For each parameter, the serializer of its declared type."""
         return {name: serializer_for(parameter.type) for name, parameter in self.parameters.items()}
 
-    def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    def bind(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, only_given: bool = False
+    ) -> dict[str, Any]:
         """Give every parameter its value, converted to the declared type, in order of declaration.
+
+        With `only_given` those alone that are given.
 
         Raises `ParameterError` for one that is unknown, missing, given twice, or of another type.
         """
-        return bind(self.name, self.parameters, args, kwargs)
+        return bind(self.name, self.parameters, args, kwargs, only_given=only_given)
 
     def given(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> frozenset[str]:
         """Names of the parameters that a caller gives, so that are not left to their defaults."""

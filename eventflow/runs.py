@@ -16,9 +16,20 @@ from eventflow.events import Origin, RunStarted
 from eventflow.executors.local import Lanes
 from eventflow.graph import Arg, Const, DictOf, Graph, Key, ListOf, ParameterNode, Ref, TupleOf
 from eventflow.machine import Command, Phase, Plan
+from eventflow.openers import kept_differently
 from eventflow.ports import Bindings, Durability, EventLog, Value, World
-from eventflow.result import Inline, NoResult, Payload, Result, ResultSerializer, SerializationError
-from eventflow.runner.changes import OnChange
+from eventflow.result import (
+    Inline,
+    NoResult,
+    Payload,
+    Result,
+    ResultError,
+    ResultSerializer,
+    SerializationError,
+    identical,
+)
+from eventflow.runfacts import RunFacts
+from eventflow.runner.changes import OnChange, of_another_type
 from eventflow.runner.flow_runner import FlowRunner
 from eventflow.runner.ownership import fold
 from eventflow.runner.request import Request
@@ -26,6 +37,8 @@ from eventflow.runner.rerun import kept_results
 from eventflow.runner.values import to_store
 from eventflow.runview import Picture, RunNotFound, RunView, fetcher
 from eventflow.serializers import Serializer
+from eventflow.serializers.recorded import AsRecorded
+from eventflow.serializers.typedefs import Difference
 from eventflow.settings import check_url, shared_log
 from eventflow.states import Failed, Mapped, State
 from eventflow.world import RealWorld
@@ -80,8 +93,10 @@ class Runnable(Protocol):
         """Where the value of a node lies; raises `BuildError`."""
         ...
 
-    def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Every parameter's converted value; raises `ParameterError`."""
+    def bind(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, only_given: bool = False
+    ) -> Mapping[str, Any]:
+        """Every parameter's converted value, or that of each given one; raises `ParameterError`."""
         ...
 
     def given(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> frozenset[str]:
@@ -246,6 +261,7 @@ class _Call:
             raise ValueError(
                 f"run {run_id!r} has no value for the parameters {', '.join(missing)} of today's flow"
             )
+        self._check_carried(old, facts)
         beside: list[Value] = []
         parameters = {
             name: facts.parameters[name] if name in facts.parameters else _default_of(node, beside)
@@ -258,10 +274,40 @@ class _Call:
             frozenset(),
             tuple(beside),
             origin=origin,
-            first=kept_results(old, facts, self._flow.plan),
+            first=kept_results(old, facts, self._flow.plan, self._log.keyring),
         )
         _, picture = await self._execute(request)
         return picture
+
+    def _check_carried(self, old: RunView, facts: RunFacts) -> None:
+        """Refuse parameters whose type is another one today, unless today's takes the very value.
+
+        Raises `FlowChanged`, or `TypeChanged` where a class inside a value is not what it was.
+        """
+        then, today = old.openers.graphs[facts.flow_at(1)], self._flow.graph
+        held: dict[str, tuple[Difference, ...]] = {}
+        for name in today.parameters:
+            payload, before = facts.parameters.get(name), then.index.get(name)
+            if payload is None or before is None:
+                continue
+            changed = kept_differently(then, before, today, today.index[name])
+            if changed and not self._takes(name, payload, changed):
+                held[f"parameter {name!r}"] = changed
+        if held:
+            raise of_another_type(
+                f"run {old.run_id!r} has parameters whose type is another one today",
+                held,
+                "begin a new run with these parameters, or rerun it with the types as they were",
+            )
+
+    def _takes(self, name: str, payload: Payload, changed: tuple[Difference, ...]) -> bool:
+        """Whether a parameter's type of today takes a value of another one as it is."""
+        opener = AsRecorded(self._opener(name), f"parameter {name!r}", changed)
+        try:
+            value = Result(payload, True, opener, fetch=fetcher(self._log)).deserialize().value
+            return identical(value, self._flow.bind((), {name: value}, only_given=True)[name])
+        except (ResultError, TypeError):  # today's type refuses it
+            return False
 
     async def _check_target(self, old: RunView) -> None:
         """Refuse to rerun into a run that exists, unless it is this very rerun, to be resumed."""
@@ -280,25 +326,13 @@ class _Call:
             break
         return None
 
-    async def _bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The parameters' values; of a run that exists, what is not given is what was recorded."""
-        born = await self._birth() if self._options.run_id is not None else None
-        if born is None:
-            if not self._options.wait:
-                raise RunNotFound(f"there is no run {self._options.run_id!r} in this log")
-            return self._flow.bind(args, kwargs)
-        given, fetch = self._flow.given(args, kwargs), fetcher(self._log)
-        recorded = {
-            name: Result(payload, True, self._opener(name), fetch=fetch).deserialize().value
-            for name, payload in born.parameters.items()
-            if name not in given and name in self._flow.openers
-        }
-        return self._flow.bind(args, {**kwargs, **recorded})
-
     async def run(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[RunView, Picture]:
-        """Start, resume or follow the run."""
-        values = await self._bind(args, kwargs)
-        parameters: dict[str, Payload] = {}
+        """Start, resume or follow the run; of one that exists, a parameter that is not given is as recorded."""
+        born = await self._birth() if self._options.run_id is not None else None
+        if born is None and not self._options.wait:
+            raise RunNotFound(f"there is no run {self._options.run_id!r} in this log")
+        values = self._flow.bind(args, kwargs, only_given=born is not None)
+        parameters = dict(born.parameters) if born is not None else {}
         beside: list[Value] = []
         for name, value in values.items():
             try:

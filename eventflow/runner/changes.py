@@ -119,8 +119,8 @@ def _check_types(openers: Openers, today: Graph, facts: RunFacts, run_id: str) -
         if found := openers.differences_of(node, flow):
             held[openers.whose(node)] = found
         then = openers.graphs.get(flow)
-        for label, found in () if is_parameter or then is None else constants_differ(then, node, today, node):
-            held[label] = found
+        if then is not None and not is_parameter:
+            held.update(constants_differ(then, node, today, node))
     if held:
         raise of_another_type(
             f"run {run_id!r} holds values whose type is another one today",

@@ -1,7 +1,7 @@
 """A new run that keeps an old one's successes: fix the bug and go on.
 
-A success is kept when its task still has the same name, task and inputs, its bytes are sound, and everything
-upstream of it was kept.  So it is found by names, not by numbers, and a graph that grew or shrank is no hindrance.
+A success is kept when its task still has the same name, task and inputs, its type and the classes in it are what they
+were, its bytes are sound, and everything upstream of it was kept.  So it is found by names, not by numbers, and a graph that grew or shrank is no hindrance.
 Each kept result enters the new run as `TaskReused(why="fork")`, so the new run is complete in itself.
 """
 
@@ -14,25 +14,32 @@ import msgspec
 from eventflow.events import LogDamaged, Origin
 from eventflow.graph import Arg, Const, Graph, ListOf, ParameterNode, Ref, TaskNode, TupleOf, refs
 from eventflow.machine import Command, Map, Plan, Reuse, Status
-from eventflow.result import Inline, ResultNotLoaded, Stored
+from eventflow.openers import kept_differently
+from eventflow.result import DeserializationError, Inline, ResultNotLoaded, Stored
 from eventflow.runfacts import RunFacts
+from eventflow.runner.changes import constants_differ
 from eventflow.runview import RunView
+from eventflow.serializers import Keyring
+from eventflow.serializers.signed import PICKLE_PREFIX, changed_pickle
 
 __all__ = ["kept_results"]
 
 _SUCCEEDED = (Status.SUCCEEDED, Status.REUSED)
 
 
-def kept_results(old: RunView, facts: RunFacts, new: Plan) -> tuple[Command, ...]:
+def kept_results(old: RunView, facts: RunFacts, new: Plan, keyring: Keyring | None) -> tuple[Command, ...]:
     """Commands for the birth of the new run, in an order in which each is due when it comes."""
-    return tuple(_Keeper(old, facts, new).commands())
+    return tuple(_Keeper(old, facts, new, keyring).commands())
 
 
 class _Keeper:
-    def __init__(self, old: RunView, facts: RunFacts, new: Plan) -> None:
+    def __init__(self, old: RunView, facts: RunFacts, new: Plan, keyring: Keyring | None) -> None:
         self.old = old
         self.facts = facts
         self.new = new
+        self.keyring = keyring
+        self.same: dict[tuple[str, int, int], bool] = {}
+        """Graph in force, node then, node now → whether its results are still of the same type."""
         self.kept: set[int] = set()
         """Nodes of the new graph whose work is all there."""
         self.children: dict[int, set[int]] = {}
@@ -61,7 +68,7 @@ class _Keeper:
         return _described(self.new.graph, slot) == _described(self.old.plan.graph, before)
 
     def _plain(self, slot: int, before: int) -> Iterator[Command]:
-        command = self._reuse(slot, before)
+        command = self._reuse(slot, before, slot)
         if command is not None:
             self.kept.add(slot)
             yield command
@@ -75,7 +82,9 @@ class _Keeper:
         yield Map(slot, children.width)
         mine = self.children[slot] = set()
         for nth in range(children.width):
-            command = self._reuse(base + nth, children.base + nth) if self._has_inputs(slot, nth) else None
+            command = None
+            if self._has_inputs(slot, nth):
+                command = self._reuse(base + nth, children.base + nth, slot)
             if command is not None:
                 mine.add(nth)
                 yield command
@@ -107,26 +116,51 @@ class _Keeper:
                 found = {ref.node for part in parts for ref in refs(part)}
                 yield {up for up in found if isinstance(self.new.nodes[up], TaskNode)}
 
-    def _reuse(self, slot: int, before: int) -> Reuse | None:
+    def _reuse(self, slot: int, before: int, node: int) -> Reuse | None:
+        """The command that keeps what the slot `before` has for `slot`, which is of `node`; None if it cannot be kept."""
         run = self.facts.run
         if run.status[before] not in _SUCCEEDED:
             return None
         version = run.source[before]
         payload = self.facts.kept[version]
+        if not self._is_of_type(node, before, version):
+            return None
         if not isinstance(payload, Inline | Stored) or not self._is_there(payload):
             return None
         content = self.facts.contents.get(version)
         return Reuse(slot, payload, Origin(self.old.stream, version), "fork", content=content)
 
+    def _is_of_type(self, node: int, before: int, version: int) -> bool:
+        """Whether result and constants of a task, or child of one, are declared to be what they were."""
+        flow = self.facts.flow_at(version)
+        was = self.facts.run.node(before)
+        found = self.same.get((flow, was, node))
+        if found is None:
+            then, now = self.old.openers.graphs[flow], self.new.graph
+            found = not kept_differently(then, was, now, node) and not any(
+                constants_differ(then, was, now, node)
+            )
+            self.same[flow, was, node] = found
+        return found
+
     def _is_there(self, payload: Inline | Stored) -> bool:
-        """Whether its bytes can be read and are those that were written; if not, its task runs again."""
-        if isinstance(payload, Inline) or self.old.fetch is None:
+        """Whether its bytes can be read, are those that were written, and have today's classes in them.
+
+        If not, its task runs again.
+        """
+        if isinstance(payload, Stored):
+            if self.old.fetch is None:
+                return True
+            try:
+                payload = self.old.fetch(payload)
+            except (ResultNotLoaded, LogDamaged):
+                return False
+        if not payload.codec.startswith(PICKLE_PREFIX):
             return True
         try:
-            self.old.fetch(payload)
-        except (ResultNotLoaded, LogDamaged):
+            return changed_pickle(payload.codec, payload.data, self.keyring) is None
+        except DeserializationError:  # without its key it does not open
             return False
-        return True
 
 
 def _described(graph: Graph, node: int) -> bytes:

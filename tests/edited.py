@@ -22,5 +22,5 @@ def edit(source: str, name: str = "edited_shop") -> Any:
     """The module `name` as it is with this text, as a new process would import it."""
     module = ModuleType(name)
     sys.modules[name] = module
-    exec(compile(_IMPORTS + source, f"{name}.py", "exec", dont_inherit=True), vars(module))  # noqa: S102 - the test's own text
+    exec(compile(_IMPORTS + source, f"{name}.py", "exec", dont_inherit=True), vars(module))
     return module

@@ -153,13 +153,16 @@ def test_the_difference_is_a_table() -> None:
                 .options(log=log, world=world, run_id="r")
                 .run()
             )
+        way_out = (
+            "begin again with `rerun('r')`, or go on with `options(on_change='keep')`, which opens what does not "
+            "depend on it"
+        )
         assert str(caught.value).splitlines() == [
             "run 'r' holds values whose type is another one today (the result of 'make'):",
             "                       then         now",
             "  Reading.temp         float = 1.0  (not there)",
             "  Reading.temperature  (not there)  float = 0.0",
-            "begin again with `rerun('r')`, or go on with `options(on_change='keep')`, which opens what does not depend "
-            "on it",
+            way_out,
         ]
         assert await log.head() == head
 

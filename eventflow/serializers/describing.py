@@ -31,6 +31,7 @@ from typing import (
     get_type_hints,
     is_typeddict,
 )
+from weakref import WeakKeyDictionary
 
 import msgspec
 
@@ -44,9 +45,20 @@ def describe(declared: Any) -> Description | None:
     """The description of a declared type; None for `Any`, which declares nothing."""
     if declared is Any:
         return None
-    found = _Describer()
-    outer = found.expression(declared)
-    return Description(outer, tuple(known for known in found.classes.values() if known is not None))
+    is_class = isinstance(declared, type) and get_origin(declared) is None
+    known = _described.get(declared) if is_class else None
+    if known is not None:
+        return known
+    describer = _Describer()
+    outer = describer.expression(declared)
+    found = Description(outer, tuple(form for form in describer.classes.values() if form is not None))
+    if is_class and describer.is_resolved:  # else a name in it may be defined later
+        _described[declared] = found
+    return found
+
+
+_described: Final[WeakKeyDictionary[type, Description]] = WeakKeyDictionary()
+"""Many tasks declare one class."""
 
 
 @lru_cache(maxsize=2048)
@@ -71,6 +83,7 @@ class _Describer:
         self._names: dict[int, str] = {}
         self._met: list[Any] = []  # kept, for they are known by their identity
         self.classes: dict[str, ClassDef | None] = {}
+        self.is_resolved = True
 
     def expression(self, declared: Any) -> Type:  # noqa: PLR0911 - one return for each form
         """The expression of a type."""
@@ -90,6 +103,7 @@ class _Describer:
         if isinstance(declared, list | tuple):
             return Type("arguments", tuple(map(self.expression, declared)))
         if isinstance(declared, str | ForwardRef):
+            self.is_resolved = False
             return Type(ascii(declared if isinstance(declared, str) else declared.__forward_arg__))
         return Type(self._named(declared))
 

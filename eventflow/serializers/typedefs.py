@@ -12,6 +12,7 @@ messages, previews and forms are made from it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 
 import msgspec
 
@@ -97,7 +98,7 @@ class Description(msgspec.Struct, frozen=True, array_like=True, dict=True):
     type: Type
     classes: tuple[ClassDef, ...] = ()
 
-    @property
+    @cached_property
     def digest(self) -> bytes:
         """Its identity: BLAKE2b-128 of its MessagePack."""
         return digest_of(msgspec.msgpack.encode(self))

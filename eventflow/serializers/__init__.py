@@ -4,6 +4,8 @@
     plain     builtin types as msgpack or JSON         signed    pickle behind a signature, `Keyring`
     typed     values of a declared type                faults    where a value cannot be kept, and why
     default   which codec keeps what, and opens what
+    typedefs  types as data, and how two differ        describing  from a type to that data
+    recorded  what was kept as another type            pickled_classes  the forms of classes before a pickle
 
 Importing this package installs the default serializer, which `Result(value)` then uses.
 """
@@ -12,12 +14,14 @@ from eventflow.result import install_default_serializer
 from eventflow.serializers.codecs import Codec, digest_of, has_digest, register_codec
 from eventflow.serializers.default import JSONSerializer, Serializer, is_immutable, reopen
 from eventflow.serializers.signed import Keyring
+from eventflow.serializers.typedefs import TypeChanged
 
 __all__ = [
     "Codec",
     "JSONSerializer",
     "Keyring",
     "Serializer",
+    "TypeChanged",
     "digest_of",
     "has_digest",
     "is_immutable",

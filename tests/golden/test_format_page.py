@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import hmac
+import pickletools
 import re
 import sqlite3
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from eventflow.events import Draft, Known, TaskSucceeded, decode, encode
 from eventflow.logs.sqlite import files, packs
 from eventflow.result import Payload
 from eventflow.runner import values
+from eventflow.serializers import typedefs
 from eventflow.serializers.codecs import RESERVED
 from eventflow.serializers.tagged import Extension
 from tests.golden import make
@@ -45,8 +47,9 @@ STRUCTS: dict[str, type[msgspec.Struct]] = {
     **{kind.__name__: kind for kind in (events.Origin, events.Failure, events.CacheMiss)},
     **{
         kind.__name__: kind
-        for kind in (graph.Graph, graph.TaskDef, graph.Policy, graph.CachePolicy, graph.Input)
+        for kind in (graph.Graph, graph.TaskDef, graph.Policy, graph.CachePolicy, graph.Input, graph.TypeDef)
     },
+    **{kind.__name__: kind for kind in (typedefs.Type, typedefs.ClassDef, typedefs.FieldDef)},
 }
 
 
@@ -233,14 +236,27 @@ class Reader:
 
 def key_of(task: list[Any], parts: bytes) -> str:
     """The key of a call, made as the page says."""
-    _, _, code, policy, returns, keyer, codeless = task
+    _, _, code, policy, returns, _, keeper, keyer, codeless = task
     namespace = policy[6][0].encode()
     assert not codeless
-    lengths = f"{len(code)} {len(returns)} {len(keyer)} ".encode()
+    lengths = f"{len(code)} {len(returns)} {len(keeper)} {len(keyer)} ".encode()
     count = f"{len(namespace)} ".encode()
     on = msgspec.msgpack.encode([policy[6][2], policy[6][3], policy[6][4]])
-    whole = b"eventflow cache key 1 " + lengths + code + returns + keyer + on + count + namespace + parts
+    whole = (
+        b"eventflow cache key 1 " + lengths + code + returns + keeper + keyer + on + count + namespace + parts
+    )
     return digest(whole).hex()
+
+
+def check_types(graph: list[Any]) -> None:
+    """Every type is there under its digest, and whatever refers to one finds it."""
+    tasks, nodes, types, classes = graph[1], graph[2], graph[5], graph[6]
+    known = {name for name, _, _ in types}
+    for name, shown, reached in types:
+        assert digest(msgspec.msgpack.encode([shown, [classes[i] for i in reached]])) == name
+    used = [task[4] for task in tasks] + [name for task in tasks for _, name in task[5]]
+    used += [node[5] for node in nodes if node[0] == "parameter"]
+    assert {name for name in used if name} == known
 
 
 def part_of(what: str, name: str, content: bytes) -> bytes:
@@ -274,6 +290,7 @@ def test_a_reader_made_from_the_page_reads_the_golden_log(tmp_path: Path) -> Non
                 _, graph_raw = msgspec.msgpack.decode(raw, type=tuple[str, msgspec.Raw])
                 assert stream == f"flow/{digest(bytes(graph_raw)).hex()}"
                 graphs[stream.removeprefix("flow/")] = found[0]
+                check_types(found[0])
             case "run_started":
                 assert version == 1
                 flows[stream] = found[0]
@@ -288,6 +305,9 @@ def test_a_reader_made_from_the_page_reads_the_golden_log(tmp_path: Path) -> Non
                 places.add((payload[0], in_pack))
                 codecs.add(codec.partition(":")[0])
                 if codec.startswith("pickle"):
+                    length = int.from_bytes(data[32:36], "big")
+                    assert isinstance(msgspec.msgpack.decode(data[36 : 36 + length]), list)
+                    assert pickletools.genops(data[36 + length :]).__next__()[0].name == "PROTO"
                     assert hmac.digest(secret, data[32:], "sha256") == data[:32]
                 if key is not None:
                     address = tuple(found[1])

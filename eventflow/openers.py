@@ -47,7 +47,8 @@ class Openers:
 
     def opener_of(self, slot: int, facts: RunFacts) -> ResultSerializer:
         """What opens the value that is recorded for a slot."""
-        today = self.serializer_of(slot, facts.run)
+        by_node = self._today
+        today = by_node[slot] if slot < len(by_node) else by_node[facts.run.node(slot)]
         if not facts.is_foreign or not self._is_bound:
             return today
         flow = facts.flow_at(self.made_at(slot, facts))

@@ -68,6 +68,12 @@ _SCALARS: Final = frozenset((str, int, float, bool, bytes, NoneType))
 _encode: Final = msgspec.msgpack.Encoder().encode
 
 
+@lru_cache(maxsize=4096)
+def _plain_constant(data: bytes) -> Const:
+    """The constant of these bytes, one for all equal ones: a large flow repeats few values in many places."""
+    return Const(Inline("msgpack", data, digest_of(data)))
+
+
 def quick(value: Any, flow: Owner) -> Arg | None:
     """What nearly every argument is, in little time: a node of this flow or a small plain value."""
     kind = type(value)
@@ -78,7 +84,7 @@ def quick(value: Any, flow: Owner) -> Arg | None:
             data = _encode(value)
         except (OverflowError, UnicodeEncodeError):
             return None  # beyond msgpack: the serializer knows another way, or the right words
-        return Const(Inline("msgpack", data, digest_of(data)))
+        return _plain_constant(data)
     return None
 
 

@@ -12,8 +12,8 @@ A *source* addresses a value inside its own run: the version of the record that 
 with a path into it (a parameter's name, an element's index, a key).  An `Origin` does so across runs.
 
 The runner makes a `Draft`; the log adds stream, version and position and makes it a `Record`.  Stored
-bytes are the array `[stream, version, at, key, event]` (`encode`); the checksum covers all of it.  So a record
-proves by itself where it belongs, whatever index it was found by.
+bytes are the array `[stream, version, at, key, event]` (`encode`), where the stream is a 64-bit digest of its name;
+the checksum covers all of it.  So a record proves by itself where it belongs, whatever index it was found by.
 
 Numbers are bounded where they are decoded: a record with a number beyond its bounds is damage, before anything
 is computed or allocated from it.
@@ -22,6 +22,8 @@ is computed or allocated from it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
+from hashlib import blake2b
 from typing import Annotated, Any, Final, Literal, TypeAlias, get_args
 from zlib import crc32
 
@@ -64,6 +66,7 @@ __all__ = [
     "encode",
     "encode_event",
     "kind_of",
+    "name_digest",
 ]
 
 WIDTH_MAX: Final = 1_000_000
@@ -332,7 +335,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
 
 
 class _Envelope(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    stream: str
+    stream: int
     version: _Version
     at: _Moment
     key: str | None
@@ -340,7 +343,7 @@ class _Envelope(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class _RawEnvelope(msgspec.Struct, frozen=True, array_like=True):
-    stream: str
+    stream: int
     version: _Version
     at: _Moment
     key: str | None
@@ -371,12 +374,18 @@ def encode_event(event: Event) -> bytes:
     return event.data if isinstance(event, Unknown) else _encode(event)
 
 
+@lru_cache(maxsize=1024)
+def name_digest(name: str) -> int:
+    """A number for a name: BLAKE2b with a digest of 8 bytes over its UTF-8, as a signed big-endian integer."""
+    return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), signed=True)
+
+
 def encode(stream: str, version: int, draft: Draft) -> bytes:
     """The bytes that a log stores for one record."""
-    event = draft.event
+    event, number = draft.event, name_digest(stream)
     if isinstance(event, Unknown):
-        return _encode(_RawEnvelope(stream, version, draft.at, draft.key, msgspec.Raw(event.data)))
-    return _encode(_Envelope(stream, version, draft.at, draft.key, event))
+        return _encode(_RawEnvelope(number, version, draft.at, draft.key, msgspec.Raw(event.data)))
+    return _encode(_Envelope(number, version, draft.at, draft.key, event))
 
 
 def decode(position: int, stream: str, body: bytes) -> Record:
@@ -391,13 +400,13 @@ def decode(position: int, stream: str, body: bytes) -> Record:
         return _decode_other(position, stream, body)
     except _BROKEN as error:
         raise LogDamaged(f"record {position} of {stream!r} is no record: {error}") from error
-    if found.stream != stream:
-        raise LogDamaged(_of_another(position, stream, found.stream))
+    if found.stream != name_digest(stream):
+        raise LogDamaged(_of_another(position, stream))
     return Record(position, stream, found.version, found.at, found.key, found.event)
 
 
-def _of_another(position: int, stream: str, said: str) -> str:
-    return f"record {position} is found in stream {stream!r} and says that it belongs to {said!r}"
+def _of_another(position: int, stream: str) -> str:
+    return f"record {position} is found in stream {stream!r} and says that it belongs to another"
 
 
 def _decode_other(position: int, stream: str, body: bytes) -> Record:
@@ -408,8 +417,8 @@ def _decode_other(position: int, stream: str, body: bytes) -> Record:
         kind = fields[0]
     except (*_BROKEN, IndexError) as error:
         raise LogDamaged(f"record {position} of {stream!r} is no record: {error}") from error
-    if raw.stream != stream:
-        raise LogDamaged(_of_another(position, stream, raw.stream))
+    if raw.stream != name_digest(stream):
+        raise LogDamaged(_of_another(position, stream))
     if not isinstance(kind, str):  # and might be nested so deeply that it cannot even be shown
         raise LogDamaged(f"record {position} of {stream!r} is no record: its kind is a {type(kind).__name__}")
     if kind in UPCASTERS:

@@ -163,10 +163,10 @@ def test_the_record_in_hex_is_what_the_page_says() -> None:
     assert encode(record.stream, record.version, Draft(record.at, record.event, record.key)) == body
     event = record.event
     assert isinstance(event, TaskSucceeded)
-    named: dict[str, Any] = {"version": record.version, "at": record.at, "key": record.key}
+    named: dict[str, Any] = {"stream": number_of(record.stream), "version": record.version, "at": record.at, "key": record.key}
     named |= {name: getattr(event, name) for name in event.__struct_fields__}
     shown = [match.groups() for _, text in pairs if (match := re.match(r"(\w+) = (nil|\d+|\[\d+\])", text))]
-    assert len(shown) == 11
+    assert len(shown) == 12
     for name, text in shown:
         value = list(named[name]) if isinstance(named[name], tuple) else named[name]
         assert value == (None if text == "nil" else ast.literal_eval(text)), name
@@ -178,6 +178,11 @@ def test_the_record_in_hex_is_what_the_page_says() -> None:
 def digest(data: bytes, size: int = 16) -> bytes:
     """As the page says."""
     return blake2b(data, digest_size=size).digest()
+
+
+def number_of(name: str) -> int:
+    """The number of a name, as the page says."""
+    return int.from_bytes(digest(name.encode(), 8), "big", signed=True)
 
 
 class Reader:
@@ -205,13 +210,13 @@ class Reader:
             assert crc32(body) == crc
             name = self.streams[stream]
             said, version, at, key, raw = msgspec.msgpack.decode(
-                body, type=tuple[str, int, int, str | None, msgspec.Raw]
+                body, type=tuple[int, int, int, str | None, msgspec.Raw]
             )
-            assert said == name
+            assert said == number_of(name)
             assert version == number == versions.get(name, 0) + 1
             assert at >= before.get(name, 0)
             versions[name], before[name] = version, at
-            told = None if key is None else int.from_bytes(digest(key.encode(), 8), "big", signed=True)
+            told = None if key is None else number_of(key)
             assert short == told
             event = msgspec.msgpack.decode(raw)
             assert event[0] == self.kinds[kind]

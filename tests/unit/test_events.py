@@ -37,10 +37,13 @@ from eventflow.events import (
     encode,
     encode_event,
     kind_of,
+    name_digest,
 )
 from eventflow.graph import Const, Graph, Input, ParameterNode, Policy, Ref, TaskDef, TaskNode
 from eventflow.result import Forgotten, Inline, Stored, Withheld
 
+HEAD = b"\x95" + msgspec.msgpack.encode(name_digest("run/x"))
+"""How a record of that stream begins."""
 INLINE = Inline("msgpack", b"\xc0", b"d" * 16)
 STORED = Stored("arrow+zstd", b"e" * 16, 70_000, "blobs")
 FAILURE = Failure("ValueError", "no", "Traceback …", cause=Failure("OSError", "disk"))
@@ -166,31 +169,31 @@ def test_an_unknown_kind_comes_through() -> None:
     [
         b"",
         b"\xc0",
-        b"\x95\xa5run/x\x01\x02\xc0",
-        b"\x95\xa5run/x\x01\x02\xc0\x90",
-        b"\x95\xa5run/x\x01\x02\xc0\x91\x07",
-        b"\x95\xa5run/x\x01\x02\xc0\xa4text",
-        b"\x95\xa5run/x\x01\x02\xc0\x81\x00\xa4text",
-        b"\x95\xa5run/x\x01\x02\xa1\xff\x91\xa4kind",
-        b"\x95\xa5run/x\x01\x02\xc0\x91\xa1\xff",
-        b"\x95\xa5run/x\x01\x02\xc0\x91\x91\x01",
-        b"\x95\xa5run/x\x01\x02\xc0\x91\x80",
-        b"\x95\xa5run/x\x01\x02\xc0" + b"\x91" * 9_999 + b"\x01",
+        HEAD + b"\x01\x02\xc0",
+        HEAD + b"\x01\x02\xc0\x90",
+        HEAD + b"\x01\x02\xc0\x91\x07",
+        HEAD + b"\x01\x02\xc0\xa4text",
+        HEAD + b"\x01\x02\xc0\x81\x00\xa4text",
+        HEAD + b"\x01\x02\xa1\xff\x91\xa4kind",
+        HEAD + b"\x01\x02\xc0\x91\xa1\xff",
+        HEAD + b"\x01\x02\xc0\x91\x91\x01",
+        HEAD + b"\x01\x02\xc0\x91\x80",
+        HEAD + b"\x01\x02\xc0" + b"\x91" * 9_999 + b"\x01",
         encode("run/x", 1, Draft(5, EVENTS[TaskMapped]))[:-1],
         encode("run/x", 1, Draft(5, EVENTS[TaskMapped])) + b"\x00",
-        msgspec.msgpack.encode(["run/x", 1, 5, None, ["task_mapped", 2, [1]]]),
-        msgspec.msgpack.encode(["run/x", 1, 5, None, ["task_mapped", 2, [1], "wide"]]),
-        msgspec.msgpack.encode(["run/x", 1, 5, None, ["task_mapped", 2, [1], 2**40]]),
-        msgspec.msgpack.encode(["run/x", 1, 5, None, ["task_mapped", 2, [1], -1]]),
-        msgspec.msgpack.encode(["run/x", 1, 5, None, ["task_mapped", 2, [], 1]]),
-        msgspec.msgpack.encode(["run/x", 1, 5, None, ["task_mapped", 2, [-1], 1]]),
-        msgspec.msgpack.encode(["run/x", 1, 5, None, ["task_mapped", 2, [1] * 65, 1]]),
-        msgspec.msgpack.encode(["run/x", 1, 5, None, ["task_abandoned", 2, [1], 2**31, "lost"]]),
-        msgspec.msgpack.encode(["run/x", -1, 5, None, ["task_mapped", 2, [1], 1]]),
-        msgspec.msgpack.encode(["run/x", 2**62, 5, None, ["task_mapped", 2, [1], 1]]),
-        msgspec.msgpack.encode(["run/x", 1, -1, None, ["task_mapped", 2, [1], 1]]),
-        msgspec.msgpack.encode(["run/x", 1, 2**62, None, ["task_mapped", 2, [1], 1]]),
-        msgspec.msgpack.encode(["run/x", 1, 2**62, None, ["unheard_of"]]),
+        msgspec.msgpack.encode([name_digest("run/x"), 1, 5, None, ["task_mapped", 2, [1]]]),
+        msgspec.msgpack.encode([name_digest("run/x"), 1, 5, None, ["task_mapped", 2, [1], "wide"]]),
+        msgspec.msgpack.encode([name_digest("run/x"), 1, 5, None, ["task_mapped", 2, [1], 2**40]]),
+        msgspec.msgpack.encode([name_digest("run/x"), 1, 5, None, ["task_mapped", 2, [1], -1]]),
+        msgspec.msgpack.encode([name_digest("run/x"), 1, 5, None, ["task_mapped", 2, [], 1]]),
+        msgspec.msgpack.encode([name_digest("run/x"), 1, 5, None, ["task_mapped", 2, [-1], 1]]),
+        msgspec.msgpack.encode([name_digest("run/x"), 1, 5, None, ["task_mapped", 2, [1] * 65, 1]]),
+        msgspec.msgpack.encode([name_digest("run/x"), 1, 5, None, ["task_abandoned", 2, [1], 2**31, "lost"]]),
+        msgspec.msgpack.encode([name_digest("run/x"), -1, 5, None, ["task_mapped", 2, [1], 1]]),
+        msgspec.msgpack.encode([name_digest("run/x"), 2**62, 5, None, ["task_mapped", 2, [1], 1]]),
+        msgspec.msgpack.encode([name_digest("run/x"), 1, -1, None, ["task_mapped", 2, [1], 1]]),
+        msgspec.msgpack.encode([name_digest("run/x"), 1, 2**62, None, ["task_mapped", 2, [1], 1]]),
+        msgspec.msgpack.encode([name_digest("run/x"), 1, 2**62, None, ["unheard_of"]]),
     ],
 )
 def test_what_is_no_record_is_damage(body: bytes) -> None:
@@ -205,7 +208,7 @@ def test_a_kind_nested_deeply_is_damage_at_any_recursion_limit() -> None:
     sys.setrecursionlimit(16_384)
     try:
         with pytest.raises(LogDamaged, match=r"record 7 of 'run/x'"):
-            decode(7, "run/x", b"\x95\xa5run/x\x01\x02\xc0" + b"\x91" * 9_999 + b"\x01")
+            decode(7, "run/x", HEAD + b"\x01\x02\xc0" + b"\x91" * 9_999 + b"\x01")
     finally:
         sys.setrecursionlimit(limit)
 
@@ -229,7 +232,7 @@ def test_broken_bytes_raise_nothing_else(event: events.Event, place: int, junk: 
 
 def _stored(*fields: object) -> bytes:
     """A record as an older version would have written it."""
-    return msgspec.msgpack.encode(["run/r", 7, 1_000, None, fields])
+    return msgspec.msgpack.encode([name_digest("run/r"), 7, 1_000, None, fields])
 
 
 def test_an_older_schema_is_lifted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,6 +265,6 @@ def test_a_schema_without_an_upcaster_is_unknown() -> None:
 def test_a_record_found_in_another_stream_is_damage(event: events.Event) -> None:
     """Its bytes say where it belongs, whatever index it was found by."""
     with pytest.raises(
-        LogDamaged, match="record 7 is found in stream 'run/x' and says that it belongs to 'run/y'"
+        LogDamaged, match="record 7 is found in stream 'run/x' and says that it belongs to another"
     ):
         decode(7, "run/x", encode("run/y", 1, Draft(5, event)))

@@ -15,13 +15,12 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from hashlib import blake2b
 from itertools import accumulate
 from typing import Any, Final
 
 import msgspec
 
-from eventflow.events import Draft, LogDamaged, Record, checksum, encode, kind_of
+from eventflow.events import Draft, LogDamaged, Record, checksum, encode, kind_of, name_digest
 from eventflow.logs.sqlite.connection import Connection
 from eventflow.logs.sqlite.packs import INLINE_MAX, PackWriter, find_rows
 from eventflow.ports import Conflict, Value, Write
@@ -48,7 +47,7 @@ _LEARNT_MAX: Final = 500
 class _Stamp(msgspec.Struct, array_like=True, gc=False):
     """The beginning of a stored envelope; the rest is not looked at."""
 
-    stream: str
+    stream: int
     version: int
     at: int
 
@@ -160,9 +159,8 @@ class Ledger:
         return found
 
 
-def digest_key(key: str) -> int:
-    """The number by which a key is found; another key may have the same."""
-    return int.from_bytes(blake2b(key.encode(), digest_size=8).digest(), signed=True)
+digest_key: Final = name_digest
+"""The number by which a key is found; another key may have the same."""
 
 
 def stage(write: Write) -> _Staged:
@@ -341,11 +339,8 @@ def _moment(stream: str, version: int, position: int, crc: int, body: bytes) -> 
         found = _stamp(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise LogDamaged(f"record {position} of {stream!r} is no record: {error}") from error
-    if (found.stream, found.version) != (stream, version):
-        raise LogDamaged(
-            f"record {position} is found as version {version} of {stream!r} and says that it is version "
-            f"{found.version} of {found.stream!r}"
-        )
+    if (found.stream, found.version) != (name_digest(stream), version):
+        raise LogDamaged(f"record {position} is found as version {version} of {stream!r} and says otherwise")
     return found.at
 
 

@@ -215,6 +215,10 @@ class EventLog(Protocol):
         """
         ...
 
+    async def is_live(self, run: str) -> bool:
+        """Whether anybody holds a run at this moment; it only asks, so it is in nobody's way."""
+        ...
+
     async def aclose(self) -> None:
         """Finish what was taken up, then refuse more. May be called twice."""
         ...

@@ -30,6 +30,7 @@ __all__ = [
     "DeserializationError",
     "Forgotten",
     "Inline",
+    "KeyUnavailable",
     "NoResult",
     "NoResultType",
     "Payload",
@@ -67,6 +68,10 @@ class UnknownSerializer(DeserializationError):
 
 class SignatureError(DeserializationError):
     """A pickle is unsigned, signed with an unknown key, or was altered; it was not opened."""
+
+
+class KeyUnavailable(SignatureError):
+    """The key that is needed is not at hand, or is no secret. No failure of a task: with the key it would go on."""
 
 
 class ResultNotLoaded(ResultError):

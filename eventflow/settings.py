@@ -41,6 +41,7 @@ __all__ = [
 
 LOG_VARIABLE: Final = "EVENTFLOW_LOG"
 FOLDER: Final = ".eventflow"
+FOLDER_MODE: Final = 0o700
 MEMORY: Final = "memory:"
 SQLITE: Final = "sqlite:///"
 """How the URL of a file begins."""
@@ -150,7 +151,7 @@ _memory: Final[list[MemoryLog]] = []
 _open: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, _Handle]]] = WeakKeyDictionary()
 
 
-def _make(url: str) -> EventLog:
+def _make(url: str, *, read_only: bool = False) -> EventLog:
     """A handle on the log behind a URL, which was checked."""
     if url == MEMORY:
         if not _memory:
@@ -159,16 +160,25 @@ def _make(url: str) -> EventLog:
     from eventflow.logs.sqlite import SQLiteLog  # noqa: PLC0415 - a memory log needs no SQLite
 
     path = path_of(url)
-    if path.parent.name == FOLDER:
+    if path.parent.name == FOLDER and not read_only:
         _make_folder(path.parent)
-    return SQLiteLog(path)
+    return SQLiteLog(path, read_only=read_only)
 
 
 def _make_folder(folder: Path) -> None:
-    """Make a `.eventflow`, which keeps itself out of repositories: there is a secret key in it."""
+    """Make a `.eventflow`, which keeps itself out of repositories: there is a secret key in it.
+
+    It is its owner's only, whatever the umask says.
+    """
     if not folder.is_dir() and folder.parent.is_dir():
         try:
-            folder.mkdir(exist_ok=True)
+            try:
+                folder.mkdir(FOLDER_MODE)
+            except FileExistsError:
+                if folder.is_dir():  # another process was faster
+                    return
+                raise
+            folder.chmod(FOLDER_MODE)
             (folder / ".gitignore").write_text("*\n", encoding="utf-8")
         except OSError as error:
             raise LogNotNamed(
@@ -178,13 +188,15 @@ def _make_folder(folder: Path) -> None:
 
 
 @asynccontextmanager
-async def open_log(url: str | None = None) -> AsyncIterator[EventLog]:
+async def open_log(url: str | None = None, *, read_only: bool = False) -> AsyncIterator[EventLog]:
     """Open the log behind a URL, or the default one, for a block; it is closed at the block's end.
+
+    With `read_only` a file is only looked at: nothing is written, locked or made, and what would write raises.
 
     `memory:` is the one log of this process's memory and stays. Raises `LogNotNamed` for a URL that names
     no log, and what opening it raises: `LogUnusable` or `LogDamaged` with SQLite.
     """
-    log = _make(default_url() if url is None else check_url(url, "open_log"))
+    log = _make(default_url() if url is None else check_url(url, "open_log"), read_only=read_only)
     if isinstance(log, MemoryLog):
         yield log
         return
@@ -198,13 +210,17 @@ async def open_log(url: str | None = None) -> AsyncIterator[EventLog]:
 async def shared_log(url: str | None = None) -> EventLog:
     """The handle that all runs of this event loop share for a URL, or for the default log.
 
-    Opened when first used, closed with the loop's asynchronous generators. Raises `LogNotNamed`.
+    Opened when first used, closed with the loop's asynchronous generators; opened anew where its files were found
+    to be replaced. Raises `LogNotNamed`.
     """
     url = default_url() if url is None else url
     if url == MEMORY:
         return _make(url)
     place = _url_of(path_of(url).absolute())
     handles = _open.setdefault(asyncio.get_running_loop(), {})
+    if place in handles and getattr(handles[place][0], "is_lost", False):
+        _, keeper = handles.pop(place)
+        await keeper.aclose()
     if place not in handles:
         log = _make(place)
         keeper = _closing(log, handles, place)
@@ -217,5 +233,6 @@ async def _closing(log: EventLog, handles: dict[str, _Handle], place: str) -> As
     try:
         yield
     finally:
-        del handles[place]
+        if place in handles and handles[place][0] is log:
+            del handles[place]
         await log.aclose()

@@ -5,13 +5,16 @@ rows a record is about (`needs`).  So it can be replayed in memory like any othe
 the log keeps up to its head, a part at a time, rows and checkpoint in one transaction.  Processes that do so at
 the same time take turns; whoever finds the checkpoint moved reads again.
 
+Where the log keeps nothing, because it is only looked at or its disk is full, what is kept already is read all the
+same, and the rows that have changed since are folded and held in memory.
+
 What is kept is an opinion about the log, as a snapshot is: it may be deleted at any time, it counts as deleted
 when the projection's code has changed, and what is then made again is equal byte by byte.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from itertools import islice
 from logging import getLogger
 from typing import Final, Generic, Protocol, TypeVar, get_args
@@ -19,8 +22,8 @@ from typing import Final, Generic, Protocol, TypeVar, get_args
 import msgspec
 
 from eventflow.events import Record
-from eventflow.ports import Checkpoint, EventLog
-from eventflow.projections import code_of_fold, replay, state_type
+from eventflow.ports import Checkpoint, EventLog, RowsFound
+from eventflow.projections import code_of_fold, state_type
 
 __all__ = ["Table", "TableProjection"]
 
@@ -68,9 +71,14 @@ class Table(Generic[R]):
     def __init__(self, log: EventLog, projection: TableProjection[R]) -> None:
         """For `of` only."""
         self._log = log
+        self._projection = projection
         self._name = projection.name
-        self._rows: Mapping[str, R] | None = None
-        """All of them, where the log can keep none."""
+        self._beside: Mapping[str, R | None] = {}
+        """Rows that have changed since `_under` and that the log does not keep; None for one that is no more."""
+        self._under: Checkpoint | None = None
+        """What is kept counts only beside rows of this very checkpoint; of no consequence without such rows."""
+        self._is_whole = False
+        """Whether nothing that is kept counts."""
         self._decode = msgspec.msgpack.Decoder(get_args(state_type(projection))[1]).decode
         self.position = 0
         """Of the last record that is in it."""
@@ -79,34 +87,53 @@ class Table(Generic[R]):
     async def of(cls, log: EventLog, projection: TableProjection[R]) -> Table[R]:
         """The table, brought up to the log's head.
 
-        Where the log cannot be written to, its rows are folded in memory. Cancelled, it stops between two parts;
-        what was kept so far is not lost.
+        Where the log cannot be written to, what is missing is folded in memory. Cancelled, it stops between two
+        parts; what was kept so far is not lost.
         """
         table = cls(log, projection)
-        head = await log.head()
+        await table._catch_up(await log.head())
+        return table
+
+    async def _catch_up(self, head: int) -> None:
         while True:
+            work = _CatchUp(self._log, self._projection, self._decode)
             try:
-                table.position = await _CatchUp(log, projection, table._decode).run(head)
+                self.position = await work.run(head)
             except _Moved:
                 continue
-            except _Refused:
-                fold = await replay(log, projection, until=head)
-                table._rows, table.position = fold.state, head
-            return table
+            self._beside, self._under, self._is_whole = work.unkept
+            return
 
     async def get(self, *names: str) -> dict[str, R]:
         """The rows of those names that there are."""
-        if self._rows is not None:
-            return {name: self._rows[name] for name in names if name in self._rows}
-        found = await self._log.rows(self._name, names)
-        return {name: self._decode(data) for name, data in found.rows.items()}
+        rows = await self._found(lambda: self._log.rows(self._name, names), lambda name: name in names)
+        return {name: rows[name] for name in names if name in rows}
 
     async def under(self, prefix: str = "") -> dict[str, R]:
         """The rows whose names begin so, in the order of their names."""
-        if self._rows is not None:
-            return {name: self._rows[name] for name in sorted(self._rows) if name.startswith(prefix)}
-        found = await self._log.rows(self._name, prefix=prefix)
-        return {name: self._decode(data) for name, data in found.rows.items()}
+        rows = await self._found(
+            lambda: self._log.rows(self._name, prefix=prefix), lambda name: name.startswith(prefix)
+        )
+        return dict(sorted(rows.items())) if self._beside else rows
+
+    async def _found(
+        self, ask: Callable[[], Awaitable[RowsFound]], is_meant: Callable[[str], bool]
+    ) -> dict[str, R]:
+        """What is kept, with what is not kept over it."""
+        while True:
+            found = await ask()
+            if not self._beside or self._is_whole or found.checkpoint == self._under:
+                break
+            await self._catch_up(self.position)  # meanwhile somebody has kept what we had beside it, or more
+        kept = {} if self._is_whole else found.rows
+        rows = {name: self._decode(data) for name, data in kept.items()}
+        for name, row in self._beside.items():
+            if is_meant(name):
+                if row is None:
+                    rows.pop(name, None)
+                else:
+                    rows[name] = row
+        return rows
 
 
 class _Rows(MutableMapping[str, R]):
@@ -142,10 +169,6 @@ class _Moved(Exception):
     """Another process has moved the checkpoint meanwhile."""
 
 
-class _Refused(Exception):
-    """The log keeps nothing: its file is read-only, say."""
-
-
 class _CatchUp(Generic[R]):
     """One attempt at bringing a table up to a position."""
 
@@ -158,9 +181,19 @@ class _CatchUp(Generic[R]):
         self._at: Checkpoint | None = None
         self._is_new = False
         """Nothing is kept yet, so a row that is not at hand does not exist."""
+        self._keeps = True
+        """Whether the log has taken everything so far."""
+
+    @property
+    def unkept(self) -> tuple[Mapping[str, R | None], Checkpoint | None, bool]:
+        """The rows that the log did not take, under what checkpoint, and whether nothing that is kept counts."""
+        if self._keeps:
+            return {}, None, False
+        rows, is_whole = self._rows, self._at is None or self._at.code != self._code
+        return {name: rows.known[name] for name in rows.changed}, self._at, is_whole
 
     async def run(self, head: int) -> int:
-        """Fold at least up to `head`, and give how far; raises `_Moved` or `_Refused`."""
+        """Fold at least up to `head`, and give how far; raises `_Moved`."""
         found = (await self._log.rows(self._projection.name, ())).checkpoint
         self._at = found
         self._is_new = found is None or found.code != self._code
@@ -175,7 +208,9 @@ class _CatchUp(Generic[R]):
         return start
 
     async def _keep(self, position: int) -> None:
-        """Write what changed, with the checkpoint."""
+        """Write what changed, with the checkpoint, unless the log takes nothing."""
+        if not self._keeps:
+            return
         rows, now = self._rows, Checkpoint(self._code, position)
         encode = msgspec.msgpack.encode
         data = {
@@ -183,9 +218,10 @@ class _CatchUp(Generic[R]):
         }
         try:
             stored = await self._log.keep_rows(self._projection.name, self._at, now, data)
-        except Exception as error:  # a file that is read-only, a full disk: the log can still be read
+        except Exception:
             _logger.debug("table %r is not kept", self._projection.name, exc_info=True)
-            raise _Refused from error
+            self._keeps = False
+            return
         if not stored:
             raise _Moved
         self._at = now

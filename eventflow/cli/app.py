@@ -252,7 +252,7 @@ def demo(seconds: float, keep: str | None) -> None:
     """Kill a run of 103 tasks in the middle, resume it, and count what ran."""
     from eventflow.demo.killing import play  # noqa: PLC0415
 
-    with explained(writes=False):
+    with explained():
         sys.exit(play(seconds, keep))
 
 
@@ -264,7 +264,7 @@ def _from(url: str | None, read: Callable[[Any], Any]) -> Any:
         async with opened(url) as log:
             return await read(log)
 
-    with explained(writes=False):
+    with explained():
         return asyncio.run(main())
 
 

@@ -1,6 +1,7 @@
 """Reading a log: which runs there are, one run at any of its events, its events one by one.
 
-Nothing here writes: a log file that does not exist is not made, and no pickled value is opened.
+Nothing here writes: a log is opened to be looked at only, which takes no lock and works on a file and a folder that
+are read-only; one that does not exist is not made, and no pickled value is opened.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ async def opened(url: str | None) -> AsyncIterator[EventLog]:
         path = path_of(place)
         if not path.is_file():
             raise Trouble(Exit.LOG, f"there is no log {path}; name another with --log {SQLITE}FILE")
-    async with open_log(place) as log:
+    async with open_log(place, read_only=True) as log:
         yield log
 
 
@@ -88,8 +89,9 @@ async def state_of(log: EventLog, row: RunRow) -> str:
     """One word for where a run stands; `stopped` is one that its events say is running, and nobody runs."""
     if row.status == "finished":
         return row.outcome
-    async with log.hold(row.run) as nobody_else:
-        return "stopped" if row.status == "running" and nobody_else else row.status
+    if row.status == "running" and not await log.is_live(row.run):
+        return "stopped"
+    return row.status
 
 
 async def _runs(log: EventLog) -> dict[str, RunRow]:

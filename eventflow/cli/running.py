@@ -57,7 +57,7 @@ def start(spec: str, pairs: tuple[str, ...], run_id: str | None, given: Given) -
     """Run a flow; gives the exit code."""
     flow = load_flow(spec)
     texts = read_pairs(pairs, "-p")
-    with explained(writes=True):
+    with explained():
         parameters = {name: _read_value(flow, name, text) for name, text in texts.items()}
         if run_id is None:
             flow.bind((), parameters)  # a wrong one is told before a log is made
@@ -77,7 +77,7 @@ def rerun(run: str, spec: str | None, run_id: str | None, given: Given) -> int:
 
 
 async def _recorded(run: str, spec: str | None, url: str | None) -> tuple[str, Flow[..., Any]]:
-    with explained(writes=False):
+    with explained():
         async with opened(url) as log:
             run_id = await find_run(log, run)
             entry, name = await recorded_entry(log, run_id)
@@ -106,7 +106,7 @@ def _carry_out(
     # The runner's own hint is for programs; below stands the one for a person.
     logging.getLogger("eventflow.runner").disabled = True
     try:
-        with explained(writes=True):
+        with explained():
             return asyncio.run(_run(flow, run_id, given, parameters, old))
     except KeyboardInterrupt:
         command = ["eventflow", "resume", run_id, *(("--log", given.log) if given.log is not None else ())]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
@@ -19,6 +18,7 @@ import click
 from eventflow.events import LogDamaged
 from eventflow.flows import ParameterError
 from eventflow.nodes import BuildError
+from eventflow.result import SignatureError
 from eventflow.runner.changes import FlowChanged, ParametersDiffer
 from eventflow.runs import RunNotFinished
 from eventflow.runview import RunNotFound
@@ -75,25 +75,15 @@ def wants_color(stream: IO[Any]) -> bool:
 
 
 @contextmanager
-def explained(*, writes: bool) -> Iterator[None]:
-    """Turn the engine's errors into `Trouble`, and SQLite's warning into a line, for commands that write."""
-    with warnings.catch_warnings():
-        show = warnings.showwarning
-
-        def tell(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
-            if category.__name__ != "WalResetWarning":  # by its name: the class comes with SQLite
-                show(message, category, *where, **more)
-            elif writes:
-                say(f"warning: {message}")
-
-        warnings.showwarning = tell
-        try:
-            yield
-        except Exception as error:
-            code = _code_of(error)
-            if code is None:
-                raise
-            raise Trouble(code, str(error)) from error
+def explained() -> Iterator[None]:
+    """Turn the engine's errors into `Trouble`."""
+    try:
+        yield
+    except Exception as error:
+        code = _code_of(error)
+        if code is None:
+            raise
+        raise Trouble(code, str(error)) from error
 
 
 def _code_of(error: Exception) -> Exit | None:
@@ -104,7 +94,7 @@ def _code_of(error: Exception) -> Exit | None:
             return Exit.USAGE
         case RunNotFound():
             return Exit.NOT_FOUND
-        case LogDamaged():
+        case LogDamaged() | SignatureError():
             return Exit.LOG
         case _:
             pass

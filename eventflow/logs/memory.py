@@ -378,6 +378,11 @@ class MemoryLog:
             holds.discard(run)
             self._store.nudge()
 
+    async def is_live(self, run: str) -> bool:
+        """Whether any handle on this log holds a run."""
+        self._check_open()
+        return run in self._store.holds
+
     async def aclose(self) -> None:
         """Close this handle: whatever is asked of it from now on, but `peek`, raises `LogClosed`."""
         self._closed = True

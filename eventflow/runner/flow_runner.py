@@ -282,6 +282,8 @@ class FlowRunner:
 
     async def _keep(self) -> None:
         while not self._over:
+            if self._runner.trouble is not None:
+                raise self._runner.trouble
             self._nudge = nudge = anyio.Event()
             if self._queue and not self._successor:
                 self._spawn()
@@ -342,7 +344,7 @@ class FlowRunner:
                     break
         finally:
             self._driving = False
-        if self._over or self._wake_at is not None:
+        if self._over or self._wake_at is not None or self._runner.trouble is not None:
             self._nudge.set()
 
     async def _round(self) -> None:

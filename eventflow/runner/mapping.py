@@ -6,6 +6,7 @@ from eventflow.events import WIDTH_MAX
 from eventflow.graph import Input, ListOf, Ref, TaskNode, TupleOf
 from eventflow.machine import Block, Map, Plan, RunState
 from eventflow.machine.rules import SLOTS_MAX
+from eventflow.result import KeyUnavailable
 from eventflow.runfacts import RunFacts
 from eventflow.runner.failures import failure_of
 from eventflow.runner.values import Values
@@ -25,6 +26,8 @@ async def map_or_block(plan: Plan, values: Values, facts: RunFacts, slot: int) -
             return Block(slot, f"what it maps over as {item.name!r} failed")
         try:
             widths.append(await _width(values, facts, item))
+        except KeyUnavailable:
+            raise  # no failure of the task: the run can go on once the key is there
         except Exception as error:  # noqa: BLE001 - `len()` and opening run what users wrote
             return Map(slot, 0, failure_of(TypeError(f"argument {item.name!r}: {error}")))
     width, room = min(widths), min(WIDTH_MAX, SLOTS_MAX - len(facts.run.status))

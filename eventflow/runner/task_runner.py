@@ -22,7 +22,7 @@ from eventflow.context import TaskContext, current
 from eventflow.graph import Policy
 from eventflow.machine import Command, Fail, Skip, Succeed
 from eventflow.ports import Body, Outcome, Raised, ThreadExecutor, Value, World
-from eventflow.result import Inline, ResultSerializer
+from eventflow.result import Inline, KeyUnavailable, ResultSerializer
 from eventflow.runfacts import RunFacts
 from eventflow.runner.failures import failure_of, text_of
 from eventflow.runner.values import Values, to_store
@@ -159,6 +159,8 @@ class TaskRunner:
         self._policies = [task.policy for task in view.plan.graph.tasks]
         self.errors: dict[int, BaseException] = {}
         """The live exceptions of failed tasks, by slot; at most `ERRORS_MAX`, for they hold frames."""
+        self.trouble: Exception | None = None
+        """What keeps the run, not a task of it, from going on."""
 
     async def attempt(self, facts: RunFacts, slot: int, queued_us: int, worker: asyncio.Task[Any]) -> int:
         """Run the attempt that was started for a slot; a plain function goes on in its thread.
@@ -176,6 +178,9 @@ class TaskRunner:
         now = _Attempt(slot, body, policy, here, facts, queued_us, began)
         try:
             arguments = await self._values.arguments(facts, slot)
+        except KeyUnavailable as error:
+            self._stop(error)
+            return began
         except Exception as error:  # noqa: BLE001 - opening runs what users wrote: serializers, `__getitem__`
             self._fail(now, error, "input")
             return began
@@ -246,6 +251,9 @@ class TaskRunner:
             if type(serializer) is not Serializer:
                 _check(payload)
             stored, bytes_beside = to_store(payload)
+        except KeyUnavailable as error:
+            self._stop(error)
+            return
         except Exception as error:  # noqa: BLE001 - the serializer may be the user's own
             self._fail(now, _forgotten_await(value) or error, "unserializable")
             return
@@ -258,6 +266,11 @@ class TaskRunner:
         spans = (began - now.queued_us, ended - began, now.ended_us - ended)
         key = self._keys.pop(slot, None) if self._keys else None
         self._report(Succeed(slot, now.here.attempt, stored, *spans, content, key), bytes_beside)
+
+    def _stop(self, error: Exception) -> None:
+        """End the run's execution, not the task: what is missing can be put back, and the run then goes on."""
+        self.trouble = self.trouble or error
+        self._wake()
 
     def _raised(self, now: _Attempt, error: BaseException) -> None:
         if isinstance(error, SkipSignal):

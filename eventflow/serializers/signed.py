@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from eventflow.result import SerializationError, SignatureError
+from eventflow.result import KeyUnavailable, SerializationError, SignatureError
 from eventflow.serializers.pickled_classes import changed_classes, load_noting, load_same, with_classes
 from eventflow.serializers.typedefs import TypeChanged
 
@@ -64,7 +64,8 @@ def sign_pickle(value: object, keyring: Keyring) -> tuple[str, bytes] | None:
 def open_pickle(codec: str, data: bytes, keyring: Keyring | None) -> Any:
     """Open a signed pickle; `SignatureError`, and nothing opened, unless a known key signed these bytes.
 
-    `TypeChanged` when a class in it is not what it was when the value was kept.
+    Where it is for want of the key, or of a sound one, that is `KeyUnavailable`. `TypeChanged` when a class in it
+    is not what it was when the value was kept.
     """
     return load_same(_signed(codec, data, keyring))
 
@@ -79,7 +80,7 @@ def _signed(codec: str, data: bytes, keyring: Keyring | None) -> bytes:
     key_id = codec.removeprefix(PICKLE_PREFIX)
     key = None if keyring is None or key_id == codec else keyring.keys.get(key_id)
     if key is None:
-        raise SignatureError(
+        raise KeyUnavailable(
             f"a pickle of codec {codec!r} was not opened: its key is not at hand; "
             "restore the file of the log's key (`.eventflow/key` or `<log>.key`), add it to EVENTFLOW_KEY, or give "
             "the serializer a Keyring that holds it"

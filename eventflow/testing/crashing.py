@@ -161,6 +161,11 @@ class CrashingLog:
         async with self.log.hold(run) as mine:
             yield mine
 
+    async def is_live(self, run: str) -> bool:
+        """As the log inside."""
+        self._check_alive()
+        return await self.log.is_live(run)
+
     async def aclose(self) -> None:
         """Close the log inside; the dead close nothing."""
         self._check_alive()

@@ -11,13 +11,12 @@ import json
 import os
 import sys
 import time
-import warnings
 from pathlib import Path
 from typing import Any, cast
 
 from eventflow import Flow, State, context, flow, task
 from eventflow.demo.workload import Workload, job_digest
-from eventflow.logs.sqlite import SQLiteLog, WalResetWarning
+from eventflow.logs.sqlite import SQLiteLog
 from eventflow.ports import Durability
 from tests.recorded import load
 
@@ -211,7 +210,6 @@ async def stubborn(log: Path, counts: Path) -> None:
 ACTIONS = (workload, chain, many, fail, forget, leave, stubborn)
 
 if __name__ == "__main__":
-    warnings.simplefilter("ignore", WalResetWarning)
     _, action, log_file, counting_file, *arguments = sys.argv
     asyncio.run(
         {each.__name__: each for each in ACTIONS}[action](Path(log_file), Path(counting_file), *arguments)

@@ -8,14 +8,11 @@ from __future__ import annotations
 import asyncio
 import resource
 import sys
-import warnings
 from pathlib import Path
 
-from eventflow.logs.sqlite import LogWriteFailed, SQLiteLog, WalResetWarning
+from eventflow.logs.sqlite import LogWriteFailed, SQLiteLog
 from eventflow.ports import Conflict
 from eventflow.testing.conformance.hooks import value, write
-
-warnings.simplefilter("ignore", WalResetWarning)
 
 
 def tell(*words: object) -> None:

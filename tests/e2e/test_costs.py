@@ -18,8 +18,6 @@ from eventflow.logs.sqlite.reading import Readers
 from eventflow.logs.sqlite.transaction import Append
 from eventflow.tasks import Task
 
-pytestmark = pytest.mark.filterwarnings("ignore::eventflow.logs.sqlite.WalResetWarning")
-
 
 @task
 async def small(number: int, after: object = None) -> dict[str, object]:
@@ -138,7 +136,6 @@ async def test_a_small_task_takes_few_bytes(
 
 LAYERS = """
     import asyncio, os, sys, warnings
-    warnings.simplefilter("ignore")
     from eventflow import Flow, SQLiteLog, task
 
     @task

@@ -14,8 +14,6 @@ from eventflow import MemoryLog, SQLiteLog, flow, open_log, replay, task
 from eventflow.projections import Runs
 from eventflow.settings import LogNotNamed, check_url, default_url, shared_log
 
-pytestmark = pytest.mark.filterwarnings("ignore::eventflow.logs.sqlite.WalResetWarning")
-
 
 @task
 async def add(a: int, b: int) -> int:

@@ -31,8 +31,6 @@ from tests.e2e.evidence import (
 from tests.e2e.flow_worker import SHARED, padding
 from tests.recorded import load
 
-pytestmark = pytest.mark.filterwarnings("ignore::eventflow.logs.sqlite.WalResetWarning")
-
 KILLS = 2
 """Of each run: a third one in the same long task would make that task `Crashed`."""
 SECONDS = 0.8

@@ -17,8 +17,6 @@ from eventflow.logs.sqlite.transaction import Append, Ledger, stage, store
 from eventflow.testing.conformance.hooks import collect, value, write
 from tests.e2e.power import Connection, Disk
 
-pytestmark = pytest.mark.filterwarnings("ignore::eventflow.logs.sqlite.WalResetWarning")
-
 APPENDS = 60
 CUTS = 150
 

@@ -19,8 +19,6 @@ from eventflow.testing.conformance.hooks import collect, stored, value, write
 from tests.e2e import sqlite_worker
 from tests.e2e.evidence import assert_quiet
 
-pytestmark = pytest.mark.filterwarnings("ignore::eventflow.logs.sqlite.WalResetWarning")
-
 ROOT = Path(__file__).parents[2]
 LIMIT_S = 20
 """Only a process that hangs reaches it."""
@@ -204,50 +202,8 @@ async def test_a_full_disk(small_disk: Path, capsys: pytest.CaptureFixture[str])
         assert await check_dense(log) == version + 1
 
 
-FORK = """
-import asyncio, os, signal, sys, warnings
-warnings.simplefilter("ignore")
-from eventflow.logs.sqlite import SQLiteLog
-
-async def child():
-    async with SQLiteLog(sys.argv[1]) as log:
-        async with log.hold("run") as mine:
-            assert not mine, "the parent has it"
-        os.write(1, b"asked\\n")
-        while True:
-            async with log.hold("run") as mine:
-                if mine:
-                    os.write(1, b"mine\\n")
-                    return
-            await asyncio.sleep(0.01)
-
-async def parent():
-    log = await SQLiteLog.open(sys.argv[1])
-    async with log.hold("run") as mine:
-        assert mine
-        if os.fork() == 0:
-            asyncio.events._set_running_loop(None)
-            asyncio.run(child())
-            os._exit(0)
-        await asyncio.sleep(60)
-
-asyncio.run(parent())
-"""
-
-
-def test_a_forked_child_is_another_process(tmp_path: Path) -> None:
-    """What its parent holds it does not have, and it takes over when the parent is killed."""
-    script = [sys.executable, "-c", FORK, str(tmp_path / "log.db")]
-    with subprocess.Popen(script, stdout=subprocess.PIPE) as parent:
-        assert parent.stdout is not None
-        assert parent.stdout.readline() == b"asked\n"
-        parent.kill()
-        assert parent.stdout.readline() == b"mine\n"
-
-
 STUCK = """
 import asyncio, sqlite3, sys, warnings
-warnings.simplefilter("ignore")
 from eventflow import flow, task
 from eventflow.logs.sqlite import SQLiteLog, committing
 committing.PATIENCE_S = 0.2

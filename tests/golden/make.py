@@ -32,7 +32,7 @@ import pytest
 
 from eventflow import Flow, RunView, State, replay, states
 from eventflow.events import Draft, Record, RunStarted, Unknown
-from eventflow.logs.sqlite import SQLiteLog, WalResetWarning
+from eventflow.logs.sqlite import SQLiteLog
 from eventflow.ports import EventLog, Write
 from eventflow.result import Forgotten, Inline, Result, Stored
 from eventflow.runner import ownership
@@ -68,7 +68,6 @@ def load_flows() -> ModuleType:
 def golden_surroundings() -> Iterator[None]:
     """The key of the golden log, and nothing of this machine beside a claim."""
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
-        warnings.simplefilter("ignore", WalResetWarning)
         patch.setenv("EVENTFLOW_KEY", KEY)
         patch.setattr(ownership, "environment", lambda entry: {**ENVIRONMENT, "entry": entry})
         yield

@@ -13,12 +13,11 @@ import resource
 import signal
 import sqlite3
 import sys
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from eventflow.logs.sqlite import LogWriteFailed, SQLiteLog, WalResetWarning, packs
+from eventflow.logs.sqlite import LogWriteFailed, SQLiteLog, packs
 from eventflow.logs.sqlite.connection import Connection
 from eventflow.ports import Value
 from eventflow.testing.conformance.hooks import value, write
@@ -89,6 +88,5 @@ async def die_at(path: Path, step: str) -> None:
 
 
 if __name__ == "__main__":
-    warnings.simplefilter("ignore", WalResetWarning)
     _, action, file, *arguments = sys.argv
     asyncio.run(globals()[action](Path(file), *arguments))

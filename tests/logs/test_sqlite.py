@@ -7,13 +7,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import pytest
-
 from eventflow.logs.sqlite import SQLiteLog
 from eventflow.testing.conformance import LogConformance
 from tests.logs import breaking_sqlite as breaking
-
-pytestmark = pytest.mark.filterwarnings("ignore::eventflow.logs.sqlite.WalResetWarning")
 
 
 class TestSQLiteLog(LogConformance[SQLiteLog]):

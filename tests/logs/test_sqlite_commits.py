@@ -21,8 +21,6 @@ from eventflow.ports import Conflict, LogClosed, OutcomeUnknown, Write
 from eventflow.result import Inline
 from eventflow.testing.conformance.hooks import NOON, PATIENCE, collect, facts, marks, stored, value, write
 
-pytestmark = pytest.mark.filterwarnings("ignore::eventflow.logs.sqlite.WalResetWarning")
-
 
 class CountedLog(SQLiteLog):
     """A log that tells what was asked of its writer's thread."""

@@ -23,8 +23,6 @@ from eventflow.testing.conformance.hooks import stored, value, write
 from tests.logs import breaking_sqlite as breaking
 from tests.logs.packs_worker import KIB, large
 
-pytestmark = pytest.mark.filterwarnings("ignore::eventflow.logs.sqlite.WalResetWarning")
-
 ROOT = Path(__file__).parents[2]
 
 

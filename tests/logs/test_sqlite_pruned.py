@@ -18,8 +18,6 @@ from eventflow.ports import Write
 from eventflow.testing.conformance.hooks import NOON, collect, facts, marks, write
 from tests.logs.breaking_sqlite import execute_plain, lose
 
-pytestmark = pytest.mark.filterwarnings("ignore::eventflow.logs.sqlite.WalResetWarning")
-
 
 @pytest.fixture
 async def log(tmp_path: Path) -> AsyncIterator[SQLiteLog]:

@@ -421,7 +421,6 @@ def copies(path: Path) -> list[Path]:
     return found
 
 
-@pytest.mark.filterwarnings("ignore::eventflow.logs.sqlite.WalResetWarning")
 async def test_case_e7_a_log_cut_off_in_the_middle(tmp_path: Path) -> None:
     """E7. Given a log file that was cut off anywhere, when read, then it holds the whole events before the cut."""
     path = tmp_path / "log.db"

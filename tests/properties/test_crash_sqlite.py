@@ -38,8 +38,6 @@ from tests.properties.flows import (
 )
 from tests.standstill import opened
 
-pytestmark = pytest.mark.filterwarnings("ignore::eventflow.logs.sqlite.WalResetWarning")
-
 FEW = settings(max_examples=25)
 """Each example is some dozen runs on a real file."""
 

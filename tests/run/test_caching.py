@@ -786,7 +786,6 @@ def test_a_failed_state_is_no_entry_for_a_rerun() -> None:
     simulate(main)
 
 
-@pytest.mark.filterwarnings("ignore::eventflow.logs.sqlite.WalResetWarning")
 @pytest.mark.parametrize("durability", ["full", "normal", "pipelined"])
 async def test_at_every_durability_on_a_file(tmp_path: Path, durability: Any) -> None:
     """Large and small results, a chain and a map: the second run, on a handle of its own, takes all of them."""

@@ -23,7 +23,6 @@ from eventflow.events import TaskReused, TaskStarted
 from eventflow.states import Cached, Failed, Success
 from eventflow.testing.virtual import VirtualWorld, simulate
 
-pytestmark = pytest.mark.filterwarnings("ignore::eventflow.logs.sqlite.WalResetWarning")
 ran: list[Any] = []
 
 

@@ -72,7 +72,6 @@ def test_a_value_that_is_gone_fails_the_task_that_needs_it(altered: bool, said: 
     simulate(main)
 
 
-@pytest.mark.filterwarnings("ignore::eventflow.logs.sqlite.WalResetWarning")
 @pytest.mark.parametrize("altered", [True, False])
 async def test_a_large_result_that_is_gone_from_disk_is_made_again_by_a_rerun(
     tmp_path: Path, altered: bool

@@ -68,7 +68,6 @@ def test_cancelling_the_caller_is_an_interruption() -> None:
     simulate(main)
 
 
-@pytest.mark.filterwarnings("ignore::eventflow.logs.sqlite.WalResetWarning")
 @pytest.mark.parametrize("durability", ["full", "pipelined"])
 def test_letting_go_takes_no_virtual_time(durability: Durability, tmp_path: Path) -> None:
     """A slow disk is waited for while the clock stands still: an interruption is recorded when it happened."""

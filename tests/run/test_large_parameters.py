@@ -15,8 +15,6 @@ from eventflow.ports import Durability, EventLog
 from eventflow.result import Stored
 from eventflow.testing.crashing import Crash, CrashingLog
 
-pytestmark = pytest.mark.filterwarnings("ignore::eventflow.logs.sqlite.WalResetWarning")
-
 MANY = list(range(300))
 NAMED = {"k": MANY, "other": "x" * 700}
 

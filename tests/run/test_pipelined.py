@@ -17,8 +17,6 @@ from eventflow.ports import EventLog, Write
 from eventflow.testing import Crash, CrashingLog
 from eventflow.testing.conformance.hooks import collect
 
-pytestmark = pytest.mark.filterwarnings("ignore::eventflow.logs.sqlite.WalResetWarning")
-
 ran: Counter[int] = Counter()
 
 

@@ -16,8 +16,6 @@ from eventflow.projections import Fold, restore
 from eventflow.runner import ownership
 from eventflow.testing.conformance.hooks import collect
 
-pytestmark = pytest.mark.filterwarnings("ignore::eventflow.logs.sqlite.WalResetWarning")
-
 
 @task(retries=1)
 async def half(number: int) -> int:

@@ -18,8 +18,6 @@ from eventflow.ports import Checkpoint, EventLog
 from eventflow.projections import CacheHits, Runs
 from eventflow.tables import Table, TableProjection
 
-pytestmark = pytest.mark.filterwarnings("ignore::eventflow.logs.sqlite.WalResetWarning")
-
 
 @task(cache_on=inputs())
 async def half(number: int, by: int = 2) -> int:

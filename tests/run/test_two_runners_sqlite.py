@@ -15,8 +15,6 @@ import pytest
 from eventflow.logs.sqlite import SQLiteLog
 from tests.e2e.evidence import Account, account_of, await_count, check_file, counted, end, kill, launch
 
-pytestmark = pytest.mark.filterwarnings("ignore::eventflow.logs.sqlite.WalResetWarning")
-
 LINKS = ("link", "link-2", "link-3", "link-4")
 
 

@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-from eventflow.logs.sqlite.errors import LogUnusable, LogWriteFailed, WalResetWarning
+from eventflow.logs.sqlite.errors import (
+    LogForked,
+    LogOfAnotherLoop,
+    LogReplaced,
+    LogUnusable,
+    LogWriteFailed,
+)
 from eventflow.logs.sqlite.log import LogInfo, SQLiteLog
 
-__all__ = ["LogInfo", "LogUnusable", "LogWriteFailed", "SQLiteLog", "WalResetWarning"]
+__all__ = [
+    "LogForked",
+    "LogInfo",
+    "LogOfAnotherLoop",
+    "LogReplaced",
+    "LogUnusable",
+    "LogWriteFailed",
+    "SQLiteLog",
+]

@@ -18,13 +18,18 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeAlias, TypeVar
 from urllib.parse import quote
 
 import aiosqlite
 
-__all__ = ["BUSY_S", "Connection", "Link", "call", "connect", "uri"]
+from eventflow.logs.sqlite import process
+from eventflow.logs.sqlite.errors import LogReplaced
+from eventflow.logs.sqlite.process import Identity, identity_of, inside
+
+__all__ = ["BUSY_S", "Connection", "Link", "call", "connect", "open_here", "serve", "uri"]
 
 T = TypeVar("T")
 
@@ -32,35 +37,66 @@ BUSY_S: Final = 2.0
 """Seconds that SQLite itself waits for a lock before we are asked; then we ask again."""
 
 RUN: Final = "-- functions, not a statement"
+_TRIES: Final = 3
 
 Link: TypeAlias = aiosqlite.Connection
 
 
 class Connection(sqlite3.Connection):
-    """A connection that runs functions, too."""
+    """A connection that runs functions, too, and knows which file it has open."""
+
+    identity: Identity | None = None
 
     def executemany(self, sql: str, parameters: Iterable[Any], /) -> sqlite3.Cursor:
         """As in sqlite3; given `RUN`, call each function with this connection instead."""
         if sql is not RUN:
             return super().executemany(sql, parameters)
+        cursor = self.cursor()  # before the work, which may close the connection
         for (work,) in parameters:
             work(self)
-        return self.cursor()
+        return cursor
+
+    def close(self) -> None:
+        """Close it; may be called twice."""
+        with inside:
+            super().close()
+        if self.identity is not None:
+            process.note_closed(self.identity)
+            self.identity = None
 
 
-def uri(path: Path, *, create: bool = False) -> str:
-    """The name under which SQLite opens a file for reading and writing."""
-    return f"file:{quote(str(path.absolute()))}?mode={'rwc' if create else 'rw'}"
+def uri(path: Path, mode: str) -> str:
+    """The name under which SQLite opens a file: in mode `rw`, `ro` or `immutable`."""
+    how = "immutable=1" if mode == "immutable" else f"mode={mode}"
+    return f"file:{quote(str(path))}?{how}"
 
 
-async def connect(path: Path, *, create: bool = False) -> Link:
+def open_here(path: Path, mode: str) -> Connection:
+    """Open a connection on the file at a path, which is there; to be used by one thread at a time.
+
+    Which file SQLite has opened it does not tell; it is the one that was at the path both before and after.
+    Raises `LogForked` or `LogReplaced` for a file that cannot be used in this process.
+    """
+    for _ in range(_TRIES):
+        process.check(path)
+        with inside:
+            before = identity_of(path)
+            connection = Connection(
+                uri(path, mode), uri=True, isolation_level=None, timeout=BUSY_S, check_same_thread=False
+            )
+            if before is not None and identity_of(path) == before:
+                connection.identity = before
+                process.note_opened(before)
+                return connection
+        connection.close()
+    raise LogReplaced(f"{path} was replaced by another file again and again while it was being opened")
+
+
+async def connect(path: Path, mode: str) -> Link:
     """Open a connection with a thread of its own, which does not outlive the process."""
 
     def make() -> None:
-        name = uri(path, create=create)
-        made.append(
-            aiosqlite.connect(name, uri=True, isolation_level=None, timeout=BUSY_S, factory=Connection)
-        )
+        made.append(aiosqlite.Connection(partial(open_here, path, mode), iter_chunk_size=64))
 
     made: list[Link] = []
     maker = threading.Thread(target=make, daemon=True)
@@ -70,7 +106,17 @@ async def connect(path: Path, *, create: bool = False) -> Link:
 
 
 async def call(link: Link, work: Callable[[Connection], T]) -> T:
-    """Run a function on the connection's thread. Cancelled, it leaves at once and `work` goes on."""
+    """Run a function on the connection's thread, inside SQLite. Cancelled, it leaves at once and `work` goes on."""
     found: list[T] = []
-    await link.executemany(RUN, [(lambda connection: found.append(work(connection)),)])
+
+    def run(connection: Connection) -> None:
+        with inside:
+            found.append(work(connection))
+
+    await serve(link, run)
     return found[0]
+
+
+async def serve(link: Link, work: Callable[[Connection], None]) -> None:
+    """Run a function on the connection's thread that says for itself when it is inside SQLite."""
+    await link.executemany(RUN, [(work,)])

@@ -13,7 +13,17 @@ from typing import Final
 
 from eventflow.events import LogDamaged
 
-__all__ = ["LogUnusable", "LogWriteFailed", "WalResetWarning", "explain", "explain_pack", "is_busy"]
+__all__ = [
+    "LogForked",
+    "LogOfAnotherLoop",
+    "LogReplaced",
+    "LogUnusable",
+    "LogWriteFailed",
+    "explain",
+    "explain_pack",
+    "has_journal",
+    "is_busy",
+]
 
 
 class LogUnusable(Exception):
@@ -24,8 +34,16 @@ class LogWriteFailed(Exception):
     """The file could not be written; nothing of the append stands. Once the cause is gone, append again."""
 
 
-class WalResetWarning(RuntimeWarning):
-    """This SQLite can damage a file that other programs write to at the same time."""
+class LogForked(LogUnusable):
+    """The file was open when this process was forked, and cannot be used in the child."""
+
+
+class LogReplaced(LogUnusable):
+    """The files that are open are not those at their paths any more; the handle acknowledges nothing after that."""
+
+
+class LogOfAnotherLoop(RuntimeError):
+    """A log object is used by one event loop, and another one, perhaps of another thread, has called it."""
 
 
 _BUSY: Final = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL}
@@ -43,6 +61,8 @@ def is_busy(error: BaseException) -> bool:
 
 def explain(error: sqlite3.Error, path: Path, raised: type[Exception] = LogUnusable) -> Exception:
     """The error to raise instead: `LogDamaged`, `LogUnusable`, or `raised` for what may pass by itself."""
+    if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_READONLY_ROLLBACK:
+        return LogUnusable(has_journal(path))
     match _code(error):
         case sqlite3.SQLITE_CORRUPT:
             return LogDamaged(
@@ -71,6 +91,14 @@ def explain(error: sqlite3.Error, path: Path, raised: type[Exception] = LogUnusa
         case _:
             about = f"gave {type(error).__name__}: {error}"
     return raised(f"{path} {about}")
+
+
+def has_journal(path: Path) -> str:
+    """What to say of a rollback journal beside a log."""
+    return (
+        f"{path}-journal is no file of a log, and by one like it SQLite can be made to delete other files: look "
+        f"where {path} comes from, then remove the journal"
+    )
 
 
 def explain_pack(error: OSError, pack: Path) -> LogWriteFailed:

@@ -1,9 +1,14 @@
-"""Whether a file can be our log, and how its connections are set.
+"""Whether a file can be our log, how it is born, and how its connections are set.
 
     check_place     before anything is opened: folder, file system, permissions
+    make_file       an empty file, of mode 0600 whatever the umask
+    check_journal   under the append lock, before SQLite reads: nothing beside it that SQLite would obey
     prepare         on the writer's connection: ours and of our format, or empty and made ours
 
-Both refuse with one error that names the file and the fix, and leave what they refuse as it was.
+All refuse with one error that names the file and the fix, and leave what they refuse as it was.
+
+A log never has a rollback journal beside it, but for a moment of its birth.  SQLite obeys a journal that it
+finds: it writes into the database what stands there, and deletes the file that it names as its superior.
 """
 
 from __future__ import annotations
@@ -13,18 +18,27 @@ import re
 import sqlite3
 import stat
 import sys
-import warnings
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from eventflow.logs.sqlite.connection import Connection
-from eventflow.logs.sqlite.errors import LogUnusable, WalResetWarning
+from eventflow.logs.sqlite.errors import LogUnusable, has_journal
+from eventflow.logs.sqlite.process import identity_of, is_born
 
 __all__ = [
     "APPLICATION_ID",
     "FORMAT",
+    "check_journal",
+    "check_ours",
     "check_place",
     "check_sqlite",
+    "file_system",
+    "is_network",
+    "is_unborn",
+    "is_writable",
+    "make_file",
     "prepare",
     "prepare_reader",
     "sync_folder",
@@ -35,6 +49,13 @@ APPLICATION_ID: Final = 0x65766C67
 
 FORMAT: Final = 1
 """Version of the tables, in the file's header; a newer one is refused."""
+
+FILE_MODE: Final = 0o600
+"""Of a new log; what is made beside it follows the log's mode."""
+
+_HEADER: Final = b"SQLite format 3\x00"
+_PAGE_MAX: Final = 64 << 10
+"""Bytes of SQLite's largest page, and so of any file that has one."""
 
 _SCHEMA: Final = Path(__file__).with_name("schema.sql")
 _STRICT_SINCE: Final = (3, 37, 0)
@@ -63,15 +84,18 @@ _NETWORK: Final = re.compile(
 not work across machines."""
 
 
-def check_place(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> None:
+_MOUNTS: Final = Path("/proc/self/mountinfo")
+
+
+def check_place(path: Path, mounts: Path = _MOUNTS) -> None:
     """Raise `LogUnusable` when there can be no log at a path."""
     folder = path.parent
     if path.is_dir():
         raise LogUnusable(f"{path} is a folder: name a file in it, like {path / 'log.db'}")
     if not folder.is_dir():
         raise LogUnusable(f"{folder}, where the log {path.name} should be, is no folder: create it")
-    kind = _file_system(folder, mounts)
-    if kind is not None and _NETWORK.fullmatch(kind):
+    kind = file_system(folder, mounts)
+    if is_network(kind):
         raise LogUnusable(
             f"{path} is on a network file system ({kind}), on which SQLite loses data: put it on a local "
             "disk, or use a PostgreSQL log to share it between machines"
@@ -80,8 +104,7 @@ def check_place(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> None
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):
             raise LogUnusable(f"{path} is no regular file: name another one")
-        # The bits are looked at, too: root may write whatever they say, but somebody has meant them.
-        if not (found.st_mode & 0o222 and os.access(path, os.W_OK)):
+        if not is_writable(path):
             raise LogUnusable(f"{path} is read-only: `chmod u+w` it, or copy it and use the copy")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise LogUnusable(
@@ -89,7 +112,17 @@ def check_place(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> None
         )
 
 
-def _file_system(folder: Path, mounts: Path) -> str | None:
+def is_writable(path: Path) -> bool:
+    """Whether to write there. The bits are looked at, too: root may whatever they say, but somebody has meant them."""
+    return bool(path.stat().st_mode & 0o222) and os.access(path, os.W_OK)
+
+
+def is_network(kind: str | None) -> bool:
+    """Whether several machines meet on a type of file system."""
+    return kind is not None and _NETWORK.fullmatch(kind) is not None
+
+
+def file_system(folder: Path, mounts: Path = _MOUNTS) -> str | None:
     """The type of the file system of a folder, where the system tells it (Linux)."""
     device = folder.stat().st_dev
     number = f"{os.major(device)}:{os.minor(device)}"
@@ -105,37 +138,66 @@ def _file_system(folder: Path, mounts: Path) -> str | None:
 
 
 def check_sqlite(version: tuple[int, int, int] = sqlite3.sqlite_version_info) -> None:
-    """Refuse a SQLite that is too old; warn once in a process of one that may damage files."""
-    name = ".".join(map(str, version))
+    """Refuse a SQLite that is too old."""
     if version < _STRICT_SINCE:
+        name = ".".join(map(str, version))
         raise LogUnusable(f"this Python has SQLite {name}; logs need 3.37 or newer: use another Python")
-    if _resets_wal(version) and not _warned:
-        _warned.append(name)
-        warnings.warn(
-            f"SQLite {name} can damage a file that two connections write to and checkpoint at once "
-            "(fixed in 3.51.3, 3.50.7 and 3.44.6). eventflow takes turns by a lock file; do not write "
-            "to its logs with other programs, or use a Python with a newer SQLite",
-            WalResetWarning,
-            stacklevel=2,
-        )
 
 
-_warned: Final[list[str]] = []
+def make_file(path: Path) -> None:
+    """Make an empty file, readable by its owner only whatever the umask says; what is there stays as it is.
 
-
-def _resets_wal(version: tuple[int, int, int]) -> bool:
-    """Whether a version has the WAL-reset bug, see https://sqlite.org/wal.html."""
-    branch = version[:2]
-    if branch in ((3, 44), (3, 50)):
-        return version < ((3, 44, 6) if branch == (3, 44) else (3, 50, 7))
-    return version < (3, 51, 3)
-
-
-def prepare(connection: Connection, path: Path) -> None:
-    """See that a file is ours, making it so if it is empty, and set the connection up to write.
-
-    To be called under the append lock. Raises `LogUnusable` or `sqlite3.Error`.
+    It is never opened for that: closing a descriptor would drop locks that this process has on the file by then.
     """
+    place = Path(os.path.realpath(path))  # where a link leads to, which SQLite would make, too
+    try:
+        os.mknod(place, stat.S_IFREG | FILE_MODE)
+    except FileExistsError:
+        return
+    except PermissionError:  # systems on which only root may; also a folder that is read-only, told below
+        descriptor, name = tempfile.mkstemp(prefix=f"{place.name}.", dir=place.parent)
+        os.close(descriptor)
+        try:
+            with suppress(FileExistsError):
+                os.link(name, place)
+        finally:
+            Path(name).unlink()
+    place.chmod(FILE_MODE)
+
+
+def check_journal(path: Path) -> None:
+    """See that SQLite finds no rollback journal; the rest of a birth that was cut short is cleared away.
+
+    To be called under the append lock and before SQLite reads. Raises `LogUnusable` for a journal that is
+    no such rest.
+    """
+    journal = Path(f"{os.path.realpath(path)}-journal")
+    if not os.path.lexists(journal):
+        return
+    identity = identity_of(path)
+    if identity is None or is_born(identity) or not is_unborn(path):
+        raise LogUnusable(has_journal(path))
+    # There was nothing before that birth, so nothing is to be restored; it begins again.
+    os.truncate(path, 0)
+    journal.unlink()
+
+
+def is_unborn(path: Path) -> bool:
+    """Whether a file that is not `is_born` here is empty, or has only what a birth that was cut short leaves."""
+    if path.stat().st_size > _PAGE_MAX:
+        return False
+    with path.open("rb") as file:
+        data = file.read(_PAGE_MAX + 1)
+    if not data.strip(b"\x00"):
+        return True
+    size = int.from_bytes(data[16:18])
+    is_one_page = data.startswith(_HEADER) and len(data) == (_PAGE_MAX if size == 1 else size)
+    has_tables = data[100:101] != b"\x0d" or data[103:105] != b"\x00\x00"  # a leaf of the tree, without cells
+    return is_one_page and not has_tables
+
+
+def check_ours(connection: sqlite3.Connection, path: Path) -> bool:
+    """Whether a file is a log already, or else empty; raises `LogUnusable` for what can be neither."""
     found, version = _number(connection, "application_id"), _number(connection, "user_version")
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
     empty = not tables and found in (0, APPLICATION_ID)
@@ -145,6 +207,15 @@ def prepare(connection: Connection, path: Path) -> None:
         raise LogUnusable(
             f"{path} has format {version}, this eventflow knows up to {FORMAT}: use a newer eventflow"
         )
+    return not empty
+
+
+def prepare(connection: Connection, path: Path) -> None:
+    """See that a file is ours, making it so if it is empty, and set the connection up to write.
+
+    To be called under the append lock. Raises `LogUnusable` or `sqlite3.Error`.
+    """
+    empty = not check_ours(connection, path)
     (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
     if mode != "wal":
         raise LogUnusable(f"{path} cannot be switched to WAL mode, it stays in {mode!r}: use a local disk")
@@ -177,7 +248,7 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _number(connection: Connection, pragma: str) -> int:
+def _number(connection: sqlite3.Connection, pragma: str) -> int:
     (found,) = connection.execute(f"PRAGMA {pragma}").fetchone()
     return int(found)
 

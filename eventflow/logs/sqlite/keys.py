@@ -6,8 +6,12 @@ A key is 32 bytes, written as 64 hexadecimal digits; its id is a short digest of
 several, separated by commas: the first signs, all may open.  Where it is set the file is not looked at,
 so that a key which somebody laid beside a log opens nothing.
 
-Whoever can read the key can make a pickle that runs code here, so a file that others can read is refused,
-as ssh does.  Without its key a log is whole, but its pickled results raise `SignatureError`.
+Whoever can read the key can make a pickle that runs code here, and so can who has put it there.  So a file that
+others can read, or that is another user's, is refused, as ssh does.
+
+Keys are looked for when a pickle is to be signed or opened, and not before: a log without them is whole, and so
+are all runs that need none.  A key is made only to sign, and only where the log knows of none; where it does,
+what is signed with a new one would be lost as soon as somebody puts the old one back.
 """
 
 from __future__ import annotations
@@ -15,52 +19,146 @@ from __future__ import annotations
 import os
 import stat
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
 from secrets import token_bytes
-from typing import Final
+from typing import Any, Final
 
-from eventflow.logs.sqlite.errors import LogUnusable
 from eventflow.logs.sqlite.files import sync_folder
 from eventflow.ports import Keyring
-from eventflow.result import SignatureError
+from eventflow.result import KeyUnavailable
 
-__all__ = ["KEY_VARIABLE", "load_keyring"]
+__all__ = ["KEY_VARIABLE", "LogKeyring", "LogKeys"]
 
 KEY_VARIABLE: Final = "EVENTFLOW_KEY"
 _KEY_BYTES: Final = 32
+_FILE_MAX: Final = 4096
 
 
-def load_keyring(log: Path, environ: Mapping[str, str] = os.environ) -> Keyring:
-    """The keys of a log; raises `SignatureError` for what is no key, or is no secret any more."""
-    given = environ.get(KEY_VARIABLE)
-    if given:
-        return _ring(given.split(","), f"the variable {KEY_VARIABLE}")
-    path = _place_of(log.resolve())
-    if not path.exists():
+class LogKeys(Mapping[str, bytes]):
+    """Key by id, looked for at first need. To ask for one by its id makes none; to ask which there are does.
+
+    Raises `KeyUnavailable` when there is no sound and secret key.
+    """
+
+    def __init__(
+        self,
+        log: Path,
+        known: Callable[[], Iterable[str]],
+        note: Callable[[Iterable[str]], object],
+        environ: Mapping[str, str] = os.environ,
+    ) -> None:
+        """Of a log, which gives the ids of the keys that it knows of, and takes note of those that are used."""
+        self._log = log
+        self._known = known
+        self._note = note
+        self._environ = environ
+        self._keys: Mapping[str, bytes] | None = None
+
+    def __getitem__(self, key_id: str) -> bytes:
+        return self._find()[key_id]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._find() or self._make())
+
+    def __len__(self) -> int:
+        return len(self._find() or self._make())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, (dict(self),)
+
+    def _find(self) -> Mapping[str, bytes]:
+        """The keys that there are."""
+        if self._keys is None:
+            given = self._environ.get(KEY_VARIABLE)
+            if given:
+                return self._take(_keys_of(given.split(","), f"the variable {KEY_VARIABLE}"))
+            path = _place_of(self._log)
+            text = _read(path)
+            return {} if text is None else self._take(_keys_of([text], str(path)))
+        return self._keys
+
+    def _make(self) -> Mapping[str, bytes]:
+        """A key of our own, or that of who was faster."""
+        path = _place_of(self._log)
+        known = sorted(self._known())
+        if known:
+            raise KeyUnavailable(
+                f"{path} is missing, and results of {self._log} were signed with the key {' or '.join(known)}: "
+                f"restore it from a copy, or give it in {KEY_VARIABLE}. If it is lost, make a new one, which opens "
+                f"no earlier pickle: `(umask 077; openssl rand -hex 32 > {path})`"
+            )
         try:
             _create(path)
         except OSError as error:
-            raise LogUnusable(
+            raise KeyUnavailable(
                 f"{path}, the log's key, cannot be made ({error.strerror}): free some space, see to the folder, "
                 f"or give the key in {KEY_VARIABLE}"
             ) from error
-    mode = path.stat().st_mode
-    if stat.S_IMODE(mode) & 0o077:
-        raise SignatureError(
-            f"{path} can be read by others (mode {stat.S_IMODE(mode):04o}), so what it signs proves nothing: "
-            f"`chmod 600 {path}`, if you are sure that nobody has read it"
-        )
-    return _ring([path.read_text(encoding="ascii", errors="replace")], str(path))
+        return self._find()
+
+    def _take(self, keys: Mapping[str, bytes]) -> Mapping[str, bytes]:
+        self._keys = keys
+        self._note(keys)
+        return keys
+
+
+class LogKeyring(Keyring, frozen=True):
+    """The keyring of a log; nothing is looked for until a key is needed."""
+
+    keys: LogKeys
+
+    def __post_init__(self) -> None:
+        """The keys are checked when they are read."""
+
+    def __repr__(self) -> str:
+        return "LogKeyring(…)"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return []
 
 
 def _place_of(log: Path) -> Path:
+    log = log.resolve()
     return log.with_name("key") if log.parent.name == ".eventflow" else Path(f"{log}.key")
 
 
-def _ring(texts: list[str], where: str) -> Keyring:
+def _read(path: Path) -> str | None:
+    """What a key file holds; None where there is none, `KeyUnavailable` for one that is no secret of ours."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe would be waited for
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise KeyUnavailable(
+            f"{path}, the log's key, cannot be read ({error.strerror}): make it a file of yours, of mode 0600"
+        ) from error
+    try:
+        found = os.fstat(descriptor)
+        mode = stat.S_IMODE(found.st_mode)
+        if not stat.S_ISREG(found.st_mode):
+            raise KeyUnavailable(f"{path}, the log's key, is no regular file: restore it from a copy")
+        if found.st_uid != os.geteuid():
+            raise KeyUnavailable(
+                f"{path} belongs to another user (uid {found.st_uid}), who may have made it to have code run here: "
+                f"delete it if it came with somebody else's log; if it is yours, `chown` it to uid {os.geteuid()}"
+            )
+        if mode & 0o077:
+            raise KeyUnavailable(
+                f"{path} can be read by others (mode {mode:04o}), so what it signs proves nothing: "
+                f"`chmod 600 {path}`, if you are sure that nobody has read it"
+            )
+        try:
+            return os.read(descriptor, _FILE_MAX).decode("ascii", errors="replace")
+        except OSError as error:
+            raise KeyUnavailable(f"{path}, the log's key, cannot be read ({error.strerror})") from error
+    finally:
+        os.close(descriptor)
+
+
+def _keys_of(texts: list[str], where: str) -> Mapping[str, bytes]:
     keys = {}
     for text in texts:
         try:
@@ -68,20 +166,20 @@ def _ring(texts: list[str], where: str) -> Keyring:
         except ValueError:
             key = b""
         if len(key) != _KEY_BYTES:
-            raise SignatureError(
+            raise KeyUnavailable(
                 f"{where} holds no key: it must be {2 * _KEY_BYTES} hexadecimal digits, as from "
-                "`openssl rand -hex 32`; restore it from a copy, or remove it to have a new one made, which "
-                "opens no earlier pickle"
+                "`openssl rand -hex 32`; restore it from a copy, or put a new one there, which opens no earlier pickle"
             )
         keys[blake2b(key, digest_size=4).hexdigest()] = key
-    return Keyring(keys)
+    return keys
 
 
 def _create(path: Path) -> None:
     """Make a key file, whole or not at all; where another process was faster, its key stays."""
-    descriptor, name = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)  # of mode 0600
+    descriptor, name = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
     try:
         with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            os.fchmod(descriptor, 0o600)  # whatever the umask
             file.write(token_bytes(_KEY_BYTES).hex() + "\n")
             file.flush()
             os.fsync(file.fileno())

@@ -1,17 +1,22 @@
 """What processes agree on by a file beside the log: who appends, and which runs are alive.
 
-POSIX record locks on `<log>.lock`, which the kernel frees when their process dies, however it dies:
+Record locks on `<log>.lock`, which the kernel frees when their process dies, however it dies:
 
-    byte 0        held during each commit (and the checkpoint that may follow it)
+    byte 0        held during each commit (and the checkpoint that may follow it), and while the last one closes
     other bytes   one for each run that is being run, its number a digest of the run's id
 
 Waiting in the kernel hands the file over at once and in turn, where SQLite would poll with pauses; and on
 SQLite versions that may damage a file which one connection writes while another one checkpoints (see
-`files.warn_of_wal_reset`) nobody does so.
+docs/logs.md) nobody does so.
 
-These locks belong to the process, not to a thread or handle, and closing *any* descriptor of the file
-drops them all.  So there is exactly one descriptor per file in a process, shared by all handles
-(`LockFile.of`), and what the kernel cannot tell apart within a process is kept here.
+On Linux they are locks of the open file description.  Plain POSIX locks are all dropped when the process closes
+*any* descriptor of the file, as a copy of the folder made by a body does.  A description is inherited by forked
+children, and would keep its locks beyond the death of the process, so each child closes it at once.  Elsewhere
+they are POSIX locks, which a child does not have.  Either way there is exactly one descriptor per file in a
+process, shared by all handles (`LockFile.of`), and what the kernel cannot tell apart within a process is
+kept here.
+
+A lock counts only on the file that others find at the path, so that is compared once the lock is there.
 """
 
 from __future__ import annotations
@@ -19,6 +24,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import struct
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,27 +34,65 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Final
 
-from eventflow.logs.sqlite.errors import LogUnusable
+from eventflow.logs.sqlite import process
+from eventflow.logs.sqlite.errors import LogForked, LogReplaced, LogUnusable
+from eventflow.logs.sqlite.process import Identity, identity_of
 
-__all__ = ["LockFile"]
+__all__ = ["LockFile", "is_live"]
 
 _APPENDING: Final = 0
-_files: Final[dict[tuple[int, int], LockFile]] = {}
-"""Device and inode → the one object for it, while any handle uses it."""
+_files: Final[dict[Identity, LockFile]] = {}
+"""The one object for a file, while any handle uses it."""
 _guard = threading.Lock()
+
+if sys.platform == "linux":
+    _DESCRIPTION: Final = (fcntl.F_OFD_SETLK, fcntl.F_OFD_SETLKW, fcntl.F_OFD_GETLK)
+
+    def _flock(kind: int, byte: int) -> bytes:
+        return struct.pack("@hhqqi0q", kind, os.SEEK_SET, byte, 1, 0)
+
+    def _kind(answer: bytes) -> int:
+        return int(struct.unpack_from("@h", answer)[0])
+
+else:
+    _DESCRIPTION: Final = None
+
+    def _flock(kind: int, byte: int) -> bytes:
+        return struct.pack("@qqihhi", byte, 1, 0, kind, os.SEEK_SET, 0)
+
+    def _kind(answer: bytes) -> int:
+        return int(struct.unpack_from("@qqihh", answer)[3])
+
+
+_PROCESS: Final = (fcntl.F_SETLK, fcntl.F_SETLKW, fcntl.F_GETLK)
+
+
+def _commands(descriptor: int) -> tuple[int, int, int]:
+    """To try a lock, to wait for it, to ask for it: the best kind that there is."""
+    if _DESCRIPTION is not None:
+        with suppress(OSError):
+            fcntl.fcntl(descriptor, _DESCRIPTION[2], _flock(fcntl.F_WRLCK, _APPENDING))
+            return _DESCRIPTION
+    return _PROCESS
 
 
 def _byte_of(run: str) -> int:
     return 1 + (int.from_bytes(blake2b(run.encode(), digest_size=8).digest()) >> 2)
 
 
+def _path_of(log: Path) -> Path:
+    return Path(f"{log.resolve()}.lock")
+
+
 class LockFile:
     """The lock file of one log, shared by all handles of this process."""
 
-    def __init__(self, path: Path, descriptor: int, identity: tuple[int, int]) -> None:
+    def __init__(self, path: Path, descriptor: int, identity: Identity) -> None:
         self._path = path
+        self._name = str(path)
         self._descriptor = descriptor
         self._identity = identity
+        self._try, self._wait, self._ask = _commands(descriptor)
         self._users = 0
         self._appending = threading.Lock()
         self._held: set[str] = set()
@@ -56,14 +101,18 @@ class LockFile:
     @classmethod
     def of(cls, log: Path) -> LockFile:
         """The lock file beside a log, made if it is not there; to be given back by `close`."""
-        path = Path(f"{log.resolve()}.lock")
+        path = _path_of(log)
         with _guard:
             try:
-                found = _files.get(_identity(path))
+                identity = identity_of(path)
+                found = None if identity is None else _files.get(identity)
                 if found is None:
-                    mode = log.stat().st_mode & 0o666 if log.exists() else 0o666
+                    mode = log.stat().st_mode & 0o666
                     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, mode)
-                    identity = _identity(path)
+                    status = os.fstat(descriptor)
+                    if identity is None and status.st_size == 0 and status.st_mode & 0o777 != mode:
+                        os.fchmod(descriptor, mode)
+                    identity = status.st_dev, status.st_ino
                     found = _files[identity] = cls(path, descriptor, identity)
             except OSError as error:
                 raise LogUnusable(
@@ -77,17 +126,27 @@ class LockFile:
         """Give it back; the last one closes it."""
         with _guard:
             self._users -= 1
-            if not self._users:
+            if not self._users and self._descriptor >= 0:
                 _files.pop(self._identity, None)
                 os.close(self._descriptor)
+                self._descriptor = -1
+
+    def forget(self) -> None:
+        """Close it without a word: this is a forked child, which has no part in it."""
+        with suppress(OSError):
+            os.close(self._descriptor)
+        self._descriptor = -1
 
     @contextmanager
     def appending(self) -> Iterator[None]:
-        """Be the only one who appends, in all processes; waits in the kernel, so only for worker threads."""
+        """Be the only one who appends, in all processes; waits in the kernel, so only for worker threads.
+
+        Raises `LogReplaced` when the file that is locked is not the one that others lock.
+        """
         with self._appending:
             while True:
                 try:
-                    fcntl.lockf(self._descriptor, fcntl.LOCK_EX, 1, _APPENDING)
+                    fcntl.fcntl(self._descriptor, self._wait, _flock(fcntl.F_WRLCK, _APPENDING))
                     break
                 except OSError as error:
                     # The kernel sees processes, not threads: two logs that are written in both of two
@@ -96,9 +155,10 @@ class LockFile:
                         raise self._refused(error) from error
                     time.sleep(0.001)
             try:
+                self._check_place()
                 yield
             finally:
-                fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1, _APPENDING)
+                self._unlock(_APPENDING)
 
     @contextmanager
     def hold(self, run: str) -> Iterator[bool]:
@@ -112,24 +172,42 @@ class LockFile:
             yield False
             return
         try:
+            self._check_place()
             yield True
         finally:
             with _guard:
                 self._held.discard(run)
-                fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1, _byte_of(run))
+                self._unlock(_byte_of(run))
             self.nudge()
             self.close()
 
+    def is_held(self, run: str) -> bool:
+        """Whether anybody, in whatever process, holds a run."""
+        return run in self._held or _is_locked(self._descriptor, self._ask, run)
+
     def _lock(self, byte: int) -> bool:
         try:
-            fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
+            fcntl.fcntl(self._descriptor, self._try, _flock(fcntl.F_WRLCK, byte))
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN):
                 return False
             raise self._refused(error) from error
         return True
 
+    def _unlock(self, byte: int) -> None:
+        if self._descriptor >= 0:
+            fcntl.fcntl(self._descriptor, self._try, _flock(fcntl.F_UNLCK, byte))
+
+    def _check_place(self) -> None:
+        if identity_of(self._name) != self._identity:
+            raise LogReplaced(
+                f"{self._path}, by which processes take turns, was deleted or replaced while the log is open, so "
+                "another process may be writing now: nothing more is stored; open the log again"
+            )
+
     def _refused(self, error: OSError) -> LogUnusable:
+        if self._descriptor < 0:
+            return LogForked(f"{self._path} was open when this process was forked, and is not used here")
         return LogUnusable(f"{self._path} cannot be locked ({error.strerror}): put the log on a local disk")
 
     @contextmanager
@@ -148,20 +226,41 @@ class LockFile:
                 listener()
 
 
-def _identity(path: Path) -> tuple[int, int]:
-    """Which file it is, whatever its name; never opened for that, see above."""
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        return (-1, -1)
-    return found.st_dev, found.st_ino
+def is_live(log: Path, run: str) -> bool:
+    """Whether any process holds a run; takes no lock, and makes no file where there is none."""
+    path = _path_of(log)
+    with _guard:
+        identity = identity_of(path)
+        if identity is None:
+            return False
+        found = _files.get(identity)
+        if found is not None:
+            return found.is_held(run)
+        # No handle of this process has it open, so it has no locks that closing a descriptor could drop.
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError as error:
+            raise LogUnusable(
+                f"{path}, which says what runs are alive, cannot be read ({error.strerror}): make it readable"
+            ) from error
+        try:
+            return _is_locked(descriptor, _commands(descriptor)[2], run)
+        finally:
+            os.close(descriptor)
+
+
+def _is_locked(descriptor: int, ask: int, run: str) -> bool:
+    """Whether there is a lock by others than the one who asks."""
+    return _kind(fcntl.fcntl(descriptor, ask, _flock(fcntl.F_WRLCK, _byte_of(run)))) != fcntl.F_UNLCK
 
 
 def _forget() -> None:
     """Begin anew in a forked child, which has the parent's memory but none of its locks."""
     global _guard  # noqa: PLW0603 - the parent's may have been taken at that moment
     _guard = threading.Lock()
+    for found in _files.values():
+        found.forget()
     _files.clear()
 
 
-os.register_at_fork(after_in_child=_forget)
+process.in_child(_forget)

@@ -1,16 +1,20 @@
 """The handle: `SQLiteLog`, an `EventLog` in one SQLite file that several processes may share.
 
-    files         what may be a log file, and the settings of its connections
+    files         what may be a log file, how it is born, and the settings of its connections
     locks         what processes agree on: who appends, which runs are alive
+    places        whether the open files are still those at their paths
+    process       what is open in this process, and what becomes of that in a forked child
     connection    one hop to aiosqlite's thread
+    opening       what a handle has while it is open
     committing    many appends, one commit      (event loop)
     transaction   what is stored                (writer's thread)
     packs         large values, in files beside the database
     reading       pages, and what they must hold
+    looking       reading without leaving a trace
     keys          signing keys
 
-A handle has one connection that writes, opened first, and a few that read, opened when needed.  It is
-used from one event loop at a time.
+A handle has one connection that writes, opened first, and a few that read, opened when needed.  It belongs to the
+event loop that uses it, until that is closed, and does not outlive a fork.
 """
 
 from __future__ import annotations
@@ -19,7 +23,8 @@ import asyncio
 import os
 import sqlite3
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -31,17 +36,20 @@ import msgspec
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from eventflow.events import Record
-from eventflow.logs.sqlite.committing import GroupCommit, Submitted
-from eventflow.logs.sqlite.connection import BUSY_S, Connection, Link, call, connect, uri
-from eventflow.logs.sqlite.errors import LogWriteFailed, explain, is_busy
-from eventflow.logs.sqlite.files import FORMAT, check_place, check_sqlite, prepare, prepare_reader
-from eventflow.logs.sqlite.keys import load_keyring
-from eventflow.logs.sqlite.locks import LockFile
-from eventflow.logs.sqlite.packs import PackReader, PackWriter
-from eventflow.logs.sqlite.patience import PATIENCE_S, outlast
+from eventflow.logs.sqlite import process
+from eventflow.logs.sqlite.committing import Submitted
+from eventflow.logs.sqlite.connection import Connection, open_here
+from eventflow.logs.sqlite.errors import LogForked, LogOfAnotherLoop, LogUnusable, explain
+from eventflow.logs.sqlite.files import FORMAT, prepare_reader
+from eventflow.logs.sqlite.keys import LogKeyring, LogKeys
+from eventflow.logs.sqlite.locks import is_live
+from eventflow.logs.sqlite.looking import Looker
+from eventflow.logs.sqlite.opening import POLL_S, Opened, open_for_writing
+from eventflow.logs.sqlite.packs import PackReader
+from eventflow.logs.sqlite.patience import outlast
+from eventflow.logs.sqlite.process import inside
 from eventflow.logs.sqlite.reading import (
     Page,
-    Readers,
     find_head,
     find_latest,
     find_snapshot,
@@ -49,15 +57,12 @@ from eventflow.logs.sqlite.reading import (
     find_values,
 )
 from eventflow.logs.sqlite.tables import find_rows_of, write_rows
-from eventflow.logs.sqlite.transaction import Append, Ledger, stage, store
+from eventflow.logs.sqlite.transaction import Append, Ledger, stage
 from eventflow.ports import Checkpoint, Durability, Keyring, LogClosed, RowsFound, Ticket, Value, Write
 
 __all__ = ["LogInfo", "SQLiteLog"]
 
 T = TypeVar("T")
-
-POLL_S: Final = 0.05
-"""How often one who follows looks for what other processes have appended."""
 
 AT_ONCE_MAX: Final = 8
 """Keys that are looked up without a thread."""
@@ -78,48 +83,6 @@ class LogInfo(msgspec.Struct, frozen=True):
     """Ids of the keys that have signed, or may have."""
 
 
-class _Open:
-    """What a handle has while it is open."""
-
-    def __init__(self, path: Path, link: Link, locks: LockFile, ledger: Ledger) -> None:
-        self.readers = Readers(path)
-        self.commits = GroupCommit(self._store, partial(call, link))
-        self.locks = locks
-        self.packs = PackReader(path)
-        self._writing = PackWriter(path)
-        self._path = path
-        self._link = link
-        self._ledger = ledger
-
-    def _store(self, connection: Connection, appends: Sequence[Append]) -> None:
-        """Store a batch; on the writer's thread."""
-        try:
-            with self.locks.appending():
-                store(connection, self._ledger, self._writing, appends)
-        except sqlite3.Error as error:
-            if is_busy(error):
-                raise
-            raise explain(error, self._path, LogWriteFailed) from error
-        if any(append.stored for append in appends):
-            self.locks.nudge()
-
-    async def close(self) -> None:
-        """Close all connections, the writer's last: closing the last one folds the WAL into the file."""
-        with anyio.move_on_after(PATIENCE_S, shield=True) as scope:
-            await self.readers.close()
-            await call(self._link, lambda _: self._writing.close())
-            await self._link.close()
-        if not scope.cancelled_caught:  # a thread that is still waiting needs the files
-            self.packs.close()
-            self.locks.close()
-
-
-async def _give_back(link: Link | None, locks: LockFile) -> None:
-    if link is not None:
-        await link.close()
-    locks.close()  # only then: a thread that still waits for its turn needs it
-
-
 class SQLiteLog:
     """An `EventLog` in one SQLite file, which is made if it is not there.
 
@@ -129,30 +92,42 @@ class SQLiteLog:
     larger than 64 KiB are in the folder `<file>.packs`. To copy a log that nobody uses is to copy `<file>`,
     `<file>.packs` and `<file>.key`; of one in use, the database first (`sqlite3 <file> .backup`).
 
+    With `read_only` nothing is written, locked or made, and the file and its folder may be read-only; what
+    would write raises `LogUnusable`.
+
+    A relative path is that of the moment. A handle is used by one event loop: another one that calls it before the
+    first is closed gets `LogOfAnotherLoop`, and a process that was forked meanwhile `LogForked`. After a
+    `LogReplaced`, which says that the files are not at their paths any more, it stores nothing.
+
     `pipelined` appends are those of `normal`; `submit` does not wait for them.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-        self._open: _Open | None = None
+    def __init__(self, path: str | os.PathLike[str], *, read_only: bool = False) -> None:
+        self.path = Path(path).absolute()
+        self._read_only = read_only
+        self._open: Opened | None = None
         self._opening = anyio.Lock()
         self._closed = False
+        self._process = process.mark()
+        self._loop: Callable[[], asyncio.AbstractEventLoop | None] = _no_loop
+        """A weak reference to the one that uses it."""
         self._names: dict[int, str] = {}
         self._ledger = Ledger()
         self._keyring: Keyring | None = None
         self._peeking = threading.Lock()
-        self._peeker: sqlite3.Connection | None = None
+        self._peeker: Connection | None = None
+        self._looker = Looker(self.path)
         self._peeked = PackReader(self.path)
 
     @classmethod
-    async def open(cls, path: str | os.PathLike[str]) -> Self:
+    async def open(cls, path: str | os.PathLike[str], *, read_only: bool = False) -> Self:
         """Open a log; to be closed by `aclose`."""
-        log = cls(path)
-        await log._ready()
+        log = cls(path, read_only=read_only)
+        await log._begin()
         return log
 
     async def __aenter__(self) -> Self:
-        await self._ready()
+        await self._begin()
         return self
 
     async def __aexit__(
@@ -162,42 +137,57 @@ class SQLiteLog:
 
     # -- opening and closing ----------------------------------------------------------------------
 
-    async def _ready(self) -> _Open:
+    async def _begin(self) -> None:
+        """Have it say at once that it cannot be used."""
+        if self._read_only:
+            await self.head()
+        else:
+            await self._ready()
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether its files were found not to be at their paths any more, so that it stores nothing."""
+        return self._open is not None and self._open.lost is not None
+
+    def _check_here(self) -> None:
+        """Raise unless it may be used by this process and this event loop."""
+        self._check_process()
+        loop = asyncio.get_running_loop()
+        mine = self._loop()
+        if loop is mine:
+            return
+        if mine is not None and not mine.is_closed():
+            raise LogOfAnotherLoop(
+                f"the log {self.path} is used by another event loop, perhaps of another thread: give this one a log "
+                "object of its own, or the log's URL; any number of them may share the file"
+            )
+        self._loop = weakref.ref(loop)
+
+    def _check_process(self) -> None:
+        if self._process is not process.mark():
+            if self._open is not None or self._peeker is not None:
+                raise LogForked(
+                    f"the log {self.path} was opened before this process was forked, and SQLite does not survive "
+                    "that: start the process by `spawn` or `forkserver`, and open the log there"
+                )
+            self._process = process.mark()
+            self._peeking = threading.Lock()  # a thread of the parent may have held it
+            self._looker, self._peeked = Looker(self.path), PackReader(self.path)
+
+    async def _ready(self) -> Opened:
+        """Open it for writing, if it is not; raises what keeps it from being used."""
+        self._check_here()
         if self._closed:
             raise LogClosed(f"the log {self.path} was closed; open it again")
+        if self._read_only:
+            raise LogUnusable(
+                f"the log {self.path} was opened to be looked at: open it without read_only=True"
+            )
         if self._open is None:
             async with self._opening:
                 if self._open is None:
-                    self._open = await self._connect()
+                    self._open = await open_for_writing(self.path, self._ledger)
         return self._open
-
-    async def _connect(self) -> _Open:
-        """Open the connection that writes, on a file that is ours by then."""
-        check_sqlite()
-        check_place(self.path)
-        locks = LockFile.of(self.path)
-        link: Link | None = None
-
-        def work(connection: Connection) -> None:
-            with locks.appending():
-                prepare(connection, self.path)
-
-        try:
-            link = await connect(self.path, create=True)
-            await self._patiently(partial(call, link, work))
-        except BaseException:
-            await outlast(asyncio.ensure_future(_give_back(link, locks)))
-            raise
-        return _Open(self.path, link, locks, self._ledger)
-
-    async def _patiently(self, ask: Callable[[], Awaitable[None]]) -> None:
-        while True:
-            try:
-                return await ask()
-            except sqlite3.Error as error:
-                if not is_busy(error):
-                    raise explain(error, self.path) from error
-            await anyio.sleep(POLL_S)
 
     async def aclose(self) -> None:
         """Finish what was taken up and close; later calls, but `peek`, raise `LogClosed`.
@@ -205,6 +195,10 @@ class SQLiteLog:
         Threads that are busy are waited for five seconds; what they hold stays open then, until the process ends.
         Cancelled, it goes on for as long, and raises that afterwards.
         """
+        if self._process is not process.mark():  # what is open is the parent's to close
+            self._closed = True
+            return
+        self._check_here()
         self._closed = True
         closing = asyncio.ensure_future(self._close())  # which no cancellation of the caller reaches
         try:
@@ -220,6 +214,8 @@ class SQLiteLog:
     async def _close(self) -> None:
         async with self._opening:
             opened, self._open = self._open, None
+            with self._peeking:
+                self._stop_peeking()
             if opened is None:
                 return
             opened.locks.nudge()
@@ -227,8 +223,6 @@ class SQLiteLog:
                 await opened.commits.close()
             finally:
                 await opened.close()
-                with self._peeking:
-                    self._stop_peeking()
 
     # -- appending --------------------------------------------------------------------------------
 
@@ -242,14 +236,14 @@ class SQLiteLog:
         waits five seconds for the outcome, then gets `OutcomeUnknown`.
         """
         await checkpoint_if_cancelled()
-        opened = self._open or await self._ready()
+        opened = await self._ready()
         return await opened.commits.append(_stage(writes, values, durability))
 
     async def submit(
         self, *writes: Write, values: Iterable[Value] = (), after: Ticket | None = None
     ) -> Ticket:
         """Take an append up and go on; see `EventLog.submit`."""
-        opened = self._open or await self._ready()
+        opened = await self._ready()
         append = _stage(writes, values, "pipelined")
         if after is not None:
             assert isinstance(after, Submitted), "a ticket of this log"
@@ -258,21 +252,35 @@ class SQLiteLog:
 
     @property
     def keyring(self) -> Keyring:
-        """The log's signing keys; the file of the key is made when it is first asked for.
-
-        Raises `SignatureError` when there is no sound and secret key.
-        """
+        """The log's signing keys, which are looked for when one is needed; that raises `KeyUnavailable`."""
         if self._keyring is None:
-            check_place(self.path)
-            self._keyring = load_keyring(self.path)
-            self._ledger.note_keys(self._keyring.keys)
+            self._keyring = LogKeyring(LogKeys(self.path, self._known_keys, self._ledger.note_keys))
         return self._keyring
+
+    def _known_keys(self) -> Sequence[str]:
+        return self._peek_at(find_keys) or ()
 
     # -- reading ----------------------------------------------------------------------------------
 
-    async def _ask(self, question: Callable[[Connection], T]) -> T:
-        opened = await self._ready()
-        return await opened.readers.ask(question)
+    async def _ask(self, question: Callable[[sqlite3.Connection], T]) -> T:
+        if not self._read_only:
+            opened = await self._ready()
+            return await opened.readers.ask(question)
+        self._check_here()
+        if self._closed:
+            raise LogClosed(f"the log {self.path} was closed; open it again")
+        return await anyio.to_thread.run_sync(self._look, question)
+
+    def _look(self, question: Callable[[sqlite3.Connection], T]) -> T:
+        """Have a function answered by a connection that leaves no trace."""
+        with self._peeking:
+            try:
+                return self._looker.ask(question)
+            except sqlite3.Error as error:
+                raise explain(error, self.path) from error
+            finally:
+                if self._closed or not self._read_only:
+                    self._looker.close()
 
     async def read(
         self,
@@ -298,7 +306,7 @@ class SQLiteLog:
 
         To hand a question to a thread and back costs several times what a look-up in an index does.
         """
-        if len(keys) > AT_ONCE_MAX:
+        if self._read_only or len(keys) > AT_ONCE_MAX:
             return await self._ask(lambda connection: find_latest(connection, keys, until))
         await self._ready()
         return self._peek_at(lambda connection: find_latest(connection, keys, until)) or {}
@@ -309,7 +317,8 @@ class SQLiteLog:
 
     async def values(self, digests: Iterable[bytes]) -> Mapping[bytes, Value]:
         """The values that are there; one whose bytes are lost or have changed raises `LogDamaged`."""
-        wanted, packs = tuple(digests), (await self._ready()).packs
+        wanted = tuple(digests)
+        packs = self._peeked if self._read_only else (await self._ready()).packs
         return await self._ask(lambda connection: find_values(connection, packs, wanted))
 
     async def info(self) -> LogInfo:
@@ -318,8 +327,7 @@ class SQLiteLog:
             lambda connection: connection.execute("SELECT name, value FROM info").fetchall()
         )
         rows = dict(found)
-        keys = tuple(name.removeprefix("key:") for name in rows if name.startswith("key:"))
-        return LogInfo(rows["id"], FORMAT, int(rows["created"]), keys)
+        return LogInfo(rows["id"], FORMAT, int(rows["created"]), keys_in(rows))
 
     async def snapshot(self, name: str) -> bytes | None:
         """What was kept under a name, if it still is."""
@@ -335,7 +343,7 @@ class SQLiteLog:
 
     async def _write_aside(self, write: Callable[[Connection], object], size_bytes: int) -> None:
         """Write something that is no event, in a transaction of those that are."""
-        opened = self._open or await self._ready()
+        opened = await self._ready()
         await opened.commits.append(Append((), (), full=False, rows=1, size_bytes=size_bytes, aside=write))
 
     async def rows(self, table: str, names: Sequence[str] | None = None, *, prefix: str = "") -> RowsFound:
@@ -361,30 +369,32 @@ class SQLiteLog:
 
     def _peek_at(self, question: Callable[[sqlite3.Connection], T]) -> T | None:
         """Have a function answered here and now; None where there is no file."""
+        self._check_process()
+        if self._open is None:
+            try:
+                return self._look(question) if self.path.exists() else None
+            finally:
+                self._peeked.close()
         with self._peeking:
             try:
                 if self._peeker is None:
-                    if not self.path.exists():
-                        return None
-                    self._peeker = sqlite3.connect(
-                        uri(self.path),
-                        uri=True,
-                        isolation_level=None,
-                        timeout=BUSY_S,
-                        check_same_thread=False,
-                    )
+                    self._peeker = open_here(self.path, "ro")
+                    self._open.check_reader(self._peeker)
                     prepare_reader(self._peeker)
-                return question(self._peeker)
+                with inside:
+                    return question(self._peeker)
             except sqlite3.Error as error:
                 raise explain(error, self.path) from error
             finally:
-                if self._open is None:
+                if self._closed:
                     self._stop_peeking()
 
     def _stop_peeking(self) -> None:
+        """To be called by who has `_peeking`."""
         if self._peeker is not None:
             self._peeker.close()
             self._peeker = None
+        self._looker.close()
         self._peeked.close()
 
     async def follow(self, *, after: int = 0) -> AsyncIterator[Record]:
@@ -397,6 +407,10 @@ class SQLiteLog:
 
     async def _wait_for_more(self, after: int) -> None:
         """Wait for a record after a position: nudged by this process, polling for the others."""
+        if self._read_only:
+            while await self.head() <= after:  # noqa: ASYNC110 - of other processes nothing else tells
+                await anyio.sleep(POLL_S)
+            return
         opened = await self._ready()
         news = asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -414,6 +428,27 @@ class SQLiteLog:
         opened = await self._ready()
         with opened.locks.hold(run) as mine:
             yield mine
+
+    async def is_live(self, run: str) -> bool:
+        """Whether any process holds a run; only asks, and takes no lock."""
+        self._check_here()
+        if self._closed:
+            raise LogClosed(f"the log {self.path} was closed; open it again")
+        return is_live(self.path, run)
+
+
+def _no_loop() -> None:
+    """Stand for the reference to a loop where there is none."""
+
+
+def keys_in(rows: Iterable[str]) -> tuple[str, ...]:
+    """The ids of signing keys among the names in `info`."""
+    return tuple(name.removeprefix("key:") for name in rows if name.startswith("key:"))
+
+
+def find_keys(connection: sqlite3.Connection) -> tuple[str, ...]:
+    """The ids of the keys that have signed, or may have."""
+    return keys_in(name for (name,) in connection.execute("SELECT name FROM info"))
 
 
 def _stage(writes: Iterable[Write], values: Iterable[Value], durability: Durability) -> Append:

@@ -20,6 +20,7 @@ import fcntl
 import os
 import re
 import sqlite3
+import stat
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -31,8 +32,8 @@ import msgspec
 
 from eventflow.events import LogDamaged
 from eventflow.logs.sqlite.connection import Connection
-from eventflow.logs.sqlite.errors import LogUnusable, explain_pack
-from eventflow.logs.sqlite.files import sync_folder
+from eventflow.logs.sqlite.errors import LogReplaced, LogUnusable, explain_pack
+from eventflow.logs.sqlite.files import is_writable, sync_folder
 from eventflow.ports import Value
 from eventflow.serializers import has_digest
 
@@ -93,14 +94,26 @@ class _Folder:
         return max((int(found[1]) for name in names if (found := _NAME.fullmatch(name))), default=0)
 
     def make(self, number: int) -> int:
-        """Open a pack to append to, made with its folder where needed; both will survive a power cut."""
+        """Open a pack to append to, made with its folder where needed; both will survive a power cut.
+
+        What is made has the modes of the log, whatever the umask.
+        """
         mode = self._log.stat().st_mode & 0o666
-        self.path.mkdir(mode | (mode & 0o444) >> 2, exist_ok=True)
-        # The bits are looked at, too, see `files.check_place`.
-        if not (self.path.stat().st_mode & 0o222 and os.access(self.path, os.W_OK | os.X_OK)):
-            raise PermissionError(errno.EACCES, "its folder is read-only")
-        descriptor = os.open(self.pack(number), os.O_WRONLY | os.O_APPEND | os.O_CREAT, mode)
+        folder_mode = mode | (mode & 0o444) >> 2
         try:
+            self.path.mkdir(folder_mode)
+            self.path.chmod(folder_mode)
+        except FileExistsError:
+            if not self.path.is_dir():
+                raise
+        if not is_writable(self.path):
+            raise PermissionError(errno.EACCES, "its folder is read-only")
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
+        descriptor = os.open(self.pack(number), flags, mode)
+        try:
+            found = _regular(descriptor)
+            if not found.st_size and stat.S_IMODE(found.st_mode) != mode:
+                os.fchmod(descriptor, mode)
             # Also where they were there: who made them may have died before this.
             for folder in (self.path, self.path.parent):
                 sync_folder(folder)
@@ -141,8 +154,10 @@ class PackReader:
         raise _lost(digest, path, place, "where there are other bytes by now")
 
     def holds(self, place: Place, data: bytes) -> bool:
-        """Whether a place has exactly these bytes."""
+        """Whether a place has exactly these bytes, in the file that is there now."""
         try:
+            if not self.is_in_place(place.pack):
+                self._forget(place.pack)
             with self._using(place.pack) as descriptor:
                 return place.size == len(data) and _read(descriptor, place) == data
         except OSError:
@@ -158,13 +173,26 @@ class PackReader:
         for pack in tuple(self._descriptors):
             self._forget(pack)
 
+    def is_in_place(self, pack: int) -> bool:
+        """Whether the pack that is open is the one at its path; of one that is not, whether there is any."""
+        with self._guard:
+            descriptor = self._descriptors.get(pack)
+            if descriptor is None:
+                return self._folder.pack(pack).exists()
+            return _is_at(descriptor, self._folder.pack(pack))
+
     @contextmanager
     def _using(self, pack: int) -> Iterator[int]:
         """An open pack, which nobody closes meanwhile."""
         with self._guard:
             descriptor = self._descriptors.get(pack)
             if descriptor is None:
-                descriptor = os.open(self._folder.pack(pack), os.O_RDONLY)
+                descriptor = os.open(self._folder.pack(pack), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+                try:
+                    _regular(descriptor)
+                except OSError:
+                    os.close(descriptor)
+                    raise
                 if len(self._descriptors) >= DESCRIPTORS_MAX:
                     os.close(self._descriptors.pop(next(iter(self._descriptors))))
                 self._descriptors[pack] = descriptor
@@ -187,6 +215,8 @@ class PackWriter:
         self._descriptor: int | None = None
         self.unsynced = False
         """Whether bytes of ours wait for a sync."""
+        self._relied_on: set[int] = set()
+        """Packs on which the transaction under way relies."""
 
     def keep(self, connection: Connection, values: Mapping[bytes, Value], *, full: bool) -> list[Any]:
         """Write down the values that are not there, or not sound; gives their rows, to be inserted.
@@ -212,10 +242,26 @@ class PackWriter:
                 self._sync()
         except OSError as error:
             raise explain_pack(error, self._folder.pack(self._pack)) from error
+        self._relied_on = found | ({self._pack} if wanted else set())
         rows: list[Any] = []
         for value, place in zip(wanted.values(), places, strict=True):
             rows += (value.digest, value.codec, place.pack, place.offset, place.size)
         return rows
+
+    def check_place(self) -> None:
+        """After a commit: raise `LogReplaced` unless the packs with its bytes are still at their paths."""
+        for pack in self._relied_on:
+            if pack == self._pack and self._descriptor is not None:
+                is_there = _is_at(self._descriptor, self._folder.pack(pack))
+            else:
+                is_there = self._reader.is_in_place(pack)
+            if not is_there:
+                raise LogReplaced(
+                    f"{self._folder.pack(pack)}, which holds large values, was deleted, moved or replaced while they "
+                    "were being stored: nothing more is stored by this handle. Put the file back or see who takes "
+                    "it away, then open the log again"
+                )
+        self._relied_on = set()
 
     def close(self) -> None:
         """Close the packs. What waits for a sync gets it: closing the database syncs the rows, too."""
@@ -259,10 +305,7 @@ class PackWriter:
     def _fits(self, descriptor: int, last: Place) -> bool:
         """Whether the open pack is still the one to append to; `last` is what rows name last."""
         found = os.fstat(descriptor)
-        try:
-            there = os.path.samestat(found, self._folder.pack(self._pack).stat())
-        except OSError:
-            return False
+        there = _is_at(descriptor, self._folder.pack(self._pack))
         whole = (self._pack, found.st_size) >= (last.pack, last.offset + last.size)
         return there and whole and found.st_size < PACK_BYTES_MAX
 
@@ -277,6 +320,24 @@ class PackWriter:
                 self._sync()
             os.close(self._descriptor)
             self._descriptor, self.unsynced = None, False
+
+
+def _regular(descriptor: int) -> os.stat_result:
+    """What an open file is; a pipe, say, is refused."""
+    found = os.fstat(descriptor)
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file")
+    return found
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether an open file is the one at a path."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except OSError:
+        return False
 
 
 def find_rows(connection: sqlite3.Connection, digests: Sequence[bytes]) -> Iterator[tuple[Any, ...]]:

@@ -11,6 +11,7 @@ records before it.
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,6 +27,7 @@ from eventflow.logs.sqlite.connection import Connection, Link, call, connect
 from eventflow.logs.sqlite.errors import explain, is_busy
 from eventflow.logs.sqlite.files import prepare_reader
 from eventflow.logs.sqlite.packs import PackReader, Place, find_rows
+from eventflow.logs.sqlite.patience import outlast
 from eventflow.logs.sqlite.transaction import digest_key
 from eventflow.ports import LogClosed, Value
 from eventflow.serializers import has_digest
@@ -70,8 +72,10 @@ _LAST: Final = (1 << 63) - 1
 class Readers:
     """Connections that read, opened as they are needed, lent for one call at a time."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, check: Callable[[Connection], object]) -> None:
+        """Have `check` called with each connection that is opened; what it raises is passed on."""
         self._path = path
+        self._check = check
         self._links: list[Link] = []
         self._idle: list[Link] = []
         self._free = anyio.Semaphore(READERS_MAX, fast_acquire=True)
@@ -98,10 +102,18 @@ class Readers:
             self._idle.append(link)
 
     async def _connect(self) -> Link:
-        link = await connect(self._path)
+        link = await connect(self._path, "ro")
+        try:
+            await call(link, self._prepare)
+        except BaseException:
+            await outlast(asyncio.ensure_future(link.close()))
+            raise
         self._links.append(link)
-        await call(link, prepare_reader)
         return link
+
+    def _prepare(self, connection: Connection) -> None:
+        self._check(connection)
+        prepare_reader(connection)
 
     async def close(self) -> None:
         """Close them all, after the calls that are under way; those that wait for a reader are refused."""
@@ -128,7 +140,7 @@ class Span(msgspec.Struct, frozen=True):
             yield Span(self.stream, start, min(start + PAGE, self.high))
 
 
-def find_span(connection: Connection, stream: str | None, after: int, until: int | None) -> Span | None:
+def find_span(connection: sqlite3.Connection, stream: str | None, after: int, until: int | None) -> Span | None:
     """The numbers to read for bounds that are positions; None when there is no such stream."""
     if stream is None:
         head = find_head(connection, None)
@@ -152,7 +164,7 @@ def find_span(connection: Connection, stream: str | None, after: int, until: int
     return Span(number, low, high)
 
 
-def find_head(connection: Connection, stream: str | None) -> int:
+def find_head(connection: sqlite3.Connection, stream: str | None) -> int:
     """The last position of the log, or the last version of a stream; 0 when there is none."""
     if stream is None:
         row = connection.execute("SELECT max(position) FROM event").fetchone()
@@ -257,7 +269,7 @@ def open_row(row: Row, names: Mapping[int, str]) -> Record:
     return record
 
 
-def find_snapshot(connection: Connection, name: str) -> bytes | None:
+def find_snapshot(connection: sqlite3.Connection, name: str) -> bytes | None:
     """What is kept under a name."""
     row = connection.execute("SELECT data FROM snapshot WHERE name = ?", (name,)).fetchone()
     return None if row is None else row[0]

@@ -128,6 +128,30 @@ class Living(LogHooks[L]):
             async with two.hold("a") as mine:
                 assert mine
 
+    async def test_asking_who_lives(self) -> None:
+        """Every handle sees that a run is held, by itself or another, and that it no longer is."""
+        async with self.open() as one, self.reopen(one) as two:
+            assert not await one.is_live("a")
+            async with one.hold("a") as mine:
+                assert mine
+                assert [await log.is_live("a") for log in (one, two)] == [True, True]
+                assert [await log.is_live("b") for log in (one, two)] == [False, False]
+                async with two.hold("a") as again:
+                    assert not again
+                assert await two.is_live("a")
+            assert [await log.is_live("a") for log in (one, two)] == [False, False]
+
+    async def test_asking_who_lives_is_in_nobodys_way(self) -> None:
+        """A run can be held while it is asked for, however often, and asking leaves nothing in the log."""
+        async with self.open() as one, self.reopen(one) as two:
+            for _ in range(3):
+                asked = two.is_live("a")
+                async with one.hold("a") as mine:
+                    assert mine
+                    assert await asked
+                assert not await two.is_live("a")
+            assert await one.head() == 0
+
     async def test_letting_go_does_not_disturb_followers(self) -> None:
         """The nudge of an ended hold brings no record and loses none."""
         async with self.open() as log, anyio.create_task_group() as tasks:
@@ -162,6 +186,7 @@ class Living(LogHooks[L]):
                 log.head,
                 lambda: log.values([kept.digest]),
                 lambda: log.hold("a").__aenter__(),
+                lambda: log.is_live("a"),
             ]
             for call in calls:
                 with pytest.raises(LogClosed):

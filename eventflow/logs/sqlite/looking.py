@@ -1,0 +1,156 @@
+"""Looking: a log is read, and nothing of it is written, locked or made.
+
+    with a `-wal`       opened for reading only; SQLite then still writes into `-shm`, which is no data,
+                        and shares its readers' locks, which hinder nobody
+    without             opened as immutable: SQLite takes no lock and makes no file
+
+What was opened as immutable may be written to by others all the same.  Whoever does so has a `-wal` first, and
+changes the file later, so both are compared after each question; where they have changed the answer counts for
+nothing, and the file is opened anew.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, TypeAlias, TypeVar
+
+from eventflow.logs.sqlite.connection import Connection, open_here
+from eventflow.logs.sqlite.errors import LogUnusable, has_journal, is_busy
+from eventflow.logs.sqlite.files import (
+    check_ours,
+    file_system,
+    is_network,
+    is_unborn,
+    is_writable,
+    prepare_reader,
+)
+from eventflow.logs.sqlite.process import inside, is_born
+
+__all__ = ["Looker"]
+
+T = TypeVar("T")
+
+AGAIN_MAX_S: Final = 10.0
+"""How long a question is put again while others are at work on the file."""
+_PAUSE_S: Final = 0.01
+
+_Stamp: TypeAlias = tuple[int, ...]
+
+
+class Looker:
+    """One connection that looks, opened when it is needed; for one thread at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._connection: Connection | None = None
+        self._stamp: _Stamp | None = None
+        """What an immutable file looked like when it was opened."""
+
+    def ask(self, question: Callable[[sqlite3.Connection], T]) -> T:
+        """Have a function answered. Raises `LogUnusable` where there is no log to look at, or an error of SQLite."""
+        until = time.monotonic() + AGAIN_MAX_S
+        while True:
+            try:
+                connection = self._connection or self._open()
+                with inside:
+                    answer = question(connection)
+            except Exception as error:
+                again = self._has_changed() or is_busy(error)
+                self.close()
+                if not again or time.monotonic() > until:
+                    raise
+                time.sleep(_PAUSE_S)
+            else:
+                if not self._has_changed():
+                    return answer
+                self.close()
+
+    def close(self) -> None:
+        """Close the connection; it is opened again when needed."""
+        self._stamp = None
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _open(self) -> Connection:
+        path = self._path
+        check_readable(path)
+        self._stamp = _stamp(path) if _has_no_wal(path) else None
+        connection = open_here(path, "ro" if self._stamp is None else "immutable")
+        self._connection = connection
+        with inside:
+            prepare_reader(connection)
+            is_log = check_ours(connection, path)
+        if not is_log:
+            raise _not_yet(path)
+        return connection
+
+    def _has_changed(self) -> bool:
+        return self._stamp is not None and self._stamp != _stamp(self._path)
+
+
+def check_readable(path: Path) -> None:
+    """Raise `LogUnusable` where there is no log to look at, or one that SQLite must not open."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise LogUnusable(f"there is no log {path} to look at ({error.strerror})") from error
+    if stat.S_ISDIR(found.st_mode):
+        raise LogUnusable(f"{path} is a folder: name a file in it, like {path / 'log.db'}")
+    if not stat.S_ISREG(found.st_mode):
+        raise LogUnusable(f"{path} is no regular file: name another one")
+    if not os.access(path, os.R_OK):
+        raise LogUnusable(f"{path} cannot be read by this user: `chmod u+r` it, or ask its owner for a copy")
+    if os.path.lexists(f"{os.path.realpath(path)}-journal"):
+        if is_born((found.st_dev, found.st_ino)) or not is_unborn(path):
+            raise LogUnusable(has_journal(path))
+        raise _not_yet(path)
+    if not found.st_size:
+        raise _not_yet(path)
+
+
+def _not_yet(path: Path) -> LogUnusable:
+    return LogUnusable(
+        f"{path} is not yet a log: it is just being made, or its making was cut short, which the next run on it mends"
+    )
+
+
+def _has_no_wal(path: Path) -> bool:
+    """Whether all there is stands in the file itself; raises `LogUnusable` where it does not and cannot be read."""
+    if not _wal_bytes(path):
+        return True
+    folder = Path(os.path.realpath(path)).parent
+    if not is_writable(folder):
+        raise LogUnusable(
+            f"{path} has commits in {path.name}-wal, and to read those SQLite needs a folder that it can write to: "
+            f"make {folder} writable, or copy both files elsewhere and look there"
+        )
+    kind = file_system(folder)
+    if is_network(kind):
+        raise LogUnusable(
+            f"{path} has commits in {path.name}-wal, which cannot be read on a network file system ({kind}): copy "
+            "both files to a local disk, while nobody uses the log, and look there"
+        )
+    return False
+
+
+def _wal_bytes(path: Path) -> int:
+    try:
+        return Path(f"{os.path.realpath(path)}-wal").stat().st_size
+    except OSError:
+        return 0
+
+
+def _stamp(path: Path) -> _Stamp:
+    """What shows that a file was written to since, or may have been."""
+    try:
+        found = path.stat()
+    except OSError:
+        return ()
+    times = found.st_mtime_ns, found.st_ctime_ns
+    return found.st_dev, found.st_ino, found.st_size, *times, _wal_bytes(path)

@@ -84,6 +84,10 @@ def _path_of(log: Path) -> Path:
     return Path(f"{log.resolve()}.lock")
 
 
+_TAKE_TURN: Final = _flock(fcntl.F_WRLCK, _APPENDING)
+_END_TURN: Final = _flock(fcntl.F_UNLCK, _APPENDING)
+
+
 class LockFile:
     """The lock file of one log, shared by all handles of this process."""
 
@@ -146,7 +150,7 @@ class LockFile:
         with self._appending:
             while True:
                 try:
-                    fcntl.fcntl(self._descriptor, self._wait, _flock(fcntl.F_WRLCK, _APPENDING))
+                    fcntl.fcntl(self._descriptor, self._wait, _TAKE_TURN)
                     break
                 except OSError as error:
                     # The kernel sees processes, not threads: two logs that are written in both of two
@@ -158,7 +162,8 @@ class LockFile:
                 self._check_place()
                 yield
             finally:
-                self._unlock(_APPENDING)
+                if self._descriptor >= 0:
+                    fcntl.fcntl(self._descriptor, self._try, _END_TURN)
 
     @contextmanager
     def hold(self, run: str) -> Iterator[bool]:

@@ -174,6 +174,12 @@ class SQLiteLog:
             self._peeking = threading.Lock()  # a thread of the parent may have held it
             self._looker, self._peeked = Looker(self.path), PackReader(self.path)
 
+    def _at_hand(self) -> Opened | None:
+        """What `_ready` gives where nothing has changed since it gave that, without an `await`."""
+        if self._process is process.mark() and self._loop() is asyncio.get_running_loop():
+            return self._open
+        return None
+
     async def _ready(self) -> Opened:
         """Open it for writing, if it is not; raises what keeps it from being used."""
         self._check_here()
@@ -236,14 +242,14 @@ class SQLiteLog:
         waits five seconds for the outcome, then gets `OutcomeUnknown`.
         """
         await checkpoint_if_cancelled()
-        opened = await self._ready()
+        opened = self._at_hand() or await self._ready()
         return await opened.commits.append(_stage(writes, values, durability))
 
     async def submit(
         self, *writes: Write, values: Iterable[Value] = (), after: Ticket | None = None
     ) -> Ticket:
         """Take an append up and go on; see `EventLog.submit`."""
-        opened = await self._ready()
+        opened = self._at_hand() or await self._ready()
         append = _stage(writes, values, "pipelined")
         if after is not None:
             assert isinstance(after, Submitted), "a ticket of this log"

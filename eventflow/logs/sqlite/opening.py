@@ -56,7 +56,7 @@ class Opened:
             raise LogReplaced(str(self.lost))
         try:
             with self.locks.appending(), inside:
-                self._places.check()
+                self._places.check_before()
                 try:
                     store(connection, self._ledger, self._writing, appends)
                 except sqlite3.Error:

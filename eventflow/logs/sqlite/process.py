@@ -58,7 +58,8 @@ class _State:
 
     def __init__(self, inherited: frozenset[Identity] = frozenset(), *, is_stuck: bool = False) -> None:
         self.mark = object()
-        self.changed = threading.Condition()
+        self.guard = threading.Lock()
+        self.changed = threading.Condition(self.guard)
         self.inside = 0
         self.forking = 0
         self.opened: Counter[Identity] = Counter()
@@ -101,7 +102,7 @@ class _Inside:
 
     def __enter__(self) -> None:
         state = _state
-        with state.changed:
+        with state.guard:
             while state.forking:
                 state.changed.wait()
             state.inside += 1
@@ -110,7 +111,7 @@ class _Inside:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         state = _state
-        with state.changed:
+        with state.guard:
             state.inside -= 1
             if state.forking:
                 state.changed.notify_all()

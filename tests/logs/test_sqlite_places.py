@@ -218,28 +218,27 @@ async def test_a_copied_folder_frees_no_run(path: Path) -> None:
         ]
 
 
-async def test_closing_a_lost_log_changes_nothing(path: Path) -> None:
-    """What a lost handle still has in a deleted `-wal` is not folded into a database that has gone on since."""
+@pytest.mark.parametrize("append_first", [True, False])
+async def test_closing_a_lost_log_changes_nothing(path: Path, append_first: bool) -> None:
+    """A lost handle leaves alone what has gone on since, whether it finds out by appending or by closing.
+
+    Another process has committed and was killed, so its commits are in a new `-wal` only, which the closing of the
+    last connection would delete.
+    """
     log = await SQLiteLog.open(path)
     await log.append(write("run/a", 0, *range(300)))
     copy_folder(path)
     elsewhere("await log.append(write('run/b', 0, *range(3000)))", path)
-    before = path.read_bytes()
-    with pytest.raises(LogReplaced):
-        await log.append(write("run/a", 300, 300))
+    with pytest.raises(subprocess.CalledProcessError):
+        elsewhere("await log.append(write('run/c', 0, *range(100)))\nos.kill(os.getpid(), 9)", path)
+    before = path.read_bytes(), beside(path, "-wal").read_bytes()
+    if append_first:
+        with pytest.raises(LogReplaced):
+            await log.append(write("run/a", 300, 300))
     await log.aclose()
-    assert path.read_bytes() == before
-
-
-async def test_closing_finds_out_by_itself(path: Path) -> None:
-    """A handle that appends nothing more leaves a database alone that has gone on behind it, too."""
-    log = await SQLiteLog.open(path)
-    await log.append(write("run/a", 0, *range(300)))
-    copy_folder(path)
-    elsewhere("await log.append(write('run/b', 0, *range(3000)))", path)
-    before = path.read_bytes()
-    await log.aclose()
-    assert path.read_bytes() == before
+    assert (path.read_bytes(), beside(path, "-wal").read_bytes()) == before
+    async with SQLiteLog(path) as log:
+        assert [len(await stored(log, f"run/{name}")) for name in "abc"] == [300, 3000, 100]
 
 
 @pytest.mark.parametrize("durability", ["full", "normal"])

@@ -25,6 +25,7 @@ from typing import Final
 import anyio
 
 from eventflow.events import Record
+from eventflow.logs.sqlite import process
 from eventflow.logs.sqlite.connection import Connection
 from eventflow.logs.sqlite.errors import is_busy
 from eventflow.logs.sqlite.patience import PATIENCE_S, outlast
@@ -96,6 +97,7 @@ class GroupCommit:
         """Commit batches by `store`; `in_thread` runs a function on the writer's thread."""
         self._store = store
         self._in_thread = in_thread
+        self._process = process.mark()
         self._loop = asyncio.get_running_loop()
         """Of the last call; a handle may outlive a loop."""
         self._queue: SimpleQueue[Submitted | None] = SimpleQueue()
@@ -184,6 +186,8 @@ class GroupCommit:
                 if self._closed:
                     return
         except asyncio.CancelledError:
+            if self._process is not process.mark():
+                raise  # in a forked child, which does not have the thread
             self._queue.put(None)
             with anyio.move_on_after(PATIENCE_S, shield=True):
                 await self._in_thread(_nothing)  # until it has come back: later there is no loop to tell

@@ -61,7 +61,16 @@ def refuses(ask):
 def run(code: str, *arguments: object) -> str:
     """Run a script that forks; gives what it prints."""
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-W", "ignore:.*fork.*:DeprecationWarning", "-c", HEAD + code, *map(str, arguments)],
+        [
+            sys.executable,
+            "-W",
+            "error",
+            "-W",
+            "ignore:.*fork.*:DeprecationWarning",
+            "-c",
+            HEAD + code,
+            *map(str, arguments),
+        ],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -212,7 +212,9 @@ async def test_a_copied_folder_frees_no_run(path: Path) -> None:
     async with SQLiteLog(path) as log, log.hold("r") as mine:
         assert mine
         copy_folder(path)
-        assert elsewhere("async with log.hold('r') as mine:\n    print(mine, await log.is_live('r'))", path).split() == [
+        assert elsewhere(
+            "async with log.hold('r') as mine:\n    print(mine, await log.is_live('r'))", path
+        ).split() == [
             "False",
             "True",
         ]
@@ -242,7 +244,9 @@ async def test_closing_a_lost_log_changes_nothing(path: Path, append_first: bool
 
 
 @pytest.mark.parametrize("durability", ["full", "normal"])
-async def test_a_pack_that_is_taken_away(path: Path, durability: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_pack_that_is_taken_away(
+    path: Path, durability: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Large values whose pack is gone by the time of the commit are not acknowledged."""
     pack = path.with_name("log.db.packs") / "000001.pack"
     async with SQLiteLog(path) as log:

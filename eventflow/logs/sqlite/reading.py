@@ -140,7 +140,9 @@ class Span(msgspec.Struct, frozen=True):
             yield Span(self.stream, start, min(start + PAGE, self.high))
 
 
-def find_span(connection: sqlite3.Connection, stream: str | None, after: int, until: int | None) -> Span | None:
+def find_span(
+    connection: sqlite3.Connection, stream: str | None, after: int, until: int | None
+) -> Span | None:
     """The numbers to read for bounds that are positions; None when there is no such stream."""
     if stream is None:
         head = find_head(connection, None)

@@ -19,9 +19,12 @@ does not hinder the run that is born in the same append).
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from bisect import bisect_right
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from operator import attrgetter
 from secrets import token_bytes, token_hex
 from typing import Final
@@ -80,20 +83,26 @@ class _Store:
         self.snapshots: dict[str, bytes] = {}
         self.tables: dict[str, tuple[Checkpoint | None, dict[str, bytes]]] = {}
         self.holds: set[str] = set()
-        self.waiting: set[anyio.Event] = set()
+        self.waiting: set[Callable[[], object]] = set()
+        """What wakes those who wait for something new."""
+        self.guard = threading.Lock()
+        """Between the appends of threads; each event loop may use the log."""
         self.keyring = Keyring({token_hex(4): token_bytes(32)})
 
     def append(self, writes: Sequence[Write], values: Iterable[Value]) -> list[Record]:
         """Store all or raise with nothing changed; gives a record for each draft, new or standing."""
-        batch = _Batch(self)
-        for write in writes:
-            batch.add(write)
-        arrived = [(value.digest, value) for value in values]
-        batch.commit()
-        for digest, value in arrived:
-            known = self.values.get(digest)
-            if known is None or known.data != value.data:  # damaged, and here are the bytes that were meant
-                self.values[digest] = value
+        with self.guard:
+            batch = _Batch(self)
+            for write in writes:
+                batch.add(write)
+            arrived = [(value.digest, value) for value in values]
+            batch.commit()
+            for digest, value in arrived:
+                known = self.values.get(digest)
+                if (
+                    known is None or known.data != value.data
+                ):  # damaged, and here are the bytes that were meant
+                    self.values[digest] = value
         if batch.rows:
             self.nudge()
         return batch.records
@@ -121,8 +130,8 @@ class _Store:
 
     def nudge(self) -> None:
         """Wake whoever waits for something new."""
-        for event in self.waiting:
-            event.set()
+        for wake in tuple(self.waiting):
+            wake()
 
 
 class _Batch:
@@ -357,21 +366,26 @@ class MemoryLog:
             if after < len(self._store.rows):
                 continue
             news = anyio.Event()
-            self._store.waiting.add(news)
+            wake = partial(_wake, asyncio.get_running_loop(), news)
+            self._store.waiting.add(wake)
             try:
-                await news.wait()
+                if after >= len(self._store.rows) and not self._closed:  # another thread may have been faster
+                    await news.wait()
             finally:
-                self._store.waiting.discard(news)
+                self._store.waiting.discard(wake)
 
     @asynccontextmanager
     async def hold(self, run: str) -> AsyncIterator[bool]:
         """Try to be the one live runner of a run, among all handles on this log."""
         self._check_open()
         holds = self._store.holds
-        if run in holds:
+        with self._store.guard:
+            mine = run not in holds
+            if mine:
+                holds.add(run)
+        if not mine:
             yield False
             return
-        holds.add(run)
         try:
             yield True
         finally:
@@ -397,6 +411,19 @@ class MemoryLog:
     def _check_open(self) -> None:
         if self._closed:
             raise LogClosed("this memory log was closed; `reopen()` gives another handle on it")
+
+
+def _wake(loop: asyncio.AbstractEventLoop, news: anyio.Event) -> None:
+    """Set an event that is waited for on a loop, from whatever thread."""
+    try:
+        is_here = asyncio.get_running_loop() is loop
+    except RuntimeError:
+        is_here = False
+    if is_here:
+        news.set()
+    else:
+        with suppress(RuntimeError):  # the loop is closed, and with it everyone who waited
+            loop.call_soon_threadsafe(news.set)
 
 
 def _gap(row: _Row, expected: int, *, whole: bool) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -85,3 +86,27 @@ async def test_followers_leave_nothing_behind() -> None:
         await anyio.wait_all_tasks_blocked()
         tasks.cancel_scope.cancel()
     assert not log._store.waiting
+
+
+async def test_threads_share_a_memory_log() -> None:
+    """Loops of other threads append to it, densely; who waits in this one is woken, and a run has one owner."""
+    log = MemoryLog()
+
+    async def append(number: int) -> int:
+        taken = 0
+        for turn in range(200):
+            await log.append(write(f"run/{number}", turn, turn))
+            async with log.hold("r") as mine:
+                taken += mine
+        return taken
+
+    async def follow() -> list[int]:
+        return [record.position for record in await collect(log.follow(), 800)]
+
+    async with asyncio.timeout(30):
+        following = asyncio.ensure_future(follow())
+        await asyncio.sleep(0)
+        await asyncio.gather(*(asyncio.to_thread(lambda n=n: asyncio.run(append(n))) for n in range(4)))
+        assert await following == list(range(1, 801))
+    assert [await log.head(f"run/{n}") for n in range(4)] == [200] * 4
+    assert not await log.is_live("r")

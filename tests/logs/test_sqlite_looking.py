@@ -44,11 +44,13 @@ asyncio.run(main())
 
 @task
 async def one() -> int:
+    """A step."""
     return 1
 
 
 @flow
 def ones() -> int:
+    """A run."""
     return one()
 
 
@@ -57,6 +59,22 @@ def path(tmp_path: Path) -> Path:
     """A place for a log, in a folder of its own."""
     (tmp_path / "logs").mkdir()
     return tmp_path / "logs" / "log.db"
+
+
+def remove(path: Path, ending: str) -> None:
+    """Take a file away that lies beside a log."""
+    Path(f"{path}{ending}").unlink()
+
+
+def protect(path: Path) -> None:
+    """Make a log and its folder read-only."""
+    path.chmod(0o444)
+    path.parent.chmod(0o555)
+
+
+def read(path: Path) -> bytes:
+    """What a file holds."""
+    return path.read_bytes()
 
 
 def traces(folder: Path, *but: str) -> dict[str, object]:
@@ -106,7 +124,7 @@ async def look(log: SQLiteLog) -> None:
 async def test_looking_leaves_no_trace(path: Path) -> None:
     """All questions are answered, a table that is kept only in part too, and not a byte or time has changed."""
     await make(path)
-    Path(f"{path}.lock").unlink()
+    remove(path, ".lock")
     before = traces(path.parent)
     async with SQLiteLog(path, read_only=True) as log:
         await look(log)
@@ -127,8 +145,7 @@ async def test_looking_at_commits_that_a_killed_process_left(path: Path) -> None
 async def test_a_read_only_folder(path: Path) -> None:
     """A file and a folder that are read-only can be looked at."""
     await make(path)
-    path.chmod(0o444)
-    path.parent.chmod(0o555)
+    protect(path)
     before = traces(path.parent)
     try:
         async with open_log(f"sqlite:///{path}", read_only=True) as log:
@@ -288,7 +305,7 @@ async def test_a_birth_that_was_cut_short_is_completed(path: Path, spoil: Callab
     spoil(path)
     async with SQLiteLog(path) as log:
         await log.append(write("run/a", 0, 0))
-    assert not Path(f"{path}-journal").exists()
+    assert f"{path}-journal" not in traces(path.parent)
     async with SQLiteLog(path, read_only=True) as log:
         assert await stored(log) == [0]
 
@@ -331,12 +348,12 @@ async def test_a_forged_journal_is_not_obeyed(
         async with SQLiteLog(path) as log:
             await log.append(write("run/a", 0, 0))
     else:
-        before = path.read_bytes()
+        before = read(path)
         with pytest.raises(
             LogUnusable, match="not yet a log" if spoil is empty else "-journal is no file of a log"
         ):
             await SQLiteLog.open(path, read_only=read_only)
-        assert path.read_bytes() == before
+        assert read(path) == before
     assert victim.read_text() == "precious"
 
 
@@ -355,7 +372,7 @@ async def test_a_journal_that_comes_later_is_not_obeyed(path: Path, tmp_path: Pa
         with pytest.raises(LogUnusable, match="-journal is no file of a log"):
             await SQLiteLog.open(path, read_only=True)
         await log.append(write("run/a", 4, 4))
-        Path(f"{path}-journal").unlink()
+        remove(path, "-journal")
         assert await stored(log, "run/a") == [0, 1, 2, 3, 4]
     assert victim.read_text() == "precious"
 

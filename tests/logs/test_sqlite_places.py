@@ -45,6 +45,11 @@ def beside(path: Path, ending: str) -> Path:
     return Path(f"{path}{ending}")
 
 
+def contents(path: Path) -> tuple[bytes, bytes]:
+    """What stands in the database, and what is committed beside it."""
+    return path.read_bytes(), beside(path, "-wal").read_bytes()
+
+
 def deleted(path: Path) -> None:
     """The database is deleted."""
     path.unlink()
@@ -233,12 +238,12 @@ async def test_closing_a_lost_log_changes_nothing(path: Path, append_first: bool
     elsewhere("await log.append(write('run/b', 0, *range(3000)))", path)
     with pytest.raises(subprocess.CalledProcessError):
         elsewhere("await log.append(write('run/c', 0, *range(100)))\nos.kill(os.getpid(), 9)", path)
-    before = path.read_bytes(), beside(path, "-wal").read_bytes()
+    before = contents(path)
     if append_first:
         with pytest.raises(LogReplaced):
             await log.append(write("run/a", 300, 300))
     await log.aclose()
-    assert (path.read_bytes(), beside(path, "-wal").read_bytes()) == before
+    assert contents(path) == before
     async with SQLiteLog(path) as log:
         assert [len(await stored(log, f"run/{name}")) for name in "abc"] == [300, 3000, 100]
 

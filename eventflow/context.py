@@ -48,6 +48,8 @@ class TaskContext:
         self.attempt = attempt
         """1 for the first attempt; every start counts, also after a crash."""
         self._started_us = started_us
+        self.outer: TaskContext | None = current.get(None)
+        """That of the body which called the run, if one did."""
 
     @property
     def idempotency_key(self) -> str:
@@ -64,9 +66,13 @@ class TaskContext:
 
     @cached_property
     def logger(self) -> logging.LoggerAdapter[logging.Logger]:
-        """A logger named after the task; each record bears `run`, `task` and `attempt`."""
+        """A logger named after the task's node; each record has `run`, `task` and `attempt`.
+
+        The children of a mapped task share one: `logging` keeps every logger for ever.
+        """
         extra = {"run": self.run, "task": self.task, "attempt": self.attempt}
-        return logging.LoggerAdapter(logging.getLogger(f"eventflow.task.{self.task}"), extra)
+        node = self.task.partition("[")[0]
+        return logging.LoggerAdapter(logging.getLogger(f"eventflow.task.{node}"), extra)
 
 
 current: Final[ContextVar[TaskContext]] = ContextVar("eventflow-task")

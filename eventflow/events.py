@@ -105,8 +105,14 @@ class Failure(msgspec.Struct, frozen=True, array_like=True):
     """`module.QualName` of the exception, without `builtins.`."""
     message: str
     traceback: str = ""
-    """Formatted, the engine's own frames left out."""
+    """Formatted, the engine's own frames left out; below it the notes, and a line for each member."""
     cause: Failure | None = None
+    members: tuple[Failure, ...] = ()
+    """What an exception group is made of; of groups nested too deeply, what is at their bottom."""
+    notes: tuple[str, ...] = ()
+    """What was added by `add_note`, and what is left out of this description."""
+    details: Payload | None = None
+    """Room for what is too large for an event; this version keeps nothing there."""
 
 
 class CacheMiss(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -274,14 +274,26 @@ class ThreadExecutor(Protocol):
         """Calls submitted and not yet handed back."""
         ...
 
+    def claim(self, wanted: int, on_free: Callable[[], object]) -> int:
+        """Take up to `wanted` free threads for calls that will be submitted, and give how many.
+
+        If there are fewer, `on_free` is called on the event loop when it is worth asking again.
+        """
+        ...
+
+    def give_up(self, count: int) -> None:
+        """Give back threads that were claimed and are not needed."""
+        ...
+
     def drop_queued(self) -> None:
-        """Forget the calls that have not begun; nobody is told of them."""
+        """Forget the calls that have not begun, and all claims; nobody is told of them."""
         ...
 
     def submit(self, call: Callable[[], Any], done: Callable[[Outcome], None]) -> None:
         """Run `call` in a thread, then `done(outcome)` on the event loop; many may be handed back at once.
 
-        `call` runs in a copy of the submitter's context variables.
+        It begins at once where a thread was claimed for it, and otherwise waits for one. `call` runs in a copy of
+        the submitter's context variables.
         """
         ...
 

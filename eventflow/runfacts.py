@@ -42,6 +42,8 @@ class Ending(msgspec.Struct, frozen=True, array_like=True, tag="ending"):
 
     message: str
     failure: Failure | None = None
+    delay_us: int = 0
+    """From a failure to the attempt that is to follow it."""
 
 
 class Reused(msgspec.Struct, frozen=True, array_like=True):
@@ -139,11 +141,12 @@ def _keep_reused(facts: RunFacts, version: int, event: TaskReused) -> None:
 
 
 def _keep_failed(facts: RunFacts, version: int, event: TaskFailed) -> None:
-    ending = Ending(f"{event.failure.type}: {event.failure.message}", event.failure)
+    message = f"{event.failure.type}: {event.failure.message}"
     if event.retry_at is None:
-        facts.kept[version] = ending
+        facts.kept[version] = Ending(message, event.failure)
     else:
-        facts.retrying[facts.run.slot(event.task)] = ending
+        delay_us = max(0, event.retry_at - facts.run.at)
+        facts.retrying[facts.run.slot(event.task)] = Ending(message, event.failure, delay_us)
 
 
 def _keep_skipped(facts: RunFacts, version: int, event: TaskSkipped) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Final, Generic, ParamSpec, Protocol, TypeVar
 import msgspec
 
 from eventflow.events import Origin, RunStarted
-from eventflow.executors.local import Lanes
+from eventflow.executors.local import Lanes, shared_pool
 from eventflow.graph import Arg, Const, DictOf, Graph, Key, ListOf, ParameterNode, Ref, TupleOf
 from eventflow.machine import Command, Phase, Plan
 from eventflow.openers import kept_differently
@@ -40,6 +40,7 @@ from eventflow.serializers import Serializer
 from eventflow.serializers.recorded import AsRecorded
 from eventflow.serializers.typedefs import Difference
 from eventflow.settings import check_url, shared_log
+from eventflow.settings import threads as thread_limit
 from eventflow.states import Failed, Mapped, State
 from eventflow.world import RealWorld
 
@@ -386,7 +387,7 @@ class _Call:
             fetch=fetcher(log),
             locate=locate,
         )
-        threads = Lanes(self._world)
+        threads = Lanes(self._world, shared_pool(thread_limit()))
         runner = FlowRunner(view, flow.bindings, log, self._world, threads, request)
         try:
             facts = await (runner.run() if self._options.wait else runner.look())

@@ -21,34 +21,47 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 from urllib.parse import quote, unquote, urlsplit
 from weakref import WeakKeyDictionary
 
+from eventflow.executors.local import THREADS
 from eventflow.logs.memory import MemoryLog
 from eventflow.ports import EventLog
 
 __all__ = [
     "LOG_VARIABLE",
     "SQLITE",
+    "THREADS_VARIABLE",
     "LogNotNamed",
+    "SettingWrong",
     "check_url",
     "default_url",
     "open_log",
     "path_of",
     "shared_log",
+    "threads",
 ]
 
 LOG_VARIABLE: Final = "EVENTFLOW_LOG"
 FOLDER: Final = ".eventflow"
 FOLDER_MODE: Final = 0o700
+_SETTINGS: Final = ("log", "threads")
+THREADS_MAX: Final = 10_000
 MEMORY: Final = "memory:"
 SQLITE: Final = "sqlite:///"
 """How the URL of a file begins."""
 _LATER: Final = ("postgresql", "postgres")
 
 
-class LogNotNamed(ValueError):
+THREADS_VARIABLE: Final = "EVENTFLOW_THREADS"
+
+
+class SettingWrong(ValueError):
+    """A setting of the project or of the environment is not usable."""
+
+
+class LogNotNamed(SettingWrong):
     """What should name a log does not: a URL, the variable, or the project's table is wrong."""
 
 
@@ -86,7 +99,15 @@ def _default_url(here: Path, variable: str | None) -> str:
     return _of_project(here) or _url_of(_folder_of(here) / FOLDER / "log.db")
 
 
-def _of_project(here: Path) -> str | None:
+class _Table(NamedTuple):
+    """`[tool.eventflow]` of the nearest `pyproject.toml`."""
+
+    settings: Mapping[str, Any]
+    where: str
+    folder: Path
+
+
+def _table_of(here: Path) -> _Table | None:
     """What the nearest `pyproject.toml` says."""
     import tomllib  # noqa: PLC0415 - 5 ms, for those who have such a file
 
@@ -103,21 +124,50 @@ def _of_project(here: Path) -> str | None:
         table = tool.get("eventflow", {}) if isinstance(tool, dict) else {}
         if not isinstance(table, dict):
             raise LogNotNamed(f"{where} is no table; write a line `log = ...` under it")
-        return _named_in(table, where, folder)
+        for key in table:
+            if key not in _SETTINGS:
+                raise LogNotNamed(f"{where}: {key!r} is no setting; there are `log` and `threads`")
+        return _Table(table, where, folder)
     return None
 
 
-def _named_in(table: Mapping[str, Any], where: str, folder: Path) -> str | None:
-    for key in table:
-        if key != "log":
-            raise LogNotNamed(f"{where}: {key!r} is no setting; there is `log`")
-    url = table.get("log")
-    if url is None:
+def _of_project(here: Path) -> str | None:
+    """The log that the nearest `pyproject.toml` names."""
+    found = _table_of(here)
+    if found is None or (url := found.settings.get("log")) is None:
         return None
     if not isinstance(url, str):
-        raise LogNotNamed(f"{where}: log = {url!r} is not text; write {SQLITE}runs.db")
-    check_url(url, where)
-    return url if url == MEMORY else _url_of(folder / path_of(url))
+        raise LogNotNamed(f"{found.where}: log = {url!r} is not text; write {SQLITE}runs.db")
+    check_url(url, found.where)
+    return url if url == MEMORY else _url_of(found.folder / path_of(url))
+
+
+def threads() -> int:
+    """How many threads the process has for plain functions: `EVENTFLOW_THREADS`, else `threads` of the project.
+
+    Read once for each folder and value of the variable. Raises `SettingWrong`.
+    """
+    variable = os.environ.get(THREADS_VARIABLE)
+    if variable:
+        return _checked_threads(int(variable) if variable.isdecimal() else variable, THREADS_VARIABLE)
+    try:
+        return _threads_of(Path.cwd())
+    except FileNotFoundError:  # the current folder is gone
+        return THREADS
+
+
+@lru_cache(maxsize=64)
+def _threads_of(here: Path) -> int:
+    found = _table_of(here)
+    if found is None or "threads" not in found.settings:
+        return THREADS
+    return _checked_threads(found.settings["threads"], f"{found.where}, threads")
+
+
+def _checked_threads(said: object, where: str) -> int:
+    if type(said) is not int or not 1 <= said <= THREADS_MAX:
+        raise SettingWrong(f"{where}: {said!r} is no number of threads; give one from 1 to {THREADS_MAX}")
+    return said
 
 
 def _folder_of(here: Path) -> Path:

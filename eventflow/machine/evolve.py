@@ -322,6 +322,7 @@ def _take_due(run: RunState) -> None:
         head += 1
     if head > 1024 and head * 2 > len(due):
         del due[:head]
+        run.due_gone += head
         head = 0
     run.due_head = head
 

@@ -32,15 +32,19 @@ class Due(msgspec.Struct):
     """The earliest retry, microseconds UTC; None when there is none."""
     finished: bool = False
     """Nothing is open any more: the run may end."""
+    passed: int = 0
+    """How much of the queue was looked at since the run began, to be given to the next call."""
 
     def __bool__(self) -> bool:
         return bool(self.start or self.map or self.skip or self.block)
 
 
-def ready(plan: Plan, run: RunState, now: int, limit: int) -> Due:
+def ready(plan: Plan, run: RunState, now: int | None, limit: int, passed: int = 0) -> Due:
     """Tell what is owed at `now`, at most `limit` starts; changes nothing.
 
-    What is skipped or blocked here makes its consumers due in turn: ask again after folding it.
+    What is skipped or blocked here makes its consumers due in turn: ask again after folding it. A caller who keeps
+    what is not started yet gives back the `passed` of the last answer, so that nothing is told twice; one who times
+    the retries asks with None for `now`.
     """
     due = Due([], [], [], [])
     if run.phase != Phase.CLAIMED:
@@ -51,11 +55,13 @@ def ready(plan: Plan, run: RunState, now: int, limit: int) -> Due:
     status, failed, skipped = run.status, run.failed, run.skipped
     start, room = due.start, limit
     queue = run.due
-    for i in range(run.due_head, len(queue)):
+    due.passed = run.due_gone + len(queue)
+    for i in range(max(run.due_head, passed - run.due_gone), len(queue)):
         slot = queue[i]
         if status[slot] != _PENDING:
             continue
         if not room:
+            due.passed = run.due_gone + i
             break
         if failed[slot] or skipped[slot] or plan.mapped:
             if _sort(plan, run, slot, due):
@@ -64,7 +70,7 @@ def ready(plan: Plan, run: RunState, now: int, limit: int) -> Due:
         else:
             start.append(slot)
             room -= 1
-    if run.timers:
+    if run.timers and now is not None:
         _timers(run, now, room, due)
     return due
 

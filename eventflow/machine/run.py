@@ -74,6 +74,8 @@ class RunState(msgspec.Struct):
     due: list[int]
     """Slots whose upstreams have finished, oldest first; those before `due_head` were taken."""
     due_head: int
+    due_gone: int
+    """Slots that were in `due` before its first one."""
     timers: list[tuple[int, int]]
     """Heap of (retry_at, slot); entries whose slot no longer waits for that moment are void."""
 
@@ -86,7 +88,7 @@ class RunState(msgspec.Struct):
             outcome="", open=plan.task_nodes, running=0,
             status=bytearray(count), waiting=plan.degree.copy(), failed=[0] * count, skipped=[0] * count,
             attempt=[0] * count, started=[0] * count, source=[0] * count, parent=[-1] * count,
-            maps={}, failures={}, crashes={}, retry_at={}, due=[], due_head=0, timers=[],
+            maps={}, failures={}, crashes={}, retry_at={}, due=[], due_head=0, due_gone=0, timers=[],
         )  # fmt: skip
 
     def slot(self, address: Address) -> int:

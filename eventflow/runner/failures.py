@@ -1,78 +1,234 @@
-"""An exception as data: type, message, traceback without the engine's own frames, cause."""
+"""An exception as data: type, message, traceback without the engine's own frames, notes, members, cause.
+
+Describing a failure never raises, whatever the exception does: a run in which one could not be described would
+wait for its outcome for ever.  So an exception is read past its own hooks, by the descriptors of `BaseException`,
+and what only its own code can say (`__str__`) is asked for under guard.
+
+A failure is recorded in its event, so its size is bounded: in characters, in causes and in members.  What is cut is
+said where it was.
+"""
 
 from __future__ import annotations
 
 import os
 import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
 from eventflow.events import Failure
 
-__all__ = ["brief", "failure_of", "text_of"]
+__all__ = ["brief", "failure_of", "forget_frames", "skip_reason", "text_of"]
 
 _ENGINE: Final = f"{Path(__file__).parent.parent}{os.sep}"
-_TEXT_MAX: Final = 16_384
-"""Characters of a message or a traceback that are kept; what is cut is said."""
+_TEXT_MAX: Final = 8_192
+"""Characters of one text."""
+_TOTAL_MAX: Final = 32_768
+"""Characters of a failure with all its causes and members."""
 _BRIEF_MAX: Final = 400
-_CAUSES_MAX: Final = 8
+_DEPTH_MAX: Final = 8
+"""Causes of causes, and members of members."""
+_MEMBERS_MAX: Final = 8
+"""Members of one group."""
+_FAILURES_MAX: Final = 64
+"""Exceptions described in one failure."""
+_NOTES_MAX: Final = 16
+_WALK_MAX: Final = 10_000
+"""Exceptions that are looked at, at most, to find those inside groups."""
+
+_cause: Final = vars(BaseException)["__cause__"].__get__
+_context: Final = vars(BaseException)["__context__"].__get__
+_suppresses: Final = vars(BaseException)["__suppress_context__"].__get__
+_raised_at: Final = vars(BaseException)["__traceback__"].__get__
+_members: Final = vars(BaseExceptionGroup)["exceptions"].__get__
+_qualname: Final = vars(type)["__qualname__"].__get__
+_module: Final = vars(type)["__module__"].__get__
 
 
-def failure_of(error: BaseException, depth: int = 0) -> Failure:
-    """Describe an exception. Never raises, also for one whose `__str__` does."""
-    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    return Failure(
-        type=_type_name(type(error)),
-        message=text_of(error),
-        traceback=_clip(_traceback(error)),
-        cause=failure_of(cause, depth + 1) if cause is not None and depth < _CAUSES_MAX else None,
-    )
+def failure_of(error: BaseException) -> Failure:
+    """Describe an exception. Never raises."""
+    try:
+        return _Describing().describe(error, 0)
+    except Exception as second:  # noqa: BLE001 - out of memory or of stack: better little than nothing
+        return Failure(type=_type_name(type(error)), message=f"<not described: {_type_name(type(second))}>")
+
+
+class _Describing:
+    """One description under way: what is left of its bounds."""
+
+    def __init__(self) -> None:
+        self._characters = _TOTAL_MAX
+        self._failures = _FAILURES_MAX
+        self._seen: set[int] = set()
+
+    def describe(self, error: BaseException, depth: int) -> Failure:
+        """Describe an exception that is so many causes and groups below the first."""
+        self._seen.add(id(error))
+        self._failures -= 1
+        message = self._take(text_of(error))
+        noted = list(_notes_of(error))
+        parts, left_out = _parts_of(error, deep=depth >= _DEPTH_MAX)
+        trace = self._take(_traceback(error, noted, parts), middle=True)
+        notes = [self._take(note) for note in noted]
+        below, cut = self._cause(error, depth)
+        members = [self.describe(part, depth + 1) for part in parts if self._may_describe(part)]
+        left_out += len(parts) - len(members)
+        notes += cut
+        if left_out:
+            notes.append(f"{left_out} more of what is in the group are not recorded")
+        return Failure(
+            type=_type_name(type(error)),
+            message=message,
+            traceback=trace,
+            cause=below,
+            members=tuple(members),
+            notes=tuple(notes),
+        )
+
+    def _cause(self, error: BaseException, depth: int) -> tuple[Failure | None, list[str]]:
+        """The cause of an exception, and a note where it is left out."""
+        cause = _cause_of(error)
+        if cause is None:
+            return None, []
+        if id(cause) in self._seen:
+            return None, [f"its cause, a {_type_name(type(cause))}, is described above"]
+        if depth >= _DEPTH_MAX or self._failures <= 0:
+            said = f"{_type_name(type(cause))}: {brief(cause)}"
+            return None, [self._take(f"its cause is not recorded, for there are too many: {said}")]
+        return self.describe(cause, depth + 1), []
+
+    def _may_describe(self, part: BaseException) -> bool:
+        return self._failures > 0 and id(part) not in self._seen
+
+    def _take(self, text: str, *, middle: bool = False) -> str:
+        """As much of a text as there is room for; with `middle` its two ends."""
+        text = _clip(text, self._characters, middle=middle)
+        self._characters = max(0, self._characters - len(text))
+        return text
+
+
+def _cause_of(error: BaseException) -> BaseException | None:
+    cause: BaseException | None = _cause(error)
+    if cause is None and not _suppresses(error):
+        cause = _context(error)
+    return cause
+
+
+def _is_group(error: BaseException) -> bool:
+    return issubclass(type(error), BaseExceptionGroup)  # `isinstance` asks the object for its class, too
+
+
+def _parts_of(error: BaseException, *, deep: bool) -> tuple[list[BaseException], int]:
+    """The members of a group that are described, and how many are not.
+
+    `deep` down the groups in between are left out, and what is at their bottom is given.
+    """
+    if not _is_group(error):
+        return [], 0
+    parts = list(_bottom(error)) if deep else list(_members(error))
+    return parts[:_MEMBERS_MAX], max(0, len(parts) - _MEMBERS_MAX)
+
+
+def _bottom(group: BaseException) -> Iterator[BaseException]:
+    """The exceptions in a group, and in the groups in it, that are no groups."""
+    waiting = [group]
+    for _ in range(_WALK_MAX):
+        if not waiting:
+            return
+        error = waiting.pop()
+        if _is_group(error):
+            waiting += reversed(_members(error))
+        else:
+            yield error
 
 
 def _type_name(kind: type[BaseException]) -> str:
-    name = kind.__qualname__
-    return name if kind.__module__ == "builtins" else f"{kind.__module__}.{name}"
+    name, module = text_of(_qualname(kind)), _module(kind)
+    if not isinstance(module, str) or module == "builtins":
+        return name
+    return f"{text_of(module)}.{name}"
 
 
-def text_of(said: object) -> str:
-    """What somebody else's object says, as text that can be kept: encodable and of bounded length."""
+def text_of(said: object, show: Callable[[Any], str] = str) -> str:
+    """Text of any object, that can be encoded and is of bounded length; `show` may be `repr`. Never raises."""
     try:
-        return _clip(str(said))
-    except Exception as second:  # noqa: BLE001 - a broken __str__ must not hide the failure
-        return f"<message unavailable: __str__ raised {type(second).__qualname__}>"
+        return _clip(show(said), _TEXT_MAX)
+    except BaseException as second:  # noqa: BLE001 - a broken __str__ must not hide the failure
+        return f"<message unavailable: __{show.__name__}__ raised {_qualname(type(second))}>"
+
+
+def skip_reason(error: BaseException) -> str:
+    """Why a body said that its task has nothing to do. Never raises."""
+    try:
+        reason = getattr(error, "reason", None)
+    except BaseException:  # noqa: BLE001 - a property of a subclass
+        reason = None
+    return ("" if reason is None else text_of(reason)) or "its body said so"
 
 
 def brief(said: object) -> str:
-    """The beginning of what somebody else's object says, in one line."""
+    """The beginning of an object's text, in one line. Never raises."""
     text = " ".join(text_of(said).split())
     return text if len(text) <= _BRIEF_MAX else f"{text[:_BRIEF_MAX]}…"
 
 
-def _traceback(error: BaseException) -> str:
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if not frame.filename.startswith(_ENGINE)]
-    notes = [f"note: {text_of(note)}\n" for note in getattr(error, "__notes__", ())]
-    parts = getattr(error, "exceptions", ())[:_CAUSES_MAX] if isinstance(error, BaseExceptionGroup) else ()
-    inside = [f"+ {_type_name(type(part))}: {text_of(part)}\n{_traceback(part)}" for part in parts]
-    return "".join([*traceback.format_list(own), *notes, *inside])
+def _notes_of(error: BaseException) -> Iterator[str]:
+    try:
+        notes = object.__getattribute__(error, "__dict__").get("__notes__")
+        if notes is None:
+            return
+        if not issubclass(type(notes), list | tuple):
+            yield text_of(notes, repr)
+            return
+        for note in notes[:_NOTES_MAX]:
+            yield text_of(note)
+        if len(notes) > _NOTES_MAX:
+            yield f"{len(notes) - _NOTES_MAX} more notes are not recorded"
+    except BaseException as second:  # noqa: BLE001 - a list of the user's own
+        yield f"<notes unavailable: {_qualname(type(second))}>"
 
 
-def _clip(text: str) -> str:
-    if len(text) > _TEXT_MAX:
-        text = f"{text[:_TEXT_MAX]}… ({len(text) - _TEXT_MAX} more characters)"
-    return text.encode("utf-8", "backslashreplace").decode()  # lone surrogates cannot be encoded
+def _traceback(error: BaseException, notes: list[str], parts: list[BaseException]) -> str:
+    """Where it was raised, and below it the notes and the members in short."""
+    try:
+        frames = traceback.extract_tb(_raised_at(error))
+        lines = traceback.format_list([one for one in frames if not one.filename.startswith(_ENGINE)])
+    except BaseException as second:  # noqa: BLE001 - sources are read by loaders of the user's own
+        lines = [f"<traceback unavailable: {_qualname(type(second))}>\n"]
+    lines += [f"note: {note}\n" for note in notes]
+    for part in parts:
+        lines.append(f"+ {_type_name(type(part))}: {brief(part)}\n")
+        lines += [f"  note: {brief(note)}\n" for note in _notes_of(part)]
+    return "".join(lines)
 
 
-def consists_of(error: BaseException, kind: type[BaseException]) -> bool:
-    """Whether an error is of a kind, or a group with one in it."""
-    if isinstance(error, BaseExceptionGroup):
-        return any(consists_of(part, kind) for part in error.exceptions)
-    return isinstance(error, kind)
+def _clip(text: str, limit: int, *, middle: bool = False) -> str:
+    """An exact `str` of at most so many characters and what says how many are missing, encodable."""
+    limit = min(limit, _TEXT_MAX)
+    missing = str.__len__(text) - limit
+    if missing <= 0:
+        kept = str.__getitem__(text, slice(None))
+    elif middle:
+        head = limit // 3
+        ends = (slice(0, head), slice(head + missing, None))
+        kept = f"\n… ({missing} characters are not recorded) …\n".join(
+            str.__getitem__(text, end) for end in ends
+        )
+    else:
+        kept = f"{str.__getitem__(text, slice(0, limit))}… ({missing} more characters)"
+    return kept.encode("utf-8", "backslashreplace").decode()  # lone surrogates cannot be encoded
 
 
-def the_one(group: BaseExceptionGroup[Any]) -> BaseException:
-    """The error to raise in place of a group: its only member, or the group itself."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
+def forget_frames(error: BaseException) -> None:
+    """Let go of the frames, and with them of the local variables, of an exception and of all that it is made of."""
+    waiting: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while waiting and len(seen) < _WALK_MAX:
+        one = waiting.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        BaseException.with_traceback(one, None)
+        waiting += (_cause(one), _context(one))
+        if _is_group(one):
+            waiting += _members(one)

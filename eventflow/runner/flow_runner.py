@@ -14,7 +14,7 @@ Three shapes carry the speed, and each is here for its measured worth:
 * At most `IN_FLIGHT_MAX` tasks are started and not finished.
 
 The *keeper* is the task that called `run`: it waits for timers and for threads' outcomes, and starts
-workers when nobody else does.
+workers when nobody else does.  Scopes of the caller's reach only the keeper; it stops the workers.
 """
 
 from __future__ import annotations
@@ -27,22 +27,15 @@ from logging import getLogger
 from typing import Any, Final
 
 import anyio
-import anyio.abc
-import anyio.lowlevel
 
 from eventflow.events import Draft
-from eventflow.machine import FINISHED, Phase, decide, ready
+from eventflow.machine import Phase
 from eventflow.machine.commands import (
     Abandon,
-    Block,
     Claim,
     Command,
-    Finish,
     Release,
-    Skip,
-    Start,
     StartRun,
-    Succeed,
 )  # fmt: skip
 from eventflow.ports import (
     Bindings,
@@ -55,30 +48,29 @@ from eventflow.ports import (
     World,
     Write,
 )
-from eventflow.runfacts import RunFacts, advance
+from eventflow.runfacts import RunFacts
 from eventflow.runner import ownership
+from eventflow.runner.body import CLEANUP_S
 from eventflow.runner.caching import Cache
 from eventflow.runner.changes import check_finished, check_parameters
+from eventflow.runner.deciding import IN_FLIGHT_MAX, Decider
 from eventflow.runner.defining import Definition
-from eventflow.runner.failures import consists_of, the_one
-from eventflow.runner.mapping import map_or_block, why_blocked
-from eventflow.runner.ownership import Lost, check_known
+from eventflow.runner.ownership import Lost, check_known, check_not_awaited
 from eventflow.runner.request import Request
 from eventflow.runner.task_runner import TaskRunner
 from eventflow.runner.values import Values
+from eventflow.runner.waiting import Waiting
+from eventflow.runner.workers import Workers
 from eventflow.runview import RunView, graph_of
 
-__all__ = ["IN_FLIGHT_MAX", "FlowRunner"]
+__all__ = ["FlowRunner"]
 
 _logger: Final = getLogger("eventflow.runner")
 
-IN_FLIGHT_MAX: Final = 1024
 YIELD_US: Final = 5_000
 """How long a worker may go on before timers and other runs get their turn."""
-ROUND_EVENTS_MAX: Final = 4_096
-"""Events after which a round is committed, though more is due: results that are reused make others due."""
 RELEASE_S: Final = 5.0
-"""How long an interrupted runner may take to leave its run in order."""
+"""How long a stopped runner may take to leave its run in order, after its bodies have cleaned up."""
 
 
 class FlowRunner:
@@ -112,19 +104,15 @@ class FlowRunner:
             self._cache.keys,
         )
         self._facts = view.initial()
-        self._tasks: anyio.abc.TaskGroup
+        self._workers: Workers
+        self._waiting = Waiting(self._plan, threads, self._values.is_plain, self._look_again)
+        self._decider = Decider(self._plan, self._values, self._cache, self._waiting, threads, world)
         self._queue: deque[int] = deque()
         self._queued_us = 0
         self._reports: list[Command] = []
         self._in_round: list[Command] = []
         self._beside: list[Value] = []
-        self._completed: list[int] = []
-        """Nodes that finish in the round under way: what only they read is dropped once it is committed."""
         self._driving = False
-        self._has_more = False
-        """Whether a round left something due, for it had become long."""
-        self._successor = False
-        self._wake_at: int | None = None
         self._yielded_us = 0
         self._claim = 0
         """Version of our `RunClaimed`; 0 while nothing is claimed."""
@@ -163,8 +151,10 @@ class FlowRunner:
         A new id starts the run, an unfinished one is resumed, a finished one is only read, one that is
         live elsewhere is followed and taken over if its owner dies. Raises `FlowChanged` or `ParametersDiffer` before anything is appended.
 
-        Cancelled, it cancels the bodies, writes down that they were interrupted, lets go of the run
-        (both under a shield of 5 s) and passes the cancellation on; the run can be resumed.
+        Cancelled, it cancels the bodies and gives them `CLEANUP_S` to clean up, writes down that they were
+        interrupted, lets go of the run (which takes at most `RELEASE_S`) and passes the cancellation on; the run
+        can be resumed. A body that goes on for longer is left behind, and its task is named in a warning.
+        Raises `RunAwaitsItself` in a body of the very run.
         """
         self._host = host = asyncio.current_task()
         assert host is not None, "awaited in a task"
@@ -182,6 +172,7 @@ class FlowRunner:
             await self._read()
             if ownership.is_over(self._facts):
                 return self._facts
+            check_not_awaited(self._view.run_id)
             await ownership.watch(self._log, self._view, head)
 
     def _is_cancelled(self) -> bool:
@@ -189,27 +180,16 @@ class FlowRunner:
         return self._host is not None and self._host.cancelling() > self._asked
 
     async def _own(self) -> None:
+        self._workers = self._runner.workers = Workers(self._view.run_id, self._work, self._nudge_keeper)
         try:
             await self._open()
             if ownership.is_over(self._facts):
                 return
-            async with anyio.create_task_group() as self._tasks:
-                await self._keep()  # at its end no body is left, so the workers end by themselves
-            self._check_end()
+            await self._keep()
             await ownership.keep_snapshot(self._log, self._view, self._facts, self._position)
-        except BaseExceptionGroup as group:
-            await self._let_go(group)
-            raise the_one(group) from None
         except BaseException as error:
             await self._let_go(error)
             raise
-
-    def _check_end(self) -> None:
-        """After the workers: they end without an error and without the run's end if one was cancelled."""
-        if not self._over:
-            raise RuntimeError(
-                f"a worker of run {self._view.run_id!r} was cancelled by code that is not the engine's"
-            )
 
     # -- open, claim, recover ---------------------------------------------------------------------
 
@@ -254,6 +234,7 @@ class FlowRunner:
         commands += request.first if born else ()
         self._values.recount(run)
         self._values.lend(request.beside if born else ())
+        self._waiting.recount(self._facts, self._world.now(), self._world.monotonic())
         self._claim = run.version + (2 if born else 1)
         try:
             await self._commit(commands, defined, request.beside if born else ())
@@ -269,55 +250,59 @@ class FlowRunner:
         self._reports.clear()
         self._in_round.clear()
         self._beside.clear()
-        self._successor = False
-        self._wake_at = None
         self._claim = 0
         self._ticket = None
-        self._completed.clear()
+        self._decider.completed.clear()
         self._values.forget()
         self._cache.forget()
-        self._has_more = False
+        self._decider.has_more = False
 
     # -- the keeper and its workers ---------------------------------------------------------------
 
     async def _keep(self) -> None:
+        """See the run to its end; at its end no body is left, so the workers end by themselves."""
+        workers = self._workers
         while not self._over:
-            if self._runner.trouble is not None:
-                raise self._runner.trouble
             self._nudge = nudge = anyio.Event()
-            if self._queue and not self._successor:
-                self._spawn()
-            if (self._reports or self._has_more) and not self._driving:
+            if workers.failure is not None:
+                raise workers.failure
+            if self._queue and not workers.successor:
+                workers.spawn()
+            if (self._reports or self._decider.has_more) and not self._driving:
                 await self._drive()
-            elif self._wake_at is None:
+            elif self._decider.wake_at is None:
                 await nudge.wait()
             else:
-                left = max(0.0, (self._wake_at - self._world.now()) / 1e6)
+                left = max(0.0, (self._decider.wake_at - self._world.monotonic()) / 1e6)
                 with anyio.move_on_after(left) as timer:
                     await nudge.wait()
                 if timer.cancelled_caught and not self._driving:
                     await self._drive()
-
-    def _spawn(self) -> None:
-        self._successor = True
-        self._tasks.start_soon(self._work)
+        await workers.end()
 
     async def _work(self) -> None:
         """Run what is queued; drive the round when there is something to report and nobody drives."""
-        self._successor = False
+        workers = self._workers
+        workers.successor = False
         worker = asyncio.current_task()
         assert worker is not None, "a worker is a task of the event loop"
         while True:
             while self._queue:
                 slot = self._queue.popleft()
-                if self._queue and not self._successor:
-                    self._spawn()
-                if self._reports:
+                if self._queue and not workers.successor:
+                    workers.spawn()
+                if self._waiting.has_suspects:
+                    self._look_again()
+                elif self._reports:
                     self._wake_keeper()  # what is reported does not wait for a long body
                 ended = await self._runner.attempt(self._facts, slot, self._queued_us, worker)
+                if ended is None:
+                    return  # left behind: nothing here is this worker's business any more
                 if ended - self._yielded_us > YIELD_US:
-                    await anyio.lowlevel.cancel_shielded_checkpoint()
+                    await asyncio.sleep(0)
                     self._yielded_us = self._world.monotonic()
+                if workers.stopping:
+                    return
             if self._driving or not self._reports:
                 return
             await self._drive()
@@ -332,6 +317,14 @@ class FlowRunner:
         if not self._driving:
             self._nudge.set()
 
+    def _nudge_keeper(self) -> None:
+        self._nudge.set()
+
+    def _look_again(self) -> None:
+        """Something may be started that could not be before."""
+        self._decider.has_more = True
+        self._wake_keeper()
+
     # -- the round --------------------------------------------------------------------------------
 
     async def _drive(self) -> None:
@@ -340,17 +333,17 @@ class FlowRunner:
         try:
             while True:
                 await self._round()
-                if not self._reports and not self._has_more:
+                if not self._reports and not self._decider.has_more:
                     break
         finally:
             self._driving = False
-        if self._over or self._wake_at is not None or self._runner.trouble is not None:
+        if self._over or self._decider.wake_at is not None:
             self._nudge.set()
 
     async def _round(self) -> None:
         """Decide on the reports and on all that follows, commit it in one append, then act."""
         self._in_round, self._reports = self._reports, []
-        self._has_more = False
+        self._decider.has_more = False
         beside = tuple(self._beside)  # they stay there until they are stored, for whoever lets go of the run
         while True:
             base = self._facts.run.version
@@ -371,8 +364,12 @@ class FlowRunner:
         now = max(self._world.now(), run.at)
         drafts: list[Draft] = []
         for command in commands:
-            self._fold(facts, command, now, drafts)
-        started = await self._due(facts, now, drafts) if run.phase == Phase.CLAIMED else []
+            self._decider.fold(facts, command, now, drafts)
+        started = (
+            await self._decider.due(facts, now, drafts, idle=not self._queue)
+            if run.phase == Phase.CLAIMED
+            else []
+        )
         if not drafts:
             return
         write = Write(self._view.stream, base, drafts)
@@ -385,8 +382,8 @@ class FlowRunner:
             raise
         self._over = run.phase == Phase.FINISHED
         self._values.stored()
-        self._values.release(self._completed)
-        self._completed.clear()
+        self._values.release(self._decider.completed)
+        self._decider.completed.clear()
         if started:
             self._queued_us = self._world.monotonic()
             self._queue.extend(started)
@@ -408,52 +405,6 @@ class FlowRunner:
         except Conflict as conflict:  # bodies have gone on from a state that the log never had
             raise Lost(f"run {self._view.run_id!r} is not where its rounds left it") from conflict
 
-    def _fold(self, facts: RunFacts, command: Command, now: int, drafts: list[Draft]) -> bool:
-        """Decide, and let the state run ahead of the append; true when the command applied."""
-        run = facts.run
-        events = decide(self._plan, run, command, now)
-        key = command.key if type(command) is Succeed else None
-        for event in events:
-            draft = Draft(now, event, key)
-            advance(self._plan, facts, run.version + 1, draft)
-            drafts.append(draft)
-        slot = getattr(command, "slot", None)
-        if events and slot is not None and run.status[slot] in FINISHED:
-            node = run.node(slot)
-            if node not in run.maps or not run.maps[node].open:
-                self._completed.append(node)
-        return bool(events)
-
-    async def _due(self, facts: RunFacts, now: int, drafts: list[Draft]) -> list[int]:
-        """Decide on everything that is due, and on what that makes due; give the slots to run.
-
-        What is started makes nothing else due; what is reused, skipped, blocked or mapped does.
-        """
-        run = facts.run
-        started: list[int] = []
-        while True:
-            due = ready(self._plan, run, now, IN_FLIGHT_MAX - run.running)
-            asked = (
-                await self._cache.ask(facts, due.start, now) if self._plan.cached else map(Start, due.start)
-            )
-            applied = [command for command in asked if self._fold(facts, command, now, drafts)]
-            starts = [command.slot for command in applied if type(command) is Start]
-            started += starts
-            for slot in due.skip:
-                self._fold(facts, Skip(slot, "an upstream was skipped"), now, drafts)
-            for slot in due.block:
-                self._fold(facts, Block(slot, why_blocked(self._plan, facts.run, slot)), now, drafts)
-            for slot in due.map:
-                self._fold(facts, await map_or_block(self._plan, self._values, facts, slot), now, drafts)
-            if due.finished:
-                self._fold(facts, Finish(), now, drafts)
-            self._wake_at = due.wake_at
-            if len(starts) == len(applied) and not (due.skip or due.block or due.map):
-                return started
-            if len(drafts) > ROUND_EVENTS_MAX:
-                self._has_more = True
-                return started
-
     # -- when it does not go on -------------------------------------------------------------------
 
     async def _refold(self, base: int) -> None:
@@ -464,20 +415,24 @@ class FlowRunner:
         self._facts = await ownership.fold(self._log, self._view)
         check_known(self._facts, self._view.run_id)
         run = self._facts.run
-        self._completed.clear()
+        self._decider.completed.clear()
         self._values.recount(run)
+        self._waiting.recount(self._facts, self._world.now(), self._world.monotonic())
+        self._threads.give_up(IN_FLIGHT_MAX)  # bodies that start all the same wait for theirs
         if run.claim != self._claim or run.phase != Phase.CLAIMED:
             raise Lost(f"run {self._view.run_id!r} was claimed by another runner")
         self._queue.extend(slot for slot in run.active() if run.started[slot] > base)
 
     async def _let_go(self, error: BaseException) -> None:
-        """Leave the run in order: record what is done, say what was interrupted, release it."""
-        if not self._claim or consists_of(error, Lost):
+        """Stop the bodies, then leave the run in order: record what is done and what was not, release it."""
+        if not self._claim:
             return
-        with anyio.CancelScope(deadline=anyio.current_time() + RELEASE_S, shield=True):
+        with anyio.CancelScope(shield=True):
+            await self._stop()
+        if isinstance(error, Lost):
+            return
+        with anyio.move_on_after(RELEASE_S, shield=True):
             try:
-                self._threads.drop_queued()
-                await self._finish_threads()
                 with self._world.outside():
                     if self._ticket is not None:
                         with suppress(Exception):  # the fold shows what became of it
@@ -493,9 +448,18 @@ class FlowRunner:
             except Exception as second:  # noqa: BLE001 - the first error is the one to be told
                 error.add_note(f"and the run could not be released: {second!r}")
 
-    async def _finish_threads(self) -> None:
-        """Give bodies in threads, which nobody can stop, most of the time there is."""
-        with anyio.move_on_after(RELEASE_S * 0.8):
+    async def _stop(self) -> None:
+        """Cancel the bodies and wait `CLEANUP_S` for them, and for those in threads, which cannot be stopped."""
+        self._threads.drop_queued()
+        until = anyio.current_time() + CLEANUP_S
+        late = await self._workers.stop(self._runner.cancels, CLEANUP_S)
+        names = self._runner.leave(late)
+        if names:
+            _logger.warning(
+                "run %r was stopped, and these bodies did not end within %g s of being cancelled; they were left "
+                "behind: %s", self._view.run_id, CLEANUP_S, ", ".join(names)
+            )  # fmt: skip
+        with anyio.CancelScope(deadline=until):
             while self._threads.unfinished:
                 self._nudge = anyio.Event()
                 await self._nudge.wait()
@@ -506,10 +470,10 @@ class FlowRunner:
         base = facts.run.version
         drafts: list[Draft] = []
         for command in done:
-            self._fold(facts, command, now, drafts)
+            self._decider.fold(facts, command, now, drafts)
         for slot in list(facts.run.active()):
-            self._fold(facts, Abandon(slot, facts.run.attempt[slot], "interrupted"), now, drafts)
-        self._fold(facts, Release("interrupted"), now, drafts)
+            self._decider.fold(facts, Abandon(slot, facts.run.attempt[slot], "interrupted"), now, drafts)
+        self._decider.fold(facts, Release("interrupted"), now, drafts)
         records = await self._log.append(Write(self._view.stream, base, drafts), values=beside)
         await ownership.keep_snapshot(self._log, self._view, facts, records[-1].position)
         run_id = self._view.run_id

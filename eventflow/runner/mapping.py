@@ -8,7 +8,7 @@ from eventflow.machine import Block, Map, Plan, RunState
 from eventflow.machine.rules import SLOTS_MAX
 from eventflow.result import KeyUnavailable
 from eventflow.runfacts import RunFacts
-from eventflow.runner.failures import failure_of
+from eventflow.runner.failures import failure_of, text_of
 from eventflow.runner.values import Values
 
 __all__ = ["map_or_block", "why_blocked"]
@@ -29,7 +29,7 @@ async def map_or_block(plan: Plan, values: Values, facts: RunFacts, slot: int) -
         except KeyUnavailable:
             raise  # no failure of the task: the run can go on once the key is there
         except Exception as error:  # noqa: BLE001 - `len()` and opening run what users wrote
-            return Map(slot, 0, failure_of(TypeError(f"argument {item.name!r}: {error}")))
+            return Map(slot, 0, failure_of(TypeError(f"argument {item.name!r}: {text_of(error)}")))
     width, room = min(widths), min(WIDTH_MAX, SLOTS_MAX - len(facts.run.status))
     if width > room:
         return Map(slot, 0, failure_of(ValueError(_too_wide(width, room))))

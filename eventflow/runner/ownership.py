@@ -18,6 +18,7 @@ from typing import Final
 
 import anyio
 
+from eventflow.context import current
 from eventflow.events import RunFinished, RunReleased, RunStarted
 from eventflow.machine import Phase
 from eventflow.ports import EventLog
@@ -28,8 +29,10 @@ from eventflow.runview import RunView, graph_of
 
 __all__ = [
     "Lost",
+    "RunAwaitsItself",
     "UnknownEvents",
     "check_known",
+    "check_not_awaited",
     "environment",
     "fold",
     "is_over",
@@ -52,6 +55,22 @@ class Lost(Exception):
 
 class UnknownEvents(RuntimeError):
     """A newer version wrote to the run; this one can show it, but not go on with it."""
+
+
+class RunAwaitsItself(RuntimeError):
+    """A body waits for the end of the run that it is a part of, which would never come."""
+
+
+def check_not_awaited(run_id: str) -> None:
+    """Refuse to wait for a live run in one of its own bodies; raises `RunAwaitsItself`."""
+    here = current.get(None)
+    while here is not None:
+        if here.run == run_id:
+            raise RunAwaitsItself(
+                f"task {here.task!r} of run {run_id!r} waits for that run to end, which cannot be before the task "
+                "has ended: give the inner run an id of its own, or leave `run_id` out"
+            )
+        here = here.outer
 
 
 async def fold(log: EventLog, view: RunView) -> RunFacts:

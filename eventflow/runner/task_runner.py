@@ -7,71 +7,35 @@ exception is an interruption from outside, which passes through.
 from __future__ import annotations
 
 import asyncio
-import math
 import types
-from collections.abc import Callable, Coroutine, Generator
-from contextvars import Context, copy_context
+from collections.abc import Callable
+from contextvars import copy_context
 from datetime import timedelta
 from typing import Any, Final, Literal, TypeAlias
 
-import anyio
-import msgspec
-
 from eventflow.context import Skip as SkipSignal
 from eventflow.context import TaskContext, current
-from eventflow.graph import Policy
 from eventflow.machine import Command, Fail, Skip, Succeed
-from eventflow.ports import Body, Outcome, Raised, ThreadExecutor, Value, World
+from eventflow.ports import Outcome, Raised, ThreadExecutor, Value, World
 from eventflow.result import Inline, KeyUnavailable, ResultSerializer
 from eventflow.runfacts import RunFacts
-from eventflow.runner.failures import failure_of, text_of
+from eventflow.runner.body import CLEANUP_S, Attempt, Limit, takes_back, within
+from eventflow.runner.failures import failure_of, forget_frames, skip_reason, text_of
 from eventflow.runner.values import Values, to_store
+from eventflow.runner.workers import Worker, Workers
 from eventflow.runview import RunView
 from eventflow.serializers import Serializer
 from eventflow.serializers.canonical import content_of, quick_content
 
 __all__ = ["TaskRunner"]
 
-_NEVER: Final = math.inf
 _DELAY_MAX_US: Final = 100 * 366 * 24 * 3600 * 1_000_000
 """A hundred years: no delay is longer, whatever a callable says."""
 JITTER: Final = 0.25
 """How far an exponential delay is varied, as a part of it: retries of many do not meet again."""
+_PASSES_THROUGH: Final = (KeyboardInterrupt, GeneratorExit)
+"""What a user's code may raise that is never its failure."""
 Reason: TypeAlias = Literal["raised", "timed_out", "unserializable", "input"]
-
-
-@types.coroutine
-def _within(context: Context, body: Coroutine[Any, Any, Any]) -> Generator[Any, Any, Any]:
-    """Await a body in a context of its own: bodies that share a worker do not see each other's variables."""
-    send, throw = body.send, body.throw
-    try:
-        waits_for = context.run(send, None)
-        while True:
-            try:
-                answer = yield waits_for
-            except BaseException as error:  # noqa: BLE001 - the body's to handle, cancellation included
-                waits_for = context.run(throw, error)
-            else:
-                waits_for = context.run(send, answer)
-    except StopIteration as end:
-        return end.value
-
-
-async def _takes_back(worker: asyncio.Task[Any], asked: int) -> bool:
-    """Undo a cancellation of the worker that came from its body; false when it comes from outside.
-
-    A worker runs many bodies: what one of them asks for must not hit the engine, or the next.
-    """
-    if anyio.current_effective_deadline() == -math.inf:
-        return False
-    while worker.cancelling() > asked:
-        try:
-            await asyncio.sleep(0)  # what was asked for arrives here
-        except asyncio.CancelledError:
-            if anyio.current_effective_deadline() == -math.inf:
-                raise  # meanwhile the run is interrupted, which would be asked for again and again
-        worker.uncancel()
-    return True
 
 
 def _forgotten_await(value: Any) -> TypeError | None:
@@ -92,7 +56,7 @@ def _check(payload: object) -> None:
         or type(payload.data) is not bytes
         or type(payload.digest) is not bytes
     ):
-        given = text_of(repr(payload))[:80]
+        given = text_of(payload, repr)[:80]
         raise TypeError(f"the task's serializer gave {given}, not an Inline of str and bytes")
 
 
@@ -107,21 +71,10 @@ def _content(value: object, payload: Inline, serializer: ResultSerializer) -> by
         return b""
     try:
         return quick or content_of(value if is_own else serializer.deserialize(payload))
-    except Exception:  # noqa: BLE001 - it has none, or does not open: its consumers will say so
+    except _PASSES_THROUGH:
+        raise
+    except BaseException:  # noqa: BLE001 - it has none, or does not open: its consumers will say so
         return None
-
-
-class _Attempt(msgspec.Struct, gc=False):
-    """One attempt under way."""
-
-    slot: int
-    body: Body
-    policy: Policy
-    here: TaskContext
-    facts: RunFacts
-    queued_us: int
-    began_us: int
-    ended_us: int = 0
 
 
 class TaskRunner:
@@ -157,17 +110,20 @@ class TaskRunner:
         self._is_interrupted = is_interrupted
         self._keys = keys
         self._policies = [task.policy for task in view.plan.graph.tasks]
+        self._under_way: dict[Worker, Attempt] = {}
+        """The async bodies that have begun and have not ended."""
+        self._latest: BaseException | None = None
+        """The last failure, the only one that keeps its frames."""
+        self.workers: Workers
+        """Where async bodies run; whoever drives the run sets it."""
         self.errors: dict[int, BaseException] = {}
-        """The live exceptions of failed tasks, by slot; at most `ERRORS_MAX`, for they hold frames."""
-        self.trouble: Exception | None = None
-        """What keeps the run, not a task of it, from going on."""
+        """The live exceptions of failed tasks, by slot; at most `ERRORS_MAX`, all but the last one without frames."""
 
-    async def attempt(self, facts: RunFacts, slot: int, queued_us: int, worker: asyncio.Task[Any]) -> int:
+    async def attempt(self, facts: RunFacts, slot: int, queued_us: int, worker: Worker) -> int | None:
         """Run the attempt that was started for a slot; a plain function goes on in its thread.
 
-        `worker` is the task it is awaited in. Gives the moment it came back, by the world's monotonic clock.
-        Cancelled, it cancels the body and
-        reports nothing.
+        `worker` is the task it is awaited in. Gives the moment it came back, by the world's monotonic clock, or None
+        when it was left behind and the worker with it. Cancelled, it reports nothing, unless the body timed out.
         """
         run, plan = facts.run, self._plan
         node = slot if run.parent[slot] < 0 else run.node(slot)
@@ -175,54 +131,95 @@ class TaskRunner:
         here = TaskContext(self._view.run_id, name, run.attempt[slot], facts.started_us)
         body, policy = self._values.body(node), self._policies[plan.nodes[node].task]  # type: ignore[union-attr]
         began = self._monotonic()
-        now = _Attempt(slot, body, policy, here, facts, queued_us, began)
+        now = Attempt(slot, body, policy, here, facts, queued_us, began)
         try:
             arguments = await self._values.arguments(facts, slot)
-        except KeyUnavailable as error:
-            self._stop(error)
+        except (*_PASSES_THROUGH, asyncio.CancelledError):
+            raise
+        except KeyUnavailable as error:  # it can be put back, and the run then goes on
+            self.workers.fail(error)
             return began
-        except Exception as error:  # noqa: BLE001 - opening runs what users wrote: serializers, `__getitem__`
+        except BaseException as error:  # noqa: BLE001 - opening runs what users wrote: serializers, `__getitem__`
+            if not body.is_async:
+                self._threads.give_up(1)
             self._fail(now, error, "input")
             return began
         if body.is_async:
             await self._call(now, arguments, worker)
-        else:
-            self._submit(now, arguments)
+            return None if now.left else now.ended_us
+        self._submit(now, arguments)
         return now.ended_us
 
-    async def _call(self, now: _Attempt, arguments: dict[str, Any], worker: asyncio.Task[Any]) -> None:
-        limit_us = now.policy.timeout_us
+    async def _call(self, now: Attempt, arguments: dict[str, Any], worker: Worker) -> None:
         context = copy_context()
         context.run(current.set, now.here)
         error: BaseException | None = None
         value: Any = None
         asked = worker.cancelling()
-        with anyio.CancelScope(
-            deadline=anyio.current_time() + limit_us / 1e6 if limit_us else _NEVER
-        ) as scope:
-            try:
-                value = await _within(context, now.body.call(**arguments))
-            except anyio.get_cancelled_exc_class() as cancelled:
-                outside = anyio.current_effective_deadline() == -math.inf or self._is_interrupted()
-                if scope.cancel_called or outside:
-                    raise
-                error = cancelled  # raised by the body itself, though nobody cancelled it
-            except (KeyboardInterrupt, GeneratorExit):
-                raise
-            except BaseException as raised:  # noqa: BLE001 - all else a body raises is its failure, `sys.exit` too
-                error = raised
-        if worker.cancelling() > asked and not self._is_interrupted() and await _takes_back(worker, asked):
-            error = error or asyncio.CancelledError("the body cancelled the task it runs in")
+        limit = Limit(now, worker, self._leave) if now.policy.timeout_us else None
+        self._under_way[worker] = now
+        try:
+            value = await within(context, now.body.call(**arguments))
+        except _PASSES_THROUGH:
+            raise
+        except BaseException as raised:  # noqa: BLE001 - all else a body raises is its failure, `sys.exit` too
+            error = raised
+        finally:
+            del self._under_way[worker]
+            if limit is not None:
+                limit.stop()
+        if now.left:
+            return
+        if worker.cancelling() > asked or now.interrupted:
+            await self._sort_out(now, worker, asked)
+            if error is None and not now.timed_out:
+                error = asyncio.CancelledError("the body cancelled the task it runs in")
         now.ended_us = self._monotonic()
-        if scope.cancelled_caught:
-            error = TimeoutError(f"the attempt took longer than its timeout of {limit_us / 1e6:g} s")
-            self._fail(now, error, "timed_out")
+        if now.timed_out:
+            self._fail(now, _too_long(now, error), "timed_out")
         elif error is not None:
             self._raised(now, error)
         else:
             self._returned(now, value)
 
-    def _submit(self, now: _Attempt, arguments: dict[str, Any]) -> None:
+    async def _sort_out(self, now: Attempt, worker: Worker, asked: int) -> None:
+        """After a body whose worker was cancelled: undo that, or pass it on when the run was meant.
+
+        What a body returns or raises after it was interrupted is no outcome: it was not let finish.
+        """
+        if now.interrupted or (not now.timed_out and self._is_interrupted()):
+            raise asyncio.CancelledError
+        if now.timed_out:
+            worker.uncancel()
+        await takes_back(worker, asked, self._is_interrupted)
+
+    def cancels(self, worker: Worker) -> bool:
+        """Whether a worker of a run that stops is to be cancelled; one whose body has timed out was already."""
+        now = self._under_way.get(worker)
+        if now is None:
+            return True
+        now.interrupted = not now.timed_out
+        return now.interrupted
+
+    def leave(self, workers: list[Worker]) -> list[str]:
+        """Leave the bodies of these workers behind; gives the names of their tasks."""
+        names = []
+        for worker in workers:
+            now = self._under_way.get(worker)
+            if now is not None:
+                now.left = True
+                names.append(now.here.task)
+        return names
+
+    def _leave(self, now: Attempt, worker: Worker) -> None:
+        """Go on without a body that has not ended in time after its timeout."""
+        now.left = True
+        self.workers.leave(worker)
+        now.ended_us = self._monotonic()
+        self._fail(now, _too_long(now, None), "timed_out")
+        self._wake()
+
+    def _submit(self, now: Attempt, arguments: dict[str, Any]) -> None:
         monotonic, body, here = self._monotonic, now.body, now.here
 
         def call() -> Any:
@@ -234,16 +231,19 @@ class TaskRunner:
                 now.ended_us = monotonic()
 
         def done(outcome: Outcome) -> None:
-            if isinstance(outcome, Raised):
-                self._raised(now, outcome.error)
-            else:
-                self._returned(now, outcome.value)
+            try:
+                if isinstance(outcome, Raised):
+                    self._raised(now, outcome.error)
+                else:
+                    self._returned(now, outcome.value)
+            except BaseException as error:  # noqa: BLE001 - the run must not wait for this outcome for ever
+                self.workers.fail(error)
             self._wake()
 
         now.ended_us = now.began_us
         self._threads.submit(call, done)
 
-    def _returned(self, now: _Attempt, value: Any) -> None:
+    def _returned(self, now: Attempt, value: Any) -> None:
         slot, run = now.slot, now.facts.run
         try:
             serializer = self._view.serializer_of(slot, run)
@@ -251,10 +251,12 @@ class TaskRunner:
             if type(serializer) is not Serializer:
                 _check(payload)
             stored, bytes_beside = to_store(payload)
+        except _PASSES_THROUGH:
+            raise
         except KeyUnavailable as error:
-            self._stop(error)
+            self.workers.fail(error)
             return
-        except Exception as error:  # noqa: BLE001 - the serializer may be the user's own
+        except BaseException as error:  # noqa: BLE001 - the serializer may be the user's own
             self._fail(now, _forgotten_await(value) or error, "unserializable")
             return
         content = None
@@ -267,32 +269,37 @@ class TaskRunner:
         key = self._keys.pop(slot, None) if self._keys else None
         self._report(Succeed(slot, now.here.attempt, stored, *spans, content, key), bytes_beside)
 
-    def _stop(self, error: Exception) -> None:
-        """End the run's execution, not the task: what is missing can be put back, and the run then goes on."""
-        self.trouble = self.trouble or error
-        self._wake()
-
-    def _raised(self, now: _Attempt, error: BaseException) -> None:
-        if isinstance(error, SkipSignal):
-            reason = text_of(getattr(error, "reason", "") or "its body said so")
+    def _raised(self, now: Attempt, error: BaseException) -> None:
+        if issubclass(type(error), SkipSignal):  # `isinstance` would ask the error for its class, too
+            reason = skip_reason(error)
+            forget_frames(error)
             self._report(Skip(now.slot, reason, now.here.attempt), None)
         else:
             self._fail(now, error, "raised")
 
-    def _fail(self, now: _Attempt, error: BaseException, reason: Reason) -> None:
+    def _fail(self, now: Attempt, error: BaseException, reason: Reason) -> None:
         delay_us = 0
         try:
             delay_us = self._delay_us(now)
-        except Exception as broken:  # noqa: BLE001 - the user's callable
+        except _PASSES_THROUGH:
+            raise
+        except BaseException as broken:  # noqa: BLE001 - the user's callable
             broken.__context__ = error
             error, reason = broken, "input"
-        if len(self.errors) < self.ERRORS_MAX:
-            self.errors[now.slot] = error
         body_us = max(0, now.ended_us - now.began_us)
-        command = Fail(now.slot, now.here.attempt, failure_of(error), reason, delay_us, body_us)
-        self._report(command, None)
+        failure = failure_of(error)
+        self._keep(now.slot, error)
+        self._report(Fail(now.slot, now.here.attempt, failure, reason, delay_us, body_us), None)
 
-    def _delay_us(self, now: _Attempt) -> int:
+    def _keep(self, slot: int, error: BaseException) -> None:
+        """Keep a live exception; the one before it lets go of its frames, which hold all that its body had."""
+        if self._latest is not None and self._latest is not error:
+            forget_frames(self._latest)
+        self._latest = error
+        if slot in self.errors or len(self.errors) < self.ERRORS_MAX:
+            self.errors[slot] = error
+
+    def _delay_us(self, now: Attempt) -> int:
         """How long to wait before the next attempt, if there is to be one; chance is thrown here, once."""
         policy = now.policy
         failures = now.facts.run.failures.get(now.slot, 0) + 1
@@ -309,3 +316,16 @@ class TaskRunner:
             low, high = delay_us * (1 - JITTER), min(delay_us * (1 + JITTER), limit_us)
             return round(low + (high - low) * self._random())
         return policy.retry_delay_us
+
+
+def _too_long(now: Attempt, raised: BaseException | None) -> TimeoutError:
+    """The error of an attempt whose timeout is over, `raised` being what its body raised after it was cancelled."""
+    text = f"the attempt took longer than its timeout of {now.policy.timeout_us / 1e6:g} s"
+    if now.left:
+        text += f"; its body did not end within {CLEANUP_S:g} s of being cancelled, and was left behind"
+    elif raised is None:
+        text += "; its body returned all the same after it was cancelled, which does not count"
+    error = TimeoutError(text)
+    if raised is not None and not issubclass(type(raised), asyncio.CancelledError):
+        error.__cause__ = raised
+    return error

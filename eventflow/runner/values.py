@@ -16,6 +16,7 @@ from eventflow.machine.inputs import Leaf, leaf_of, leaves
 from eventflow.ports import Bindings, Body, EventLog, Value
 from eventflow.result import Inline, NoResult, Payload, ResultNotLoaded, Stored
 from eventflow.runfacts import Ending, RunFacts
+from eventflow.runner.failures import brief
 from eventflow.runview import RunView
 from eventflow.serializers import is_immutable, reopen
 from eventflow.serializers.plain import unpack
@@ -49,6 +50,8 @@ class Values:
             None if isinstance(node, ParameterNode) else bindings[plan.graph.tasks[node.task].name]
             for node in plan.nodes
         ]
+        self.is_plain = [body is not None and not body.is_async for body in self._bodies]
+        """Of each node, whether its body is a plain function, which needs a thread."""
         self._live: dict[int, Any] = {}
         self._near: dict[int, Inline] = {}
         self._loaded: dict[bytes, Inline] = {}
@@ -190,7 +193,7 @@ class Values:
     def _no_such_part(self, facts: RunFacts, leaf: Leaf, error: Exception) -> str:
         name = facts.run.name(self._plan, leaf.slot)
         path = "".join(f"[{key!r}]" for key in leaf.path)
-        return f"argument {leaf.label!r} is {name}{path}, which is not there: {type(error).__name__}: {error}"
+        return f"argument {leaf.label!r} is {name}{path}, which is not there: {type(error).__name__}: {brief(error)}"
 
     def _value(self, facts: RunFacts, slot: int) -> Any:
         """The value in a slot, as a consumer is handed it."""

@@ -223,9 +223,6 @@ def test_bodies_in_threads_are_waited_for() -> None:
     simulate(main)
 
 
-# A worker that is cancelled before its first step is one that anyio has not awaited yet.
-@pytest.mark.filterwarnings("ignore:.*FlowRunner._work:pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.filterwarnings("ignore:coroutine 'FlowRunner._work':RuntimeWarning")
 def test_a_loop_that_ends_fails_nobody() -> None:
     """All tasks of a loop are cancelled at its end, the engine's too; no body is said to have done that."""
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from contextvars import ContextVar
 
 import anyio
 import pytest
 
-from eventflow.executors.local import Lanes
+from eventflow.executors.local import Lanes, Pool
 from eventflow.ports import Outcome, Raised, Returned
 from eventflow.world import RealWorld
 
@@ -60,21 +59,23 @@ async def test_outcomes_come_back_on_the_loop() -> None:
 
 async def test_many_outcomes_share_a_wake_up() -> None:
     """While the loop is busy finished calls gather, and one wake-up brings them all."""
-    lanes = Lanes(RealWorld(), limit=4)
-    done = Collected(400)
-    last = threading.Event()
-    for i in range(400):
-        lanes.submit(last.set if i == 399 else int, done)
-    last.wait()  # the loop does not turn meanwhile
+    lanes = Lanes(RealWorld(), Pool(40))
+    done = Collected(40)
+    finished = threading.Semaphore(0)
+    assert lanes.claim(40, list) == 40
+    for _ in range(40):
+        lanes.submit(finished.release, done)
+    for _ in range(40):
+        finished.acquire()  # the loop does not turn meanwhile
     await done.wait()
-    assert lanes.wake_ups <= 100
+    assert lanes.wake_ups <= 10
     assert lanes.unfinished == 0
     lanes.close()
 
 
 async def test_no_more_threads_than_calls_or_limit() -> None:
     """Lanes are made as they are needed, up to the limit."""
-    lanes = Lanes(RealWorld(), limit=3)
+    lanes = Lanes(RealWorld(), Pool(3))
     at_once = threading.Semaphore(0)
     free = threading.Event()
     running: list[int] = []
@@ -114,16 +115,19 @@ async def test_calls_see_the_submitters_context_and_keep_theirs() -> None:
     lanes.close()
 
 
-async def test_closed_lanes_refuse_and_their_threads_end() -> None:
-    """After `close` nothing is taken any more, and idle threads are gone."""
-    lanes = Lanes(RealWorld())
-    threads: list[threading.Thread] = []
+async def test_closed_lanes_refuse_and_give_their_threads_back() -> None:
+    """After `close` nothing is taken any more; the pool's threads stay for other runs."""
+    pool = Pool(2)
+    lanes = Lanes(RealWorld(), pool)
     done = Collected(1)
-    lanes.submit(lambda: threads.append(threading.current_thread()), done)
+    lanes.submit(int, done)
     await done.wait()
+    assert lanes.claim(2, list) == 2
     lanes.close()
     lanes.close()
-    await asyncio.to_thread(threads[0].join, 10)
-    assert not threads[0].is_alive()
     with pytest.raises(RuntimeError, match="closed"):
         lanes.submit(int, done)
+    other = Lanes(RealWorld(), pool)
+    assert other.claim(5, list) == 2, "what the first one had claimed is free again"
+    assert pool.threads == 2
+    other.close()

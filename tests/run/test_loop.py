@@ -11,11 +11,12 @@ import pytest
 
 from eventflow import Flow, MemoryLog, flow, task
 from eventflow.executors.local import Lanes
-from eventflow.runner import flow_runner
-from eventflow.runner.flow_runner import IN_FLIGHT_MAX, FlowRunner
+from eventflow.runner.deciding import IN_FLIGHT_MAX
+from eventflow.runner.flow_runner import FlowRunner
 from eventflow.runner.request import Request
 from eventflow.runner.task_runner import TaskRunner
 from eventflow.runner.values import Values
+from eventflow.runner.workers import Workers
 from eventflow.runview import RunView
 from eventflow.testing.crashing import CrashingLog
 from eventflow.testing.virtual import VirtualWorld, simulate
@@ -144,14 +145,14 @@ def test_retries_whose_moment_comes_while_all_is_full() -> None:
 def test_instant_bodies_share_few_workers(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bodies that never suspend need no task of their own: a handful of spawns for any number of them."""
     spawns = 0
-    spawn = flow_runner.FlowRunner._spawn
+    spawn = Workers.spawn
 
-    def counted(self: FlowRunner) -> None:
+    def counted(self: Workers) -> None:
         nonlocal spawns
         spawns += 1
         spawn(self)
 
-    monkeypatch.setattr(flow_runner.FlowRunner, "_spawn", counted)
+    monkeypatch.setattr(Workers, "spawn", counted)
 
     async def main(world: VirtualWorld) -> None:
         await wide.options(log=MemoryLog(), world=world).run(count)

@@ -152,7 +152,7 @@ def test_a_failure_is_a_state_and_value_raises_it() -> None:
         assert type(failed) is Failed
         assert failed.failure.message == "no 7"
         assert "raise Boom" in failed.failure.traceback
-        assert "runner" not in failed.failure.traceback
+        assert "eventflow/runner" not in failed.failure.traceback
         assert type(blocked) is TriggerFailed
         assert "boom" in blocked.message
         assert not ran

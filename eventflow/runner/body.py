@@ -1,0 +1,116 @@
+"""Steps an async body inside the task of its worker, and ends it: by its timeout, or because the run stops.
+
+A body is cancelled as `asyncio.timeout` does it: its task is cancelled once, so what it awaits raises
+`CancelledError` once, and its `finally: await …` and `async with` exits run on.  They have `CLEANUP_S`.  A body that
+goes on for longer, be it that it caught the cancellation and ignored it, is left behind: its attempt has ended without
+it, its worker belongs to no run any more, and whatever becomes of it counts for nothing.
+
+anyio's own cancellation would cancel each `await` of the cleanup again.  So no scope of ours is around a body; its
+own scopes, task groups and timeouts work as in any task.  A scope with `shield=True` does not keep a timeout out,
+`asyncio.shield` does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import types
+from collections.abc import Callable, Coroutine, Generator
+from contextvars import Context
+from typing import Any, Final
+
+import msgspec
+
+from eventflow.context import TaskContext
+from eventflow.graph import Policy
+from eventflow.ports import Body
+from eventflow.runfacts import RunFacts
+
+__all__ = ["CLEANUP_S", "Attempt", "Limit", "takes_back", "within"]
+
+CLEANUP_S: Final = 5.0
+"""Seconds that a body has to clean up in, from the moment at which it is cancelled."""
+
+
+class Attempt(msgspec.Struct, gc=False):
+    """One attempt under way."""
+
+    slot: int
+    body: Body
+    policy: Policy
+    here: TaskContext
+    facts: RunFacts
+    queued_us: int
+    began_us: int
+    ended_us: int = 0
+    timed_out: bool = False
+    """Its timeout has cancelled the body."""
+    interrupted: bool = False
+    """The body was cancelled because the run stops."""
+    left: bool = False
+    """The body was left behind."""
+
+
+@types.coroutine
+def within(context: Context, body: Coroutine[Any, Any, Any]) -> Generator[Any, Any, Any]:
+    """Await a body in a context of its own: bodies that share a worker do not see each other's variables."""
+    send, throw = body.send, body.throw
+    try:
+        waits_for = context.run(send, None)
+        while True:
+            try:
+                answer = yield waits_for
+            except BaseException as error:  # noqa: BLE001 - the body's to handle, cancellation included
+                waits_for = context.run(throw, error)
+            else:
+                waits_for = context.run(send, answer)
+    except StopIteration as end:
+        return end.value
+
+
+async def takes_back(worker: asyncio.Task[Any], asked: int, is_interrupted: Callable[[], bool]) -> None:
+    """Undo the cancellations of a worker that came from its body or its timeout.
+
+    A worker runs many bodies: what one of them asks for must not hit the engine, or the next. One from outside
+    meanwhile is passed on.
+    """
+    while worker.cancelling() > asked:
+        try:
+            await asyncio.sleep(0)  # what was asked for and not delivered yet arrives here
+        except asyncio.CancelledError:
+            if is_interrupted():
+                raise
+        worker.uncancel()
+
+
+class Limit:
+    """The timeout of one attempt: cancels the body when it is over, and leaves it behind `CLEANUP_S` later."""
+
+    __slots__ = ("_attempt", "_handle", "_leave", "_loop", "_worker")
+
+    def __init__(
+        self,
+        attempt: Attempt,
+        worker: asyncio.Task[Any],
+        leave: Callable[[Attempt, asyncio.Task[Any]], None],
+    ) -> None:
+        """Start the clock; `leave` is called for a body that is to be left behind."""
+        self._attempt = attempt
+        self._worker = worker
+        self._leave = leave
+        self._loop = asyncio.get_running_loop()
+        self._handle = self._loop.call_later(attempt.policy.timeout_us / 1e6, self._expire)
+
+    def _expire(self) -> None:
+        if self._attempt.interrupted:
+            return
+        self._attempt.timed_out = True
+        self._worker.cancel()
+        self._handle = self._loop.call_later(CLEANUP_S, self._abandon)
+
+    def _abandon(self) -> None:
+        if not self._attempt.left:
+            self._leave(self._attempt, self._worker)
+
+    def stop(self) -> None:
+        """Stop the clock: the body has ended."""
+        self._handle.cancel()

@@ -33,6 +33,7 @@ class Waiting:
         self._plan = plan
         self._threads = threads
         self._is_plain = is_plain
+        self._needs_threads = True in is_plain
         self._on_free = on_free
         self._for_thread: deque[Start] = deque()
         self._one_by_one: deque[Start] = deque()
@@ -80,7 +81,7 @@ class Waiting:
 
     def admit(self, run: RunState, asked: Iterable[Start | Reuse]) -> list[Start | Reuse]:
         """Those commands that may be decided on now; the others wait here."""
-        if True not in self._is_plain and not run.crashes:
+        if not self._needs_threads and not run.crashes:
             return list(asked)
         admitted: list[Start | Reuse] = []
         plain: list[Start] = []

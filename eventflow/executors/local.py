@@ -109,7 +109,11 @@ class Pool:
             if not self._waiting:
                 given += self._take(min(wanted - given, self._limit + self._lent - self._taken), owner)
             owner.wanted = wanted - given
-            if owner.wanted and not owner.waits:
+            if owner.waits:
+                self._grant(owner)  # there is room if a thread was refused before
+                given += owner.granted
+                owner.granted = 0
+            elif owner.wanted:
                 owner.waits = True
                 self._waiting.append(owner)
             return given

@@ -28,6 +28,8 @@ _TOTAL_MAX: Final = 32_768
 _BRIEF_MAX: Final = 400
 _DEPTH_MAX: Final = 8
 """Causes of causes, and members of members."""
+_GROUPS_DEEP: Final = 4
+"""Groups in groups; below them only what is at the bottom, with its causes, is described."""
 _MEMBERS_MAX: Final = 8
 """Members of one group."""
 _FAILURES_MAX: Final = 64
@@ -67,13 +69,15 @@ class _Describing:
         self._failures -= 1
         message = self._take(text_of(error))
         noted = list(_notes_of(error))
-        parts, left_out = _parts_of(error, deep=depth >= _DEPTH_MAX)
+        parts, left_out = _parts_of(error, deep=depth >= _GROUPS_DEEP)
         trace = self._take(_traceback(error, noted, parts), middle=True)
         notes = [self._take(note) for note in noted]
         below, cut = self._cause(error, depth)
         members = [self.describe(part, depth + 1) for part in parts if self._may_describe(part)]
         left_out += len(parts) - len(members)
         notes += cut
+        if depth >= _GROUPS_DEEP and _is_group(error) and any(map(_is_group, _members(error))):
+            notes.append("groups in this group are left out, and what is in them is given as its own")
         if left_out:
             notes.append(f"{left_out} more of what is in the group are not recorded")
         return Failure(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from typing import Any
+from typing import Any, Self
 
 import anyio
 import pytest
@@ -26,7 +26,7 @@ def test_cleanup_may_await_after_a_timeout() -> None:
     seen: list[str] = []
 
     class Session:
-        async def __aenter__(self) -> Session:
+        async def __aenter__(self) -> Self:
             return self
 
         async def __aexit__(self, *_: object) -> None:

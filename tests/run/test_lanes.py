@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import threading
+import time
 from contextvars import ContextVar
 
 import anyio
 import pytest
 
-from eventflow.executors.local import Lanes, Pool
+from eventflow import MemoryLog, flow, task
+from eventflow.executors import local
+from eventflow.executors.local import THREADS, Lanes, Pool, shared_pool
 from eventflow.ports import Outcome, Raised, Returned
 from eventflow.world import RealWorld
 
@@ -131,3 +136,138 @@ async def test_closed_lanes_refuse_and_give_their_threads_back() -> None:
     assert other.claim(5, list) == 2, "what the first one had claimed is free again"
     assert pool.threads == 2
     other.close()
+
+
+async def test_threads_are_bounded_for_the_process() -> None:
+    """However many runs there are, their plain functions share one pool, and no more of them run at once."""
+    busy, most, lock = 0, 0, threading.Lock()
+
+    @task
+    def count(number: int) -> int:
+        nonlocal busy, most
+        with lock:
+            busy += 1
+            most = max(most, busy)
+        time.sleep(0.0005)
+        with lock:
+            busy -= 1
+        return number
+
+    @flow
+    def counting() -> list[int]:
+        return count.map(list(range(10)))
+
+    pool = shared_pool(THREADS)
+    log = MemoryLog()
+    async with asyncio.TaskGroup() as runs:
+        for _ in range(20):
+            runs.create_task(counting.options(log=log).run())
+    assert most <= THREADS
+    assert pool.threads <= THREADS
+    names = [thread.name for thread in threading.enumerate()]
+    assert sum(name.startswith("eventflow-lane") for name in names) >= pool.threads
+
+
+@pytest.mark.parametrize("inner", ["a loop of its own", "the outer loop"])
+async def test_a_lane_whose_body_runs_a_flow_is_replaced(inner: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a single thread a plain function can still wait for a flow that needs one."""
+    monkeypatch.setenv("EVENTFLOW_THREADS", "1")
+    loop, log = asyncio.get_running_loop(), MemoryLog()
+
+    @task
+    def double(number: int) -> int:
+        return 2 * number
+
+    @flow
+    def doubling(depth: int, number: int) -> int:
+        return nest(depth, double(number))
+
+    @task
+    def nest(depth: int, number: int) -> int:
+        if not depth:
+            return number
+        options = doubling.options(log=MemoryLog() if inner == "a loop of its own" else log)
+        if inner == "a loop of its own":
+            return asyncio.run(options.value(depth - 1, number))
+        return asyncio.run_coroutine_threadsafe(options.value(depth - 1, number), loop).result()
+
+    assert await doubling.options(log=log).value(3, 1) == 16
+    pool = shared_pool(1)
+    lanes = Lanes(RealWorld(), pool)
+    assert lanes.claim(9, list) == 1, "what was lent is taken back"
+    lanes.close()
+
+
+async def test_runs_take_turns_for_a_lane() -> None:
+    """A run with many calls does not keep another one waiting for all of them."""
+    pool = Pool(1)
+    many, one = Lanes(RealWorld(), pool), Lanes(RealWorld(), pool)
+    order: list[str] = []
+    done = Collected(21)
+    for _ in range(20):
+        many.submit(lambda: order.append("many"), done)
+    one.submit(lambda: order.append("one"), done)
+    await done.wait()
+    assert order.index("one") <= 2
+    many.close()
+    one.close()
+
+
+async def test_a_thread_that_cannot_be_started_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system refuses threads, those that are there do the work; with none, another is tried soon."""
+    start, refusals = threading.Thread.start, 3
+
+    def refused(thread: threading.Thread) -> None:
+        nonlocal refusals
+        if thread.name.startswith("eventflow-lane") and (refusals > 0 or thread.name != "eventflow-lane-1"):
+            refusals -= 1
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    monkeypatch.setattr(local, "START_AGAIN_S", 0.001)
+    pool = Pool(4)
+    lanes = Lanes(RealWorld(), pool)
+    done = Collected(10)
+    for _ in range(10):
+        lanes.submit(int, done)
+    await done.wait()
+    assert pool.threads == 1
+    assert refusals < 0, "more than one was tried"
+    lanes.close()
+
+
+def test_a_forked_child_has_lanes_of_its_own() -> None:
+    """A child has its parent's memory and none of its threads: it runs plain functions all the same."""
+
+    @task
+    def double(number: int) -> int:
+        return 2 * number
+
+    @flow
+    def doubling() -> int:
+        return double(21)
+
+    def run() -> int:
+        return asyncio.run(doubling.options(log=MemoryLog()).value())
+
+    def in_child(_: int) -> int:
+        child = os.fork()
+        if not child:
+            try:
+                os._exit(run())
+            finally:
+                os._exit(1)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    @task
+    def forking(number: int) -> int:
+        return in_child(number)
+
+    @flow
+    def forked() -> int:
+        return forking(1)
+
+    assert run() == 42
+    assert in_child(0) == 42, "forked by the main thread"
+    assert asyncio.run(forked.options(log=MemoryLog()).value()) == 42, "forked in a lane"

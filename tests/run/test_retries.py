@@ -217,3 +217,47 @@ def test_three_deaths_in_a_row_are_one_too_many() -> None:
         assert kinds.count(TaskAbandoned) == 2
 
     simulate(main)
+
+
+class ShiftedWorld(VirtualWorld):
+    """A world whose clock somebody sets, while time goes on as ever."""
+
+    shift_us = 0
+
+    def now(self) -> int:
+        """What the clock shows."""
+        return super().now() + self.shift_us
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_clock_that_is_set_moves_no_retry(hours: int) -> None:
+    """A retry waits for its delay, not for the clock to show a moment: an hour more or less changes nothing."""
+    flow, begun = flow_with(3, retries=3, retry_delay=60)
+    log = MemoryLog()
+
+    async def main(world: VirtualWorld) -> None:
+        shifted = ShiftedWorld()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(flow.options(log=log, world=shifted, run_id="r").run)
+            await anyio.sleep(90)
+            shifted.shift_us = hours * 3_600_000_000
+        assert [at for _, at in begun] == [0.0, 60.0, 120.0, 180.0]
+
+    simulate(main)
+
+
+@pytest.mark.parametrize(("hours", "waits"), [(-1, 60.0), (0, 50.0), (1, 0.0)])
+def test_a_resumed_retry_waits_at_most_its_whole_delay(hours: int, waits: float) -> None:
+    """After a resume only the clock says what is left; one that was set back cannot make it more than the delay."""
+    flow, begun = flow_with(1, retries=1, retry_delay=60)
+    log = MemoryLog()
+
+    async def main(world: VirtualWorld) -> None:
+        with anyio.move_on_after(10):
+            await flow.options(log=log, world=world, run_id="r").run()
+        shifted = ShiftedWorld()
+        shifted.shift_us = hours * 3_600_000_000
+        await flow.options(log=log, world=shifted, run_id="r").run()
+        assert [at for _, at in begun] == [0.0, 10.0 + waits]
+
+    simulate(main)

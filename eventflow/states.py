@@ -75,6 +75,8 @@ class TaskError(Exception):
         self.task = task
         """The task's name, e.g. `enrich[3]`."""
         self.failure = failure
+        for note in failure.notes:
+            self.add_note(note)
 
     def __str__(self) -> str:
         return f"task {self.task!r} failed: {self.failure.type}: {self.failure.message}"
@@ -347,7 +349,9 @@ class Failed(Finished, frozen=True, tag="Failed"):
         """The failure as an exception; for a state that has one."""
         assert self.failure is not None, "a failed run has no failure of its own, its tasks have"
         error = TaskError(self.task, self.failure)
-        error.__cause__ = self.__dict__.get("live")
+        error.__cause__ = live = self.__dict__.get("live")
+        if self.failure.traceback and (live is None or live.__traceback__ is None):
+            error.add_note(f"It was raised here:\n{self.failure.traceback}")
         return error
 
 

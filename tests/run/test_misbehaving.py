@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 from collections import Counter
-from typing import Any
+from typing import Any, ClassVar
 
 import anyio
 import pytest
@@ -20,6 +22,8 @@ from eventflow import (
     replay,
     task,
 )
+from eventflow.events import TaskFailed
+from eventflow.executors.local import THREADS
 from eventflow.result import Inline
 from eventflow.testing import VirtualWorld, simulate
 
@@ -306,3 +310,214 @@ def test_what_is_inside_a_group_is_recorded_and_a_forgotten_async_is_named() -> 
         assert "async def" in state.result["forgot"].message
 
     simulate(main)
+
+
+class Hostile(Exception):
+    """Raises whatever it is asked."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise SystemExit
+
+    def __str__(self) -> str:
+        raise KeyboardInterrupt
+
+
+class HostileSkip(Skip):
+    """Its reason raises."""
+
+    def __init__(self) -> None:
+        """Say nothing."""
+
+    @property
+    def reason(self) -> str:  # type: ignore[override]
+        """What nobody can read."""
+        raise SystemExit
+
+    @reason.setter
+    def reason(self, value: object) -> None:
+        """Forget it."""
+
+
+def _without_notes() -> Exception:
+    error = ValueError("noted")
+    error.__notes__ = None  # type: ignore[assignment]
+    return error
+
+
+@pytest.mark.parametrize("make", [Hostile, HostileSkip, _without_notes], ids=["error", "skip", "notes"])
+@pytest.mark.parametrize("plain", [True, False])
+def test_an_exception_that_cannot_be_read_ends_its_task(make: Any, plain: bool) -> None:
+    """Of a plain function, too: the run does not wait for an outcome that nobody could describe."""
+
+    @task
+    def plainly() -> int:
+        raise make()
+
+    @task
+    async def async_() -> int:
+        raise make()
+
+    @flow
+    def hostile() -> int:
+        return plainly() if plain else async_()
+
+    async def main(world: VirtualWorld) -> None:
+        state = await hostile.options(log=MemoryLog(), world=world).run()
+        found = state.result["plainly" if plain else "async_"]
+        assert found.is_skipped() if make is HostileSkip else found.is_failed()
+
+    simulate(main)
+
+
+@pytest.mark.parametrize("error", [SystemExit, Hostile])
+@pytest.mark.parametrize("plain", [True, False])
+def test_what_a_serializer_raises_is_the_tasks_failure(error: type[BaseException], plain: bool) -> None:
+    """Also what is no `Exception`, or cannot be shown: neither the loop ends nor the run hangs."""
+
+    class Raising:
+        def serialize(self, value: Any) -> Any:
+            raise error
+
+        def deserialize(self, payload: Inline) -> Any:
+            raise error
+
+    @task(serializer=Raising())
+    def plainly() -> int:
+        return 1
+
+    @task(serializer=Raising())
+    async def async_() -> int:
+        return 1
+
+    @flow
+    def raising() -> int:
+        return plainly() if plain else async_()
+
+    async def main(world: VirtualWorld) -> None:
+        assert (await raising.options(log=MemoryLog(), world=world).run()).is_failed()
+
+    simulate(main)
+
+
+def test_a_length_that_cannot_be_told_fails_the_map() -> None:
+    """`len()` of what is mapped over may raise anything, and what it raises may be unreadable."""
+
+    class Odd(list[int]):
+        def __len__(self) -> int:
+            raise Hostile
+
+    class Plain:
+        def serialize(self, value: Any) -> Inline:
+            return Inline("odd", b"", b"d" * 16)
+
+        def deserialize(self, payload: Inline) -> Any:
+            return Odd()
+
+    @task(serializer=Plain())
+    async def odd() -> list[int]:
+        return []
+
+    @task
+    async def one(number: int) -> int:
+        return number
+
+    @flow
+    def mapping() -> list[int]:
+        return one.map(odd())
+
+    async def main(world: VirtualWorld) -> None:
+        state = await mapping.options(log=MemoryLog(), world=world).run()
+        assert state.result["one"].is_failed()
+
+    simulate(main)
+
+
+class Ballast:
+    """Something large in a frame, which can be watched while it lives."""
+
+    alive: ClassVar[weakref.WeakSet[Ballast]] = weakref.WeakSet()
+
+    def __init__(self) -> None:
+        Ballast.alive.add(self)
+
+
+@pytest.mark.parametrize("plain", [True, False])
+@pytest.mark.parametrize("retries", [0, 2])
+def test_failed_attempts_free_what_their_frames_held(plain: bool, retries: int) -> None:
+    """Only the last failure keeps its frames; every error is there all the same, and says where it was raised."""
+    most = 0
+
+    def fail(number: int) -> None:
+        nonlocal most
+        ballast = Ballast()
+        most = max(most, len(Ballast.alive))
+        try:
+            raise KeyError(ballast.__class__.__name__)
+        except KeyError as error:
+            raise ExceptionGroup(f"no {number}", [ValueError(number)]) from error
+
+    @task(retries=retries)
+    def plainly(number: int) -> None:
+        fail(number)
+
+    @task(retries=retries)
+    async def async_(number: int) -> None:
+        fail(number)
+
+    @flow
+    def failing() -> Any:
+        return (plainly if plain else async_).map(list(range(100)))
+
+    async def main(world: VirtualWorld) -> None:
+        gc.collect()
+        gc.disable()
+        try:
+            state = await failing.options(log=MemoryLog(), world=world).run()
+            kept = len(Ballast.alive)
+        finally:
+            gc.enable()
+        assert kept <= 2
+        assert most <= (THREADS + 4 if plain else 4)
+        for child in state.result["plainly" if plain else "async_"].map_states:
+            assert type(child.result.__cause__) is ExceptionGroup, "the live exception itself"
+            assert "in fail" in child.failure.traceback
+            assert child.result.__cause__.__traceback__ is not None or any(
+                "in fail" in note for note in child.result.__notes__
+            )
+
+    Ballast.alive.clear()
+    simulate(main)
+
+
+@pytest.mark.parametrize("plain", [True, False])
+@pytest.mark.parametrize("deep", [True, False])
+def test_a_run_that_awaits_itself_is_told_so(plain: bool, deep: bool) -> None:
+    """A body that asks for the end of its own run, also by another run's body, would wait for ever."""
+    log = MemoryLog()
+
+    @flow
+    def outer() -> Any:
+        return plainly("inner" if deep else "outer") if plain else async_("inner" if deep else "outer")
+
+    @flow
+    def inner() -> Any:
+        return async_("outer")
+
+    flows = {"outer": outer, "inner": inner}
+
+    @task
+    async def async_(name: str) -> None:
+        assert (await flows[name].options(log=log, run_id=name).run()).is_successful()
+
+    @task
+    def plainly(name: str) -> None:
+        assert asyncio.run(flows[name].options(log=log, run_id=name).run()).is_successful()
+
+    async def main() -> Any:
+        await outer.options(log=log, run_id="outer").run()
+        stream = f"run/{'inner' if deep else 'outer'}"
+        return [record.event async for record in log.read(stream=stream)]
+
+    (failed,) = [event for event in asyncio.run(main()) if isinstance(event, TaskFailed)]
+    assert failed.failure.type.endswith("RunAwaitsItself")
+    assert "run 'outer' waits for that run" in failed.failure.message

@@ -10,7 +10,7 @@ Without a repository only the current folder is looked at: what lies further up 
 
 `open_log` is for a block of code.  Runs that are given a URL or nothing share one handle per event loop and
 log, so that their appends share commits; it is closed when the loop shuts down its asynchronous
-generators, as `asyncio.run` does before it ends.
+generators, as `asyncio.run` does before it ends, or else when the loop is closed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -267,7 +267,11 @@ async def shared_log(url: str | None = None) -> EventLog:
     if url == MEMORY:
         return _make(url)
     place = _url_of(path_of(url).absolute())
-    handles = _open.setdefault(asyncio.get_running_loop(), {})
+    loop = asyncio.get_running_loop()
+    if loop not in _open:
+        _open[loop] = {}
+        _close_with(loop, _open[loop])
+    handles = _open[loop]
     if place in handles and getattr(handles[place][0], "is_lost", False):
         _, keeper = handles.pop(place)
         await keeper.aclose()
@@ -286,3 +290,27 @@ async def _closing(log: EventLog, handles: dict[str, _Handle], place: str) -> As
         if place in handles and handles[place][0] is log:
             del handles[place]
         await log.aclose()
+
+
+def _close_with(loop: asyncio.AbstractEventLoop, handles: dict[str, _Handle]) -> None:
+    """Have a loop close its logs first when it is closed.
+
+    `loop.close()` alone runs no asynchronous generator to its end, and a log keeps a thread and files until it is
+    closed. There is no other moment at which the loop could still do that.
+    """
+    close = loop.close
+
+    def closing() -> None:
+        try:
+            if handles and not (loop.is_closed() or loop.is_running()):
+                loop.run_until_complete(_close_all(handles))
+        finally:
+            close()
+
+    with suppress(AttributeError):  # a loop whose methods cannot be replaced
+        loop.close = closing  # type: ignore[method-assign]
+
+
+async def _close_all(handles: dict[str, _Handle]) -> None:
+    for _, keeper in tuple(handles.values()):
+        await keeper.aclose()

@@ -87,6 +87,11 @@ class Pool:
         self._waiting: deque[Lanes] = deque()
 
     @property
+    def limit(self) -> int:
+        """How many threads there may be."""
+        return self._limit
+
+    @property
     def threads(self) -> int:
         """How many threads there are."""
         return self._threads

@@ -17,8 +17,6 @@ from eventflow import RunView, replay
 from eventflow.logs.sqlite import SQLiteLog
 from eventflow.states import Mapped
 
-pytestmark = pytest.mark.filterwarnings("ignore::eventflow.logs.sqlite.WalResetWarning")
-
 THREADS = 4
 WIDTH = 100
 

@@ -6,13 +6,15 @@ import asyncio
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
-from eventflow import MemoryLog, SQLiteLog, flow, open_log, replay, task
+from eventflow import MemoryLog, SQLiteLog, flow, open_log, replay, settings, task
+from eventflow.executors.local import THREADS, shared_pool
 from eventflow.projections import Runs
-from eventflow.settings import LogNotNamed, check_url, default_url, shared_log
+from eventflow.settings import LogNotNamed, SettingWrong, check_url, default_url, shared_log
 
 
 @task
@@ -204,3 +206,56 @@ async def test_a_folder_that_is_gone_has_no_default_log(project: Path) -> None:
     gone.rmdir()
     with pytest.raises(LogNotNamed, match="the current folder is gone"):
         await sums.run(1)
+
+
+def test_a_loop_that_is_closed_by_hand_leaves_no_thread_and_no_file(tmp_path: Path) -> None:
+    """`loop.close()` alone is enough, however many loops there are, and whatever was left undone in them."""
+    threads = set(threading.enumerate())
+
+    def open_files() -> list[str]:
+        folder = Path("/proc/self/fd")
+        found = [str(file.readlink()) for file in folder.iterdir() if file.is_symlink()]
+        return [name for name in found if name.startswith(str(tmp_path))]
+
+    for number in range(3):
+        loop = asyncio.new_event_loop()
+        options = sums.options(log=f"sqlite:///{tmp_path}/runs.db", run_id=f"r{number}")
+        state = loop.run_until_complete(options.run(number))
+        assert state.is_successful()
+        loop.close()
+        loop.close()
+        for thread in set(threading.enumerate()) - threads:
+            thread.join(10)  # it may be at its last instruction
+            assert not thread.is_alive()
+        if sys.platform == "linux":
+            assert open_files() == []
+
+
+@pytest.mark.parametrize(
+    ("project_says", "variable", "expected"),
+    [("", "", THREADS), ("threads = 5", "", 5), ("threads = 5", "7", 7)],
+)
+def test_the_number_of_threads_is_a_setting(
+    project: Path, monkeypatch: pytest.MonkeyPatch, project_says: str, variable: str, expected: int
+) -> None:
+    """`EVENTFLOW_THREADS` goes before `threads` in the project's table; a run gives its pool that size."""
+    (project / "pyproject.toml").write_text(f'[tool.eventflow]\nlog = "memory:"\n{project_says}\n')
+    monkeypatch.setenv("EVENTFLOW_THREADS", variable)
+    settings._threads_of.cache_clear()
+    asyncio.run(sums.run(1))
+    assert settings.threads() == shared_pool(expected).limit == expected
+
+
+@pytest.mark.parametrize("said", ["0", "-1", "many", "1.5", "1000000"])
+def test_a_wrong_number_of_threads_is_named(
+    said: str, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the variable or the file that says it, and with the numbers that there are."""
+    monkeypatch.setenv("EVENTFLOW_THREADS", said)
+    with pytest.raises(SettingWrong, match=r"EVENTFLOW_THREADS: .* from 1 to 10000"):
+        settings.threads()
+    monkeypatch.delenv("EVENTFLOW_THREADS")
+    settings._threads_of.cache_clear()
+    (project / "pyproject.toml").write_text(f'[tool.eventflow]\nthreads = "{said}"')
+    with pytest.raises(SettingWrong, match=r"pyproject\.toml"):
+        settings.threads()

@@ -163,7 +163,12 @@ def test_the_record_in_hex_is_what_the_page_says() -> None:
     assert encode(record.stream, record.version, Draft(record.at, record.event, record.key)) == body
     event = record.event
     assert isinstance(event, TaskSucceeded)
-    named: dict[str, Any] = {"stream": number_of(record.stream), "version": record.version, "at": record.at, "key": record.key}
+    named: dict[str, Any] = {
+        "stream": number_of(record.stream),
+        "version": record.version,
+        "at": record.at,
+        "key": record.key,
+    }
     named |= {name: getattr(event, name) for name in event.__struct_fields__}
     shown = [match.groups() for _, text in pairs if (match := re.match(r"(\w+) = (nil|\d+|\[\d+\])", text))]
     assert len(shown) == 12

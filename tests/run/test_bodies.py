@@ -180,6 +180,23 @@ def test_what_a_body_sees_of_the_run(caplog: pytest.LogCaptureFixture) -> None:
         context.run  # noqa: B018 - the access is the test
 
 
+def test_children_of_a_map_share_a_logger() -> None:
+    """`logging` keeps every logger for ever, so there is one for a node, however many children it has."""
+
+    @task
+    async def speak(_: int) -> str:
+        return context.logger.logger.name
+
+    @flow
+    def speaking() -> Any:
+        return speak.map(list(range(50)))
+
+    async def main(world: VirtualWorld) -> None:
+        assert set(await speaking.options(log=MemoryLog(), world=world).value()) == {"eventflow.task.speak"}
+
+    simulate(main)
+
+
 def test_consumers_get_copies_of_their_own() -> None:
     """A body that changes its input changes nobody else's; large values are shared."""
     large: list[int] = []

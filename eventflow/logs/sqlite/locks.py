@@ -145,7 +145,7 @@ class LockFile:
     def appending(self) -> Iterator[None]:
         """Be the only one who appends, in all processes; waits in the kernel, so only for worker threads.
 
-        Raises `LogReplaced` when the file that is locked is not the one that others lock.
+        It means nothing if others lock another file, so `check_place` is to be called before anything is committed.
         """
         with self._appending:
             while True:
@@ -159,7 +159,6 @@ class LockFile:
                         raise self._refused(error) from error
                     time.sleep(0.001)
             try:
-                self._check_place()
                 yield
             finally:
                 if self._descriptor >= 0:
@@ -177,7 +176,7 @@ class LockFile:
             yield False
             return
         try:
-            self._check_place()
+            self.check_place()
             yield True
         finally:
             with _guard:
@@ -203,7 +202,8 @@ class LockFile:
         if self._descriptor >= 0:
             fcntl.fcntl(self._descriptor, self._try, _flock(fcntl.F_UNLCK, byte))
 
-    def _check_place(self) -> None:
+    def check_place(self) -> None:
+        """Raise `LogReplaced` when the file that is locked is not the one that others lock."""
         if identity_of(self._name) != self._identity:
             raise LogReplaced(
                 f"{self._path}, by which processes take turns, was deleted or replaced while the log is open, so "

@@ -434,6 +434,8 @@ class SQLiteLog:
         opened = await self._ready()
         with opened.locks.hold(run) as mine:
             yield mine
+        if mine:
+            opened.check_places()  # the files may have gone during the last commit
 
     async def is_live(self, run: str) -> bool:
         """Whether any process holds a run; only asks, and takes no lock."""

@@ -56,14 +56,11 @@ class Opened:
             raise LogReplaced(str(self.lost))
         try:
             with self.locks.appending(), inside:
-                self._places.check_before()
                 try:
-                    store(connection, self._ledger, self._writing, appends)
+                    store(connection, self._ledger, self._writing, appends, self._check_all)
                 except sqlite3.Error:
-                    self._places.check()  # which explains it better
+                    self._check_all()  # which explains it better
                     raise
-                self._places.check()
-                self._writing.check_place()
         except LogReplaced as error:
             self._lose(error)
             raise
@@ -73,6 +70,22 @@ class Opened:
             raise explain(error, self._path, LogWriteFailed) from error
         if any(append.stored for append in appends):
             self.locks.nudge()
+
+    def _check_all(self) -> None:
+        self._places.check()
+        self.locks.check_place()
+        self._writing.check_place()
+
+    def check_places(self) -> None:
+        """Raise `LogReplaced` if the files that are open are not those at their paths, or were not at a commit."""
+        if self.lost is not None:
+            raise LogReplaced(str(self.lost))
+        try:
+            self._places.check()
+            self.locks.check_place()
+        except LogReplaced as error:
+            self._lose(error)
+            raise
 
     def _lose(self, error: LogReplaced) -> None:
         self.lost = error
@@ -85,6 +98,7 @@ class Opened:
             with self.locks.appending():
                 if self.lost is None:
                     self._places.check()
+                    self.locks.check_place()
                 connection.close()
         except LogReplaced as error:
             self._lose(error)
@@ -113,6 +127,7 @@ async def open_for_writing(path: Path, ledger: Ledger) -> Opened:
 
     def work(connection: Connection) -> None:
         with locks.appending(), inside:
+            locks.check_place()
             check_journal(path)
             prepare(connection, path)
             places.append(Places(path, connection))

@@ -249,7 +249,7 @@ class PackWriter:
         return rows
 
     def check_place(self) -> None:
-        """After a commit: raise `LogReplaced` unless the packs with its bytes are still at their paths."""
+        """Before a commit: raise `LogReplaced` unless the packs with its bytes are still at their paths."""
         for pack in self._relied_on:
             if pack == self._pack and self._descriptor is not None:
                 is_there = _is_at(self._descriptor, self._folder.pack(pack))

@@ -179,10 +179,17 @@ def _in_time(drafts: Sequence[Draft], at: int) -> Sequence[Draft]:
     return [Draft(at, draft.event, draft.key) for at, draft in zip(moments, drafts, strict=True)]
 
 
-def store(connection: Connection, ledger: Ledger, packs: PackWriter, appends: Sequence[Append]) -> None:
+def store(
+    connection: Connection,
+    ledger: Ledger,
+    packs: PackWriter,
+    appends: Sequence[Append],
+    check_places: Callable[[], object],
+) -> None:
     """Store what can be stored of a batch in one transaction; each append then has records or an error.
 
-    To be called under the append lock. Raises when nothing of the batch was stored.
+    To be called under the append lock. `check_places` is called right before the commit, and raises if that would be
+    lost. Raises when nothing of the batch was stored.
     """
     full = any(append.full for append in appends)
     if full != ledger.full:
@@ -207,6 +214,7 @@ def store(connection: Connection, ledger: Ledger, packs: PackWriter, appends: Se
         batch.flush()
         batch.keep_large(packs, full=full)
         notes = ledger.write_notes(connection)
+        check_places()
         connection.execute("COMMIT")
         ledger.drop_notes(notes)
     except BaseException:

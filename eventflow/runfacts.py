@@ -20,6 +20,7 @@ from eventflow.events import (
     Origin,
     Record,
     RunClaimed,
+    RunFinished,
     RunStarted,
     Source,
     TaskBlocked,
@@ -31,10 +32,13 @@ from eventflow.events import (
     Unknown,
     kind_of,
 )
-from eventflow.machine import IllegalEvent, Plan, RunState, evolve
+from eventflow.machine import IllegalEvent, Plan, RunState, causes, evolve
 from eventflow.result import Payload
 
-__all__ = ["Ending", "Reused", "RunFacts", "advance"]
+__all__ = ["Ending", "Reused", "RunFacts", "advance", "why_failed"]
+
+_WHY_MAX: Final = 2_000
+"""Characters of the first failure that a run's own message repeats; the engine's own messages are shorter."""
 
 
 class Ending(msgspec.Struct, frozen=True, array_like=True, tag="ending"):
@@ -74,6 +78,8 @@ class RunFacts(msgspec.Struct):
     started_us: int = 0
     unknown: tuple[str, ...] = ()
     """Kinds of events that this version passed by: what it shows may be behind what happened."""
+    message: str = ""
+    """Why the finished run failed."""
 
     @classmethod
     def initial(cls, plan: Plan) -> RunFacts:
@@ -123,6 +129,27 @@ def _pass_by(facts: RunFacts, version: int, draft: Draft | Record) -> RunFacts:
     return facts
 
 
+def why_failed(plan: Plan, facts: RunFacts) -> str:
+    """Which task made the run fail, the first if there were several, and why; empty if none did."""
+    run = facts.run
+    found = causes(plan, run, plan.judged)
+    if not found:
+        return ""
+    ending = facts.kept[run.source[found[0]]]
+    assert isinstance(ending, Ending), "a failed task has no result"
+    name, why = run.name(plan, found[0]), cut(ending.message.partition("\n")[0], _WHY_MAX)
+    return f"{name} failed: {why}" if len(found) == 1 else f"{len(found)} tasks failed, first {name}: {why}"
+
+
+def cut(text: str, size: int) -> str:
+    """A text of at most `size` characters, with a word on what is left out."""
+    return text if len(text) <= size else f"{text[:size]}… ({len(text) - size} more characters)"
+
+
+def _keep_finished(facts: RunFacts, _version: int, event: RunFinished) -> None:
+    facts.message = event.message
+
+
 def _keep_started(facts: RunFacts, _version: int, event: TaskStarted) -> None:
     if event.inputs:
         task = event.task
@@ -170,4 +197,5 @@ _KEEPERS: Final[dict[type[Event], Callable[[RunFacts, int, Any], None]]] = {
     TaskSkipped: _keep_skipped,
     TaskBlocked: _keep_blocked,
     RunStarted: _keep_parameters,
+    RunFinished: _keep_finished,
 }

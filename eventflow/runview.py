@@ -12,7 +12,7 @@ acts on, what it returns and what a replay shows are one thing.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from typing import Any, Final, cast
@@ -27,7 +27,7 @@ from eventflow.events import (
     Unknown,
 )
 from eventflow.graph import Graph, Key, ParameterNode, Ref
-from eventflow.machine import Phase, Plan, RunState, Status, sources
+from eventflow.machine import Phase, Plan, RunState, Status, causes, sources
 from eventflow.machine.inputs import leaves
 from eventflow.openers import Openers
 from eventflow.ports import Bindings, EventLog
@@ -247,27 +247,11 @@ class Picture(Mapping[Any, State]):
         """
         if state is not None and not isinstance(state, states.TriggerFailed):
             return cast(TaskError, state.result)
-        run = self._facts.run
-        slot = next(iter(self._failed_slots())) if state is None else self.slot(state.task)
-        while run.status[slot] in (Status.BLOCKED, Status.MAPPED):
-            slot = self._first_failed_below(slot)
-        found = self.at(slot)
+        plan, run = self._view.plan, self._facts.run
+        slots = plan.judged if state is None else [self.slot(state.task)]
+        found = self.at(causes(plan, run, slots)[0])
         assert isinstance(found, Failed)
         return cast(TaskError, found.result)
-
-    def _first_failed_below(self, slot: int) -> int:
-        run = self._facts.run
-        children = run.maps.get(slot)
-        if children is not None:
-            below: Iterable[int] = range(children.base, children.base + children.width)
-        else:
-            below = (up for leaf in leaves(self._view.plan, run, slot) for up in leaf.slots)
-            below = (*below, *self._view.plan.upstreams[run.node(slot)])
-        return next(up for up in below if run.ends(up)[0])
-
-    def _failed_slots(self) -> list[int]:
-        run = self._facts.run
-        return [slot for slot in self._view.plan.judged if run.ends(slot)[0]]
 
     def _part(self, slot: int, path: tuple[Key, ...]) -> State:
         state = self.at(slot)
@@ -350,14 +334,11 @@ class Picture(Mapping[Any, State]):
             case Phase.FINISHED if facts.run.outcome == "success":
                 return states.Success(message="all reference tasks succeeded", _result=result)
             case Phase.FINISHED:
-                return states.Failed(message=self._failed_message(), _result=result)
+                return states.Failed(message=facts.message, _result=result)
             case Phase.CLAIMED:
                 return states.Running(message=f"{facts.run.running} tasks running", _result=result)
             case _:
                 return states.Pending(message="nobody runs it", _result=result)
-
-    def _failed_message(self) -> str:
-        return "failed: " + ", ".join(self._name(slot) for slot in self._failed_slots()[:3])
 
     def at(self, slot: int) -> State:
         """The state of the task in a slot."""

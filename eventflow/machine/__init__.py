@@ -27,7 +27,7 @@ from eventflow.machine.commands import (
 )
 from eventflow.machine.decide import decide
 from eventflow.machine.evolve import evolve
-from eventflow.machine.inputs import bind, sources
+from eventflow.machine.inputs import bind, causes, sources
 from eventflow.machine.plan import Plan
 from eventflow.machine.ready import Due, ready
 from eventflow.machine.rules import FINISHED, IllegalEvent, Phase, Status
@@ -55,6 +55,7 @@ __all__ = [
     "Status",
     "Succeed",
     "bind",
+    "causes",
     "decide",
     "evolve",
     "ready",

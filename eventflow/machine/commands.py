@@ -58,7 +58,9 @@ class Release(msgspec.Struct, frozen=True):
 
 
 class Finish(msgspec.Struct, frozen=True):
-    """End the run, if nothing is open any more."""
+    """End the run, if nothing is open any more; `message` says why it failed, if it did."""
+
+    message: str = ""
 
 
 class Start(msgspec.Struct, frozen=True, gc=False):

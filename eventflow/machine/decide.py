@@ -238,12 +238,9 @@ def _release(plan: Plan, run: RunState, command: Release, now: int) -> tuple[Eve
 def _finish(plan: Plan, run: RunState, command: Finish, now: int) -> tuple[Event, ...]:
     if run.phase != Phase.CLAIMED or run.open:
         return ()
-    failed = [slot for slot in plan.judged if run.ends(slot)[0]]
+    failed = any(run.ends(slot)[0] for slot in plan.judged)
     outcome: Literal["success", "failed"] = "failed" if failed else "success"
-    names = ", ".join(run.name(plan, slot) for slot in failed[:3])
-    more = f" and {len(failed) - 3} more" if len(failed) > 3 else ""
-    message = f"failed: {names}{more}" if failed else ""
-    return (RunFinished(claim=run.claim, outcome=outcome, message=message),)
+    return (RunFinished(claim=run.claim, outcome=outcome, message=command.message if failed else ""),)
 
 
 _DECIDERS: Final[dict[type, Callable[[Plan, RunState, Any, int], tuple[Event, ...]]]] = {

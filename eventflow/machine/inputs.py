@@ -7,15 +7,16 @@ list of sources in a `TaskStarted` and the leaves of the graph always pair up.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 from eventflow.events import Source
 from eventflow.graph import Arg, Const, DictOf, Key, ListOf, ParameterNode, Ref, TaskNode, TupleOf
 from eventflow.machine.plan import Plan
+from eventflow.machine.rules import Status
 from eventflow.machine.run import RunState
 
-__all__ = ["Leaf", "bind", "leaf_of", "leaves", "sources", "width_max"]
+__all__ = ["Leaf", "bind", "causes", "leaf_of", "leaves", "sources", "width_max"]
 
 
 class Leaf:
@@ -104,6 +105,33 @@ def _element(run: RunState, label: str, arg: Arg, nth: int) -> Iterator[Leaf]:
             yield from _leaves(run, label, items[nth])
         case _:
             return
+
+
+def causes(plan: Plan, run: RunState, slots: Iterable[int]) -> list[int]:
+    """The tasks that failed by themselves and made `slots` fail, the one that failed first before the others.
+
+    A map leads to its children that failed, a task whose trigger refused to the inputs that failed.
+    """
+    found: list[int] = []
+    seen: set[int] = set()
+    todo = [slot for slot in slots if run.ends(slot)[0]]
+    while todo:
+        slot = todo.pop()
+        if slot in seen:
+            continue
+        seen.add(slot)
+        below: list[int] = []
+        if run.status[slot] == Status.MAPPED:
+            children = run.maps[slot]
+            below = [up for up in range(children.base, children.base + children.width) if run.ends(up)[0]]
+        elif run.status[slot] == Status.BLOCKED:
+            below = [leaf.slot for leaf in leaves(plan, run, slot) if run.ends(leaf.slot)[0]]
+            below = below or [up for up in plan.upstreams[run.node(slot)] if run.ends(up)[0]]
+        if below:
+            todo += below
+        else:
+            found.append(slot)
+    return sorted(found, key=lambda slot: run.source[slot])
 
 
 def width_max(plan: Plan, run: RunState, slot: int) -> int | None:

@@ -12,7 +12,7 @@ from eventflow.events import Draft
 from eventflow.machine import FINISHED, Plan, decide, ready
 from eventflow.machine.commands import Block, Command, Fail, Finish, Skip, Start, Succeed
 from eventflow.ports import ThreadExecutor, World
-from eventflow.runfacts import RunFacts, advance
+from eventflow.runfacts import RunFacts, advance, why_failed
 from eventflow.runner.caching import Cache
 from eventflow.runner.mapping import map_or_block, why_blocked
 from eventflow.runner.values import Values
@@ -93,7 +93,7 @@ class Decider:
             for slot in due.map:
                 self.fold(facts, await map_or_block(self._plan, self._values, facts, slot), now, drafts)
             if due.finished:
-                self.fold(facts, Finish(), now, drafts)
+                self.fold(facts, Finish(why_failed(self._plan, facts)), now, drafts)
             if len(starts) == len(slots) and not (due.skip or due.block or due.map):
                 break
             if len(drafts) > ROUND_EVENTS_MAX:

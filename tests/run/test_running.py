@@ -18,12 +18,40 @@ from eventflow import (
     TaskError,
     context,
     flow,
+    state_of,
     task,
     unmapped,
 )
+from eventflow.events import RunFinished
 from eventflow.states import Failed, Mapped, Skipped, Success, TriggerFailed
 from eventflow.testing.virtual import VirtualWorld, simulate
 from tests.run.pipeline import double, nightly, one, total
+
+
+def test_the_message_of_a_failed_run_names_what_failed_first_and_why() -> None:
+    """Neither the last task, which never ran, nor the first one listed; recorded, and the same wherever it is read."""
+
+    @task
+    async def late(name: str, after_s: int) -> str:
+        await anyio.sleep(after_s)
+        raise Boom(f"{name} is empty\nsecond line")
+
+    @flow
+    def several() -> str:
+        names = [late.named("slow")("slow", 9), late.named("quick")("quick", 2)]
+        return one.named("never")(names)
+
+    async def main(world: VirtualWorld) -> None:
+        log = MemoryLog()
+        state = await several.options(log=log, world=world, run_id="a").run()
+        assert state.message == "2 tasks failed, first quick: tests.run.test_running.Boom: quick is empty"
+        [recorded] = [r.event async for r in log.read(stream="run/a") if isinstance(r.event, RunFinished)]
+        assert recorded.message == state.message
+        assert (await state_of("a", log=log)).message == state.message
+        with pytest.raises(TaskError, match="task 'quick' failed"):
+            await several.options(log=log, world=world, run_id="a").value()
+
+    simulate(main)
 
 
 async def test_a_flow_on_the_real_clock() -> None:
@@ -147,7 +175,7 @@ def test_a_failure_is_a_state_and_value_raises_it() -> None:
         options = broken.options(log=MemoryLog(), world=world)
         state = await options.run()
         assert type(state) is Failed
-        assert "after_it" in state.message
+        assert state.message == "boom failed: tests.run.test_running.Boom: no 7"
         failed, blocked = state.result["boom"], state.result["after_it"]
         assert type(failed) is Failed
         assert failed.failure.message == "no 7"

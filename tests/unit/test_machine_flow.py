@@ -19,6 +19,7 @@ from eventflow.machine import (
     Start,
     Status,
     Succeed,
+    causes,
     sources,
 )
 from eventflow.machine.rules import CRASHES_MAX, SLOTS_MAX, IllegalEvent, Verdict, judge
@@ -85,10 +86,36 @@ def test_blocking_and_skipping_go_on_downstream() -> None:
     assert machine.due.block == [2]
     machine.do(Block(2, "m"))
     assert machine.due.finished
-    (event,) = machine.do(Finish())
+    (event,) = machine.do(Finish("n0 failed: m"))
     assert isinstance(event, RunFinished)
-    assert event.outcome == "failed"
-    assert event.message == "failed: n2"
+    assert (event.outcome, event.message) == ("failed", "n0 failed: m")
+
+
+def test_the_causes_of_a_failure_are_the_tasks_that_failed_by_themselves_in_order_of_time() -> None:
+    """Through triggers that refused and maps, only from what is asked about, also where an input is one child."""
+    machine = Machine(task(), task(), mapped(0), task(2, 1), task(3), task())
+    machine.succeed(0)
+    machine.do(Map(2, 3))
+    fail(machine, 8)
+    fail(machine, 5)  # nothing that is asked about waits for it
+    fail(machine, 1)
+    fail(machine, 6)
+    machine.succeed(7)
+    for slot in (3, 4):
+        machine.do(Block(slot, "m"))
+    assert causes(machine.plan, machine.run, [4]) == [8, 1, 6]
+    assert causes(machine.plan, machine.run, [4, 5]) == [8, 5, 1, 6]
+    assert causes(machine.plan, machine.run, [2]) == [8, 6]
+    assert causes(machine.plan, machine.run, [0, 7]) == []
+
+
+def test_a_run_that_succeeded_has_no_word_on_failures() -> None:
+    """What failed beside the reference tasks is no part of the run's outcome."""
+    machine = Machine(task())
+    machine.succeed(0)
+    (event,) = machine.do(Finish("n0 failed: m"))
+    assert isinstance(event, RunFinished)
+    assert (event.outcome, event.message) == ("success", "")
 
 
 # ── retries and crashes ──────────────────────────────────────────────────────────────────────────────────

@@ -7,11 +7,13 @@ are.  What comes out is what is recorded.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from copy import deepcopy
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
-from enum import EnumMeta
+from enum import Enum, EnumMeta
+from pathlib import PurePath
 from types import NoneType, UnionType
 from typing import Annotated, Any, Final, Union, get_args, get_origin
 from uuid import UUID
@@ -21,7 +23,7 @@ import msgspec
 from eventflow.nodes import BuildError
 from eventflow.signatures import nearest, type_text
 
-__all__ = ["FlowParameter", "ParameterError", "bind"]
+__all__ = ["FlowParameter", "ParameterError", "bind", "from_text"]
 
 
 class ParameterError(TypeError):
@@ -181,3 +183,68 @@ def _instance(declared: type, value: Any) -> Any:
     if not fits:
         raise msgspec.ValidationError(f"Expected `{type_text(declared)}`, got `{type_text(type(value))}`")
     return value
+
+
+# -- from a shell ---------------------------------------------------------------------------------
+
+
+def from_text(parameter: FlowParameter, text: str, *, as_json: bool = False) -> Any:
+    """The value that text stands for, in the declared type; raises `ValueError` with the reason.
+
+    It is the text itself where the type takes it as such (`str`, `str | None`, paths, enums by value or else by
+    name, dates, UUID, Decimal), and JSON where it does not. Where it takes both, as `int | str` and `Any` do, a
+    number, a list or the like is what it looks like. With `as_json` it is JSON and nothing else.
+    """
+    said: Any = None
+    try:
+        said = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        if as_json:
+            raise ValueError(f"it is no JSON: {error}") from None
+        return _lenient(parameter.type, text)
+    if as_json or parameter.type in (Any, object):
+        return _lenient(parameter.type, said)
+    try:
+        taken = _lenient(parameter.type, text)
+    except msgspec.ValidationError as refused:
+        try:
+            return _lenient(parameter.type, said)
+        except msgspec.ValidationError:
+            if str(refused).startswith("Expected"):  # no text at all is wanted
+                raise
+            raise refused from None
+    if type(taken) is not str or isinstance(said, str | None):
+        return taken
+    try:
+        return _lenient(parameter.type, said)
+    except msgspec.ValidationError:
+        return taken
+
+
+def _lenient(declared: Any, value: Any) -> Any:
+    """As `_convert`, with paths of text, and enums by their names too."""
+    try:
+        return _convert(declared, value)
+    except msgspec.ValidationError as refused:
+        parts = get_args(declared) if get_origin(declared) in (Union, UnionType) else (declared,)
+        for part in parts:
+            if isinstance(part, type) and issubclass(part, Enum):
+                if value in part.__members__:
+                    return part[value]
+                refused = msgspec.ValidationError(f"{refused}; its names are {', '.join(part.__members__)}")
+        try:
+            return msgspec.convert(value, declared, dec_hook=_path)
+        except (msgspec.ValidationError, TypeError) as second:
+            told = second if str(second).startswith(_NO_PATH) else refused
+            raise told from None
+
+
+_NO_PATH: Final = "An empty path"
+
+
+def _path(declared: Any, value: Any) -> Any:
+    if isinstance(value, str) and isinstance(declared, type) and issubclass(declared, PurePath):
+        if not value:
+            raise msgspec.ValidationError(f"{_NO_PATH}; write . for the current folder")
+        return declared(value)
+    return _instance(declared, value)

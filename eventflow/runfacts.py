@@ -35,10 +35,10 @@ from eventflow.events import (
 from eventflow.machine import IllegalEvent, Plan, RunState, causes, evolve
 from eventflow.result import Payload
 
-__all__ = ["Ending", "Reused", "RunFacts", "advance", "why_failed"]
+__all__ = ["Ending", "Reused", "RunFacts", "advance", "cut", "why_failed"]
 
-_WHY_MAX: Final = 2_000
-"""Characters of the first failure that a run's own message repeats; the engine's own messages are shorter."""
+_LINE_MAX: Final = 2_000
+"""Characters of a failure's first line that are repeated elsewhere; the engine's own messages are shorter."""
 
 
 class Ending(msgspec.Struct, frozen=True, array_like=True, tag="ending"):
@@ -137,13 +137,17 @@ def why_failed(plan: Plan, facts: RunFacts) -> str:
         return ""
     ending = facts.kept[run.source[found[0]]]
     assert isinstance(ending, Ending), "a failed task has no result"
-    name, why = run.name(plan, found[0]), cut(ending.message.partition("\n")[0], _WHY_MAX)
+    name, why = run.name(plan, found[0]), cut(ending.message.partition("\n")[0])
     return f"{name} failed: {why}" if len(found) == 1 else f"{len(found)} tasks failed, first {name}: {why}"
 
 
-def cut(text: str, size: int) -> str:
-    """A text of at most `size` characters, with a word on what is left out."""
-    return text if len(text) <= size else f"{text[:size]}… ({len(text) - size} more characters)"
+def cut(text: str) -> str:
+    """A text that is whole, advice at its end included, unless it is far longer than any message of the engine's.
+
+    What is left out is said.
+    """
+    more = len(text) - _LINE_MAX
+    return text if more <= 0 else f"{text[:_LINE_MAX]}… ({more} more characters)"
 
 
 def _keep_finished(facts: RunFacts, _version: int, event: RunFinished) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
-import os
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+import traceback
+from collections.abc import Callable
+from typing import Any
 
 import click
 
-from eventflow.cli.trouble import COLORS, Exit, explained, say, wants_color
+from eventflow.cli.trouble import Exit, explained
+from eventflow.cli.writing import Colored, data_stream, say, write, write_json, write_table
 
 __all__ = ["eventflow"]
 
@@ -34,14 +36,29 @@ def _shared(command: Callable[..., None]) -> Callable[..., None]:
 
 
 class _Commands(click.Group):
-    """Ctrl-C ends any command with the code of an interrupt; click's own would be that of a failed run."""
+    """Everything that ends a command is said by us: errors, click's own too, escaped, and Ctrl-C with its own code."""
 
-    def invoke(self, ctx: click.Context) -> Any:
+    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+        """Run a command and exit with its code."""
+        run: Callable[..., Any] = super().main
+        if not standalone_mode:
+            return run(*args, standalone_mode=False, **extra)
         try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
+            code = run(*args, standalone_mode=False, **extra)
+        except (KeyboardInterrupt, click.Abort):
             say("interrupted")
             sys.exit(Exit.INTERRUPTED)
+        except click.ClickException as error:
+            shown = io.StringIO()
+            error.show(shown)
+            say(shown.getvalue().rstrip(), lines=True)
+            sys.exit(error.exit_code)
+        except BrokenPipeError:  # help text, of which somebody has seen enough
+            sys.exit(Exit.OK)
+        except Exception as error:  # noqa: BLE001 - a fault of ours, with the names and values of somebody else
+            say("".join(traceback.format_exception(error)).rstrip(), lines=True)
+            sys.exit(Exit.FAILED)
+        sys.exit(code if isinstance(code, int) else Exit.OK)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -53,7 +70,12 @@ def eventflow() -> None:
 @eventflow.command()
 @click.argument("flow", metavar="MODULE_OR_FILE:FLOW")
 @click.option(
-    "-p", "--param", "parameters", multiple=True, metavar="NAME=VALUE", help="A parameter, JSON or text."
+    "-p",
+    "--param",
+    "parameters",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="A parameter, as text or JSON; NAME:=JSON.",
 )
 @_run_id
 @click.option("--label", "labels", multiple=True, metavar="NAME=TEXT", help="Recorded with the run.")
@@ -97,7 +119,7 @@ def _given(rest: dict[str, Any], **options: Any) -> Any:
     from eventflow.cli.running import Given  # noqa: PLC0415
 
     options["durability"] = rest["durability"]
-    return Given(rest["log"], rest["quiet"], rest["as_json"], options)
+    return Given(rest["log"], rest["quiet"], data_stream() if rest["as_json"] else None, options)
 
 
 @eventflow.command()
@@ -109,16 +131,16 @@ def runs(log: str | None, as_json: bool) -> None:
 
     rows = _from(log, looking.runs_in)
     if as_json:
-        _write(json.dumps(rows))
+        write_json(json.dumps(rows))
         return
     table = [
         (
-            row["run"], row["flow"], (row["state"], row["state"]), f"{row['done']}/{max(row['tasks'], row['done'])}",
+            row["run"], row["flow"], Colored(row["state"], row["state"]), f"{row['done']}/{max(row['tasks'], row['done'])}",
             looking.when(row["started_us"]), _seconds(row["took_s"]),
         )
         for row in rows
     ]  # fmt: skip
-    _table(("RUN", "FLOW", "STATE", "TASKS", "STARTED", "TOOK"), table)
+    write_table(("RUN", "FLOW", "STATE", "TASKS", "STARTED", "TOOK"), table)
 
 
 @eventflow.command()
@@ -135,25 +157,30 @@ def show(run: str, at: int | None, log: str | None, as_json: bool) -> None:
 
     found = _from(log, read)
     if as_json:
-        _write(json.dumps(found))
+        write_json(json.dumps(found))
         return
     tasks = found["tasks"]
     past = f"as of event {found['version']} of {found['of']}"
-    _write(f"{found['flow']} {found['run']}  {found['state']}: {found['message']}  ({past})")
+    write(f"{found['flow']} {found['run']}  {found['state']}: {found['message']}  ({past})")
     table = [
         (
             row["task"],
-            (row["state"], row.get("outcome", row["state"])),
+            Colored(row["state"], row.get("outcome", row["state"])),
             str(row["attempt"] or ""),
             _seconds(row["seconds"]),
-            ", ".join(f"{n} {state}" for state, n in row.get("children", {}).items()) or row["message"],
+            ", ".join(f"{n} {state}" for state, n in row.get("children", {}).items())
+            or row["message"].partition("\n")[0],
         )
         for row in tasks
     ]
-    _table(("TASK", "STATE", "ATTEMPT", "TOOK", ""), table)
+    write_table(("TASK", "STATE", "ATTEMPT", "TOOK", ""), table)
     for row in tasks:
-        for name, message in row.get("failures", {}).items():
-            _write(f"{name}: {message}")
+        whole = {row["task"]: row["message"]} if "\n" in row["message"] else {}
+        for name, message in {**whole, **row.get("failures", {})}.items():
+            first, *rest = message.splitlines() or [""]
+            write(f"{name}: {first}")
+            for line in rest:
+                write(f"  {line}")
 
 
 @eventflow.command()
@@ -169,16 +196,16 @@ def events(run: str, log: str | None, as_json: bool) -> None:
 
     rows = _from(log, read)
     if as_json:
-        _write(json.dumps(rows))
+        write_json(json.dumps(rows))
         return
     table = [
         (
             str(row["version"]), looking.when(row["at_us"])[11:], row["kind"], row["task"],
-            " ".join(f"{key}={_one_line(value)}" for key, value in row["details"].items())[:160],
+            " ".join(f"{key}={_one_line(value)}" for key, value in row["details"].items()),
         )
         for row in rows
     ]  # fmt: skip
-    _table(("N", "TIME", "EVENT", "TASK", "DETAILS"), table)
+    write_table(("N", "TIME", "EVENT", "TASK", "DETAILS"), table)
 
 
 @eventflow.group()
@@ -195,7 +222,7 @@ def cache_ls(log: str | None, as_json: bool) -> None:
 
     rows = _from(log, cached.entries_of)
     if as_json:
-        _write(json.dumps(rows))
+        write_json(json.dumps(rows))
         return
     table = [
         (
@@ -205,7 +232,7 @@ def cache_ls(log: str | None, as_json: bool) -> None:
         )
         for row in rows
     ]  # fmt: skip
-    _table(("KEY", "TASK", "FLOW", "MADE BY", "HITS", "TOOK", "BYTES", "MADE", "EXPIRES"), table)
+    write_table(("KEY", "TASK", "FLOW", "MADE BY", "HITS", "TOOK", "BYTES", "MADE", "EXPIRES"), table)
 
 
 @cache.command("stats")
@@ -217,7 +244,7 @@ def cache_stats(log: str | None, as_json: bool) -> None:
 
     rows = _from(log, cached.stats_of)
     if as_json:
-        _write(json.dumps(rows))
+        write_json(json.dumps(rows))
         return
     table = [
         (
@@ -226,7 +253,7 @@ def cache_stats(log: str | None, as_json: bool) -> None:
         )
         for row in rows
     ]  # fmt: skip
-    _table(("FLOW", "TASK", "HITS", "MISSES", "", "SAVED"), table)
+    write_table(("FLOW", "TASK", "HITS", "MISSES", "", "SAVED"), table)
 
 
 @cache.command("explain")
@@ -242,7 +269,11 @@ def cache_explain(run: str, task: str, log: str | None, as_json: bool) -> None:
         return await cached.explain(found, await looking.find_run(found, run), task)
 
     answer = _from(log, read)
-    _write(json.dumps(answer) if as_json else "\n".join(cached.lines_of(answer)))
+    if as_json:
+        write_json(json.dumps(answer))
+        return
+    for line in cached.lines_of(answer):
+        write(line)
 
 
 @eventflow.command()
@@ -275,33 +306,3 @@ def _seconds(seconds: float | None) -> str:
 def _one_line(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
     return " ".join(text.split())
-
-
-def _write(line: str) -> None:
-    """Data for stdout; whoever reads it may have seen enough (`| head`)."""
-    try:
-        click.echo(line, color=wants_color(sys.stdout))
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(Exit.OK)
-
-
-Cell: TypeAlias = str | tuple[str, str]
-"""Text, or text with the state whose colour it has."""
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
-    """Columns as wide as their widest cell; states in their colours."""
-    texts = [[cell if isinstance(cell, str) else cell[0] for cell in row] for row in (head, *rows)]
-    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
-    lines = []
-    for row, text in zip((head, *rows), texts, strict=True):
-        padded = [part.ljust(width) for part, width in zip(text, widths, strict=True)]
-        cells = [_colored(part, cell) for part, cell in zip(padded, row, strict=True)]
-        lines.append("  ".join(cells).rstrip())
-    _write("\n".join(lines))
-
-
-def _colored(text: str, cell: Cell) -> str:
-    color = None if isinstance(cell, str) else COLORS.get(cell[1])
-    return text if color is None else click.style(text, fg=color)

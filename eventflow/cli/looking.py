@@ -22,6 +22,7 @@ from eventflow.graph import Graph, TaskNode
 from eventflow.ports import EventLog
 from eventflow.projections import Fold, Runs, Timeline
 from eventflow.result import Inline, Stored
+from eventflow.runfacts import cut
 from eventflow.runlist import RunRow
 from eventflow.runview import Picture, RunView
 from eventflow.settings import SQLITE, check_url, default_url, open_log, path_of
@@ -29,8 +30,6 @@ from eventflow.states import Failed, Mapped
 from eventflow.tables import Table
 
 __all__ = ["events_of", "find_run", "opened", "recorded_entry", "runs_in", "show_run", "state_of", "when"]
-
-_BRIEF = 60
 
 
 @asynccontextmanager
@@ -109,7 +108,9 @@ async def runs_in(log: EventLog) -> list[dict[str, Any]]:
                 "run": row.run,
                 "flow": row.name,
                 "state": await state_of(log, row),
-                "done": sum(row.tasks.values()),
+                "done": sum(row.tasks.get(how, 0) for how in ("succeeded", "reused", "skipped")),
+                "failed": row.tasks.get("failed", 0),
+                "blocked": row.tasks.get("blocked", 0),
                 "tasks": row.nodes,
                 "started_us": row.started_at,
                 "took_s": took,
@@ -211,13 +212,11 @@ def _brief(value: Any) -> Any:  # noqa: PLR0911 - one return for each shape
             return value.hex()
         case msgspec.Struct():
             if hasattr(value, "message"):
-                return f"{getattr(value, 'type', '')}: {value.message}"[:200]
-            return ", ".join(f"{f} {_brief(getattr(value, f))}" for f in value.__struct_fields__)[:200]
+                return cut(f"{getattr(value, 'type', '')}: {value.message}")
+            return cut(", ".join(f"{f} {_brief(getattr(value, f))}" for f in value.__struct_fields__))
         case dict():
-            return {str(key)[:_BRIEF]: _brief(part) for key, part in value.items()}
-        case str():
-            return value if len(value) <= 2 * _BRIEF else f"{value[: 2 * _BRIEF]}…"
+            return {cut(str(key)): _brief(part) for key, part in value.items()}
         case int() | float() | None:
             return value
         case _:
-            return str(value)[: 2 * _BRIEF]
+            return cut(str(value))

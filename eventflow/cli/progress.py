@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from eventflow.cli.trouble import say, wants_color
+from eventflow.cli.writing import escaped, say, wants_color
 from eventflow.events import (
     Address,
     Record,
@@ -31,18 +31,23 @@ from eventflow.events import (
 from eventflow.graph import Graph, TaskNode
 from eventflow.ports import EventLog
 from eventflow.projections import follow
+from eventflow.runfacts import cut
 
-__all__ = ["Counts", "Progress", "task_name", "watch"]
+__all__ = ["Counts", "Progress", "ended_badly", "task_name", "watch"]
 
 _LINES = 12
 
 
 class Counts(msgspec.Struct):
-    """How many tasks of each group (task definition) there are, run now and are done."""
+    """How many tasks of each group (task definition) there are, run now, and have ended how."""
 
     total: Counter[str]
     running: Counter[str]
     done: Counter[str]
+    """Ended well: succeeded, taken from elsewhere, or skipped."""
+    failed: Counter[str]
+    blocked: Counter[str]
+    """Never ran, since something they wait for failed."""
     news: list[str] = []
     """Lines worth telling, until somebody takes them."""
     outcome: str = ""
@@ -74,7 +79,8 @@ class Progress:
         """Everything is still to come."""
         groups = [group for group in self._groups if group]
         # All keys from the start: the thread that draws may be iterating when a count changes.
-        return Counts(Counter(groups), Counter(dict.fromkeys(groups, 0)), Counter(dict.fromkeys(groups, 0)))
+        none = dict.fromkeys(groups, 0)
+        return Counts(Counter(groups), Counter(none), Counter(none), Counter(none), Counter(none))
 
     def apply(self, state: Counts, record: Record) -> Counts:
         """Count one event."""
@@ -87,13 +93,17 @@ class Progress:
                 state.running[group] = max(0, state.running[group] - 1)
                 if isinstance(event, TaskFailed):
                     self._tell_failure(state, record, event)
-                if isinstance(event, TaskSucceeded) or (isinstance(event, TaskFailed) and not event.retry_at):
-                    self._done(state, group)
-            case TaskReused() | TaskSkipped() | TaskBlocked():
+                if isinstance(event, TaskSucceeded):
+                    self._end(state, state.done, group)
+                elif isinstance(event, TaskFailed) and event.retry_at is None:
+                    self._end(state, state.failed, group)
+            case TaskReused() | TaskSkipped():
                 if isinstance(event, TaskReused) and event.why == "cache":
                     state.cached += 1
                     state.saved_us += event.saved_us
-                self._done(state, self._groups[event.task[0]])
+                self._end(state, state.done, self._groups[event.task[0]])
+            case TaskBlocked():
+                self._end(state, state.blocked, self._groups[event.task[0]])
             case TaskMapped():
                 state.total[self._groups[event.task[0]]] += event.width - 1  # the children, not the map
             case RunFinished():
@@ -102,17 +112,28 @@ class Progress:
                 pass
         return state
 
-    def _done(self, state: Counts, group: str) -> None:
-        state.done[group] += 1
-        if state.done[group] == state.total[group]:
-            state.news.append(f"{state.done.total():>3} of {state.total.total()} done, all of {group}")
+    def _end(self, state: Counts, how: Counter[str], group: str) -> None:
+        how[group] += 1
+        done, failed, blocked = state.done[group], state.failed[group], state.blocked[group]
+        if done + failed + blocked == state.total[group]:
+            rest = ended_badly(failed, blocked)
+            state.news.append(
+                f"{state.done.total():>3} of {state.total.total()} done, "
+                + (f"of {group} {rest}" if rest else f"all of {group}")
+            )
 
     def _tell_failure(self, state: Counts, record: Record, event: TaskFailed) -> None:
         told = f"{task_name(self._graph, event.task)}: attempt {event.attempt} failed: {short(event.failure.type)}"
-        told += f": {event.failure.message.partition(chr(10))[0]:.100}"
+        told += f": {cut(event.failure.message.partition(chr(10))[0])}"
         if event.retry_at is not None:
             told += f"; again in {max(0, event.retry_at - record.at) / 1e6:.1f} s"
         state.news.append(told)
+
+
+def ended_badly(failed: int, blocked: int) -> str:
+    """How many of some tasks failed and never ran, in words; nothing if none did."""
+    counts = {"failed": failed, "not run": blocked}
+    return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
 
 
 def short(kind: str) -> str:
@@ -154,7 +175,8 @@ def _bars(name: str) -> Iterator[Callable[[Counts], None]]:
     from rich.console import Console  # noqa: PLC0415 - for a terminal only
     from rich.live import Live  # noqa: PLC0415
 
-    console = Console(stderr=True, highlight=False, no_color=not wants_color(sys.stderr))
+    no_color = not wants_color(sys.stderr)
+    console = Console(stderr=True, highlight=False, markup=False, emoji=False, no_color=no_color)
     latest: list[Counts] = []
 
     def draw() -> Any:
@@ -164,10 +186,12 @@ def _bars(name: str) -> Iterator[Callable[[Counts], None]]:
         latest[:] = [counts]
         for line in counts.news:
             if "failed:" in line:  # that a group is done is seen
-                console.print(line, markup=False)
+                console.print(escaped(line))
         counts.news.clear()
 
-    with Live(console=console, get_renderable=draw, refresh_per_second=10):
+    with Live(
+        console=console, get_renderable=draw, refresh_per_second=10, redirect_stdout=sys.stdout.isatty()
+    ):
         yield show
 
 
@@ -179,17 +203,18 @@ def _table(name: str, counts: Counts) -> Any:
 
     groups = list(counts.total)
     if len(groups) > _LINES - 1:
-        groups.sort(key=lambda group: (not counts.running[group], counts.done[group] >= counts.total[group]))
+        ended = counts.done + counts.failed + counts.blocked
+        groups.sort(key=lambda group: (not counts.running[group], ended[group] >= counts.total[group]))
     shown = groups[: _LINES - 1]
-    rows = [(name, counts.total.total(), counts.running.total(), counts.done.total())]
-    rows += [
-        (f"  {group}", counts.total[group], counts.running[group], counts.done[group]) for group in shown
-    ]
+    columns = (counts.total, counts.running, counts.done, counts.failed, counts.blocked)
+    rows = [(name, [column.total() for column in columns])]
+    rows += [(f"  {group}", [column[group] for column in columns]) for group in shown]
     table = Table.grid(padding=(0, 2))
-    for label, total, running, done in rows:
+    for label, (total, running, done, failed, blocked) in rows:
         bar = ProgressBar(total=max(total, 1), completed=done, width=28)
         at_work = Text(f"{running} running" if running else "", style="cyan")
-        table.add_row(Text(label), bar, Text(f"{done}/{total}", justify="right"), at_work)
+        badly = Text(ended_badly(failed, blocked), style="red")
+        table.add_row(Text(escaped(label)), bar, Text(f"{done}/{total}", justify="right"), at_work, badly)
     if len(groups) > len(shown):
         table.add_row(Text(f"  +{len(groups) - len(shown)} more", style="dim"))
     return table

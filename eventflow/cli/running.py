@@ -5,25 +5,26 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import shlex
-import sys
 import time
 from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import Any
+from typing import IO, Any
 
-import click
 import msgspec
 
 from eventflow.cli.loading import load_entry, load_flow
 from eventflow.cli.looking import find_run, opened, recorded_entry
-from eventflow.cli.progress import Counts, watch
-from eventflow.cli.trouble import COLORS, Exit, Trouble, explained, say
+from eventflow.cli.progress import Counts, ended_badly, watch
+from eventflow.cli.trouble import Exit, Trouble, command_line, explained, in_shell
+from eventflow.cli.writing import Colored, Unprintable, as_json, say, write_json
+from eventflow.flow_parameters import from_text
 from eventflow.flows import Flow
 from eventflow.ports import EventLog
+from eventflow.result import ResultError
 from eventflow.runner.changes import FlowChanged, ParametersDiffer
 from eventflow.runs import Launch, NoValue
-from eventflow.settings import open_log
+from eventflow.settings import check_url, open_log
+from eventflow.signatures import type_text
 from eventflow.states import State
 from eventflow.world import RealWorld
 
@@ -37,7 +38,8 @@ class Given(msgspec.Struct, frozen=True):
 
     log: str | None
     quiet: bool
-    json: bool
+    out: IO[Any] | None
+    """Where one JSON document is to go; None for what people read, on stdout."""
     options: Mapping[str, Any]
     """For `Flow.options`."""
 
@@ -49,6 +51,8 @@ def read_pairs(pairs: tuple[str, ...], option: str) -> dict[str, str]:
         key, equals, text = pair.partition("=")
         if not equals or not key:
             raise Trouble(Exit.USAGE, f"{option} {pair!r} is not NAME=VALUE")
+        if key in found:
+            raise Trouble(Exit.USAGE, f"{option} {pair!r}: {key!r} is given twice")
         found[key] = text
     return found
 
@@ -56,9 +60,8 @@ def read_pairs(pairs: tuple[str, ...], option: str) -> dict[str, str]:
 def start(spec: str, pairs: tuple[str, ...], run_id: str | None, given: Given) -> int:
     """Run a flow; gives the exit code."""
     flow = load_flow(spec)
-    texts = read_pairs(pairs, "-p")
     with explained():
-        parameters = {name: _read_value(flow, name, text) for name, text in texts.items()}
+        parameters = _read_values(flow, pairs)
         if run_id is None:
             flow.bind((), parameters)  # a wrong one is told before a log is made
     return _carry_out(flow, run_id or RealWorld().new_id(), given, parameters)
@@ -84,41 +87,66 @@ async def _recorded(run: str, spec: str | None, url: str | None) -> tuple[str, F
     return run_id, load_flow(spec) if spec is not None else load_entry(entry, name)
 
 
-def _read_value(flow: Flow[..., Any], name: str, text: str) -> Any:
-    """Text for a parameter declared `str`; else JSON if it parses, else text."""
-    parameter = flow.parameters.get(name)
-    if parameter is None:
-        near = get_close_matches(name, flow.parameters, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(flow.parameters) or 'none'}"
-        raise Trouble(Exit.USAGE, f"flow {flow.name!r} has no parameter {name!r}; {hint}")
-    if parameter.type is str:
-        return text
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
+def _read_values(flow: Flow[..., Any], pairs: tuple[str, ...]) -> dict[str, Any]:
+    """The parameters that were given as `NAME=VALUE`, or `NAME:=JSON`, as their declared types want them."""
+    values = {}
+    for given, text in read_pairs(pairs, "-p").items():
+        name = given.removesuffix(":")
+        parameter = flow.parameters.get(name)
+        if parameter is None:
+            near = get_close_matches(name, flow.parameters, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(flow.parameters) or 'none'}"
+            raise Trouble(Exit.USAGE, f"flow {flow.name!r} has no parameter {name!r}; {hint}")
+        if name in values:
+            raise Trouble(Exit.USAGE, f"-p {given}={text}: {name!r} is given twice")
+        try:
+            values[name] = from_text(parameter, text, as_json=given.endswith(":"))
+        except ValueError as error:
+            raise Trouble(
+                Exit.USAGE,
+                f"-p {given}={text}: {name!r} of flow {flow.name!r} is declared as {type_text(parameter.type)}: {error}",
+            ) from None
+    return values
 
 
 def _carry_out(
     flow: Flow[..., Any], run_id: str, given: Given, parameters: Mapping[str, Any], *, old: str | None = None
 ) -> int:
+    with explained():
+        if given.log is not None:
+            check_url(given.log, "--log")
     _launch(flow, run_id, given, None)  # a wrong option is told before a log is made
-    # The runner's own hint is for programs; below stands the one for a person.
-    logging.getLogger("eventflow.runner").disabled = True
+    _speak_for_loggers()
     try:
-        with explained():
+        with explained(log=given.log):
             return asyncio.run(_run(flow, run_id, given, parameters, old))
     except KeyboardInterrupt:
-        command = ["eventflow", "resume", run_id, *(("--log", given.log) if given.log is not None else ())]
-        say(f"interrupted; what has finished is kept\nresume it with: {shlex.join(command)}")
+        say("interrupted; what has finished is kept")
+        say(f"resume it with: {command_line('resume', run_id, log=given.log)}")
         return Exit.INTERRUPTED
+
+
+class _Spoken(logging.Handler):
+    """Says what the engine's loggers and those of tasks tell, where the flow's own code sets up no logging."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not logging.getLogger().handlers:
+            say(self.format(record), lines=True)
+
+
+def _speak_for_loggers() -> None:
+    logging.getLogger("eventflow").addHandler(_Spoken())
+    # The runner's own hint is for programs; a person gets the command to resume the run.
+    logging.getLogger("eventflow.runner").addFilter(
+        lambda record: "was interrupted; resume it" not in str(record.msg)
+    )
 
 
 def _launch(flow: Flow[..., Any], run_id: str, given: Given, log: EventLog | None) -> Launch[..., Any]:
     try:
         return flow.options(run_id=run_id, log=log, **given.options)
     except (TypeError, ValueError) as error:
-        raise Trouble(Exit.USAGE, str(error)) from error
+        raise Trouble(Exit.USAGE, in_shell(str(error), given.log)) from error
 
 
 async def _run(
@@ -136,7 +164,7 @@ async def _run(
         watching = asyncio.create_task(watch(log, flow.graph, run_id, quiet=given.quiet))
         try:
             if old is not None:
-                state = await _rerun(launch, old)
+                state = await _rerun(launch, old, given.log)
             else:
                 state = await launch.run(**parameters)
             await asyncio.wait([watching], timeout=2)  # the last lines are on their way
@@ -148,52 +176,61 @@ async def _run(
     return _summarize(run_id, state, counts, value, given, time.monotonic() - began)
 
 
-async def _rerun(launch: Launch[..., Any], old: str) -> State:
+async def _rerun(launch: Launch[..., Any], old: str, log: str | None) -> State:
     try:
         return await launch.rerun(old)
     except (FlowChanged, ParametersDiffer):
         raise
     except ValueError as error:  # another flow's run, an id in use, a parameter that has no value
-        raise Trouble(Exit.USAGE, str(error)) from error
+        raise Trouble(Exit.USAGE, in_shell(str(error), log)) from error
 
 
-async def _value_of(flow: Flow[..., Any], launch: Launch[..., Any], state: State) -> Any:
-    """What the flow returns, read back from the log."""
+async def _value_of(flow: Flow[..., Any], launch: Launch[..., Any], state: State) -> tuple[Any, str]:
+    """What the flow returns, read back from the log, and why it cannot be had."""
     if not flow.returns or not state.is_successful():
-        return _NO_VALUE
+        return _NO_VALUE, ""
     try:
-        return await launch.value()
-    except NoValue:
-        return _NO_VALUE
+        return await launch.value(), ""
+    except (NoValue, ResultError) as error:
+        return _NO_VALUE, str(error)
 
 
 def _summarize(
-    run_id: str, state: State, counts: Counts | None, value: Any, given: Given, took_s: float
+    run_id: str, state: State, counts: Counts | None, found: tuple[Any, str], given: Given, took_s: float
 ) -> int:
     outcome = counts.outcome if counts is not None else "success" if state.is_successful() else "failed"
     if not given.quiet:
-        done = f", {counts.done.total()} of {counts.total.total()} tasks" if counts is not None else ""
-        if counts is not None and counts.cached:
-            done += f", {counts.cached} cached (saved {counts.saved_us / 1e6:.1f} s)"
-        why = "" if outcome == "success" else f": {state.message}"
-        say(f"{run_id} {click.style(outcome, fg=COLORS[outcome], bold=True)}{done}, {took_s:.1f} s{why}")
-        if outcome != "success":
-            say(f"look at it with: eventflow show {run_id}")
-    plain = _as_json(value)
-    if given.json:
+        _say_outcome(run_id, outcome, state, counts, given, took_s)
+    value, omitted = found
+    text = None
+    if value is not _NO_VALUE:
+        try:
+            text = as_json(value)
+        except Unprintable as error:
+            omitted = str(error)
+    if omitted:
+        say(f"no value is shown: {omitted}")
+    if given.out is not None:
         summary = {"run": run_id, "state": outcome, "message": state.message, "took_s": round(took_s, 3)}
-        summary |= {} if plain is None else {"value": json.loads(plain)}
-        sys.stdout.write(json.dumps(summary) + "\n")
-    elif plain is not None and value is not None:
-        sys.stdout.write(plain + "\n")
+        summary |= {"value_omitted": omitted} if omitted else {}
+        shown = json.dumps(summary)
+        write_json(f'{shown[:-1]}, "value": {text}}}' if text is not None else shown, given.out)
+    elif text is not None and value is not None:
+        write_json(text, ascii_only=False)
     return {"success": Exit.OK, "cancelled": Exit.CANCELLED}.get(outcome, Exit.FAILED)
 
 
-def _as_json(value: Any) -> str | None:
-    """JSON of a value that is plain data, else None."""
-    if value is _NO_VALUE:
-        return None
-    try:
-        return msgspec.json.encode(value).decode()
-    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError):
-        return None
+def _say_outcome(
+    run_id: str, outcome: str, state: State, counts: Counts | None, given: Given, took_s: float
+) -> None:
+    done = ""
+    if counts is not None:
+        done = f", {counts.done.total()} of {counts.total.total()} tasks"
+        rest = ended_badly(counts.failed.total(), counts.blocked.total())
+        done += f" done, {rest}" if rest else ""
+        if counts.cached:
+            done += f", {counts.cached} cached (saved {counts.saved_us / 1e6:.1f} s)"
+    why = "" if outcome == "success" else f": {state.message}"
+    say(f"{run_id} ", Colored(outcome, outcome, bold=True), f"{done}, {took_s:.1f} s{why}")
+    if outcome != "success":
+        say(f"look at it with: {command_line('show', run_id, log=given.log)}")

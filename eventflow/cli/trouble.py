@@ -6,8 +6,8 @@
 
 from __future__ import annotations
 
-import os
-import sys
+import re
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
@@ -15,25 +15,18 @@ from typing import IO, Any, Final
 
 import click
 
+from eventflow.cli.writing import say
 from eventflow.events import LogDamaged
 from eventflow.flows import ParameterError
 from eventflow.nodes import BuildError
-from eventflow.result import SignatureError
+from eventflow.result import ResultError, SerializationError
 from eventflow.runner.changes import FlowChanged, ParametersDiffer
+from eventflow.runner.ownership import UnknownEvents
 from eventflow.runs import RunNotFinished
 from eventflow.runview import RunNotFound
 from eventflow.settings import LogNotNamed
 
-__all__ = ["COLORS", "Exit", "Trouble", "explained", "say", "wants_color"]
-
-
-COLORS: Final = {
-    "success": "green", "Success": "green", "Cached": "green", "Mapped": "green",
-    "failed": "red", "Failed": "red", "TimedOut": "red", "Crashed": "red",
-    "running": "cyan", "Running": "cyan",
-    "cancelled": "yellow", "TriggerFailed": "yellow", "Retrying": "yellow",
-}  # fmt: skip
-"""Of states and outcomes, on a terminal."""
+__all__ = ["Exit", "Trouble", "command_line", "explained", "in_shell"]
 
 
 class Exit(IntEnum):
@@ -58,43 +51,57 @@ class Trouble(click.ClickException):
 
     def show(self, file: IO[Any] | None = None) -> None:
         """Write the message, without a traceback."""
-        say(f"error: {self.message}", file)
+        say(f"error: {self.message}", lines=True, file=file)
 
 
-def say(text: str, file: IO[Any] | None = None) -> None:
-    """Talk to the person: one or more lines on stderr."""
-    stream = sys.stderr if file is None else file
-    click.echo(text, file=stream, color=wants_color(stream))
+def command_line(*words: str, log: str | None) -> str:
+    """A command of ours as one writes it in a shell."""
+    return shlex.join(["eventflow", *words, *(("--log", log) if log is not None else ())])
 
 
-def wants_color(stream: IO[Any]) -> bool:
-    """Whether to colour what is written there: on a terminal, unless `NO_COLOR` or `FORCE_COLOR` says."""
-    if os.environ.get("NO_COLOR"):
-        return False
-    return bool(os.environ.get("FORCE_COLOR")) or stream.isatty()
+def in_shell(text: str, log: str | None) -> str:
+    """A message of the engine's with its advice, which is about Python, as one follows it in a shell."""
+
+    def rerun(found: re.Match[str]) -> str:
+        return f"`{command_line('rerun', found[1], log=log)}`"
+
+    run = re.search(_RERUN, text)
+    keep = command_line("resume", run[1] if run else "RUN", "--keep-changed", log=log)
+    text = re.sub(_RERUN, rerun, text).replace("`options(on_change='keep')`", f"`{keep}`")
+    for python, shell in _WORDS:
+        text = re.sub(python, shell, text)
+    return text
+
+
+_RERUN: Final = r"`rerun\('([^']+)'\)`"
+_WORDS: Final = (
+    (r", options: run_id=", ": --run-id "),
+    (r"\banother run_id\b", "another --run-id"),
+    (r": write (\w+)=\.\.\.$", r": write -p \1=..."),
+)
 
 
 @contextmanager
-def explained() -> Iterator[None]:
-    """Turn the engine's errors into `Trouble`."""
+def explained(*, log: str | None = None) -> Iterator[None]:
+    """Turn the engine's errors into `Trouble`, their advice into that of a shell, with `log` as the commands' `--log`."""
     try:
         yield
     except Exception as error:
         code = _code_of(error)
         if code is None:
             raise
-        raise Trouble(code, str(error)) from error
+        raise Trouble(code, in_shell(str(error), log)) from error
 
 
 def _code_of(error: Exception) -> Exit | None:
     match error:
         case FlowChanged() | ParametersDiffer():
             return Exit.DIVERGED
-        case ParameterError() | BuildError() | LogNotNamed() | RunNotFinished():
+        case ParameterError() | BuildError() | LogNotNamed() | RunNotFinished() | SerializationError():
             return Exit.USAGE
         case RunNotFound():
             return Exit.NOT_FOUND
-        case LogDamaged() | SignatureError():
+        case LogDamaged() | UnknownEvents() | ResultError():
             return Exit.LOG
         case _:
             pass

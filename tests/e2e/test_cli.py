@@ -118,7 +118,7 @@ def test_a_failed_run_exits_with_1_and_is_rerun_from_another_folder(folder: Path
         (["run", "flows:good", "-p", "m=1"], "no parameter 'm'"),
         (["run", "flows:good", "-p", "n=many"], "'n'"),
         (["run", "flows:good", "-p", "n"], "is not NAME=VALUE"),
-        (["run", "flows:good", "--run-id", "a b"], "run_id='a b'"),
+        (["run", "flows:good", "--run-id", "a b"], "--run-id 'a b'"),
         (["run", "flows:good", "--log", "runs.db"], "names no log"),
     ],
 )
@@ -226,7 +226,7 @@ def test_the_children_of_a_map_are_counted_and_their_failures_named(folder: Path
         "    return inverse.map(xs)\n"
     )
     said = command("run", "maps:many", "-p", "xs=[1,2,0]", "--run-id", "m", cwd=folder, code=1).stderr
-    assert "m failed, 3 of 3 tasks" in said
+    assert "m failed, 2 of 3 tasks done, 1 failed" in said
     assert "inverse[2]: attempt 1 failed: ZeroDivisionError" in said
     [task] = document("show", "m", cwd=folder)["tasks"]
     assert task["children"] == {"Success": 2, "Failed": 1}

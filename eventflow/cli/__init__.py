@@ -1,7 +1,8 @@
 """The command line: run flows, resume them, look into their logs.
 
 Data goes to stdout, talk and progress to stderr.  `app` has the commands, `loading` finds a flow's code,
-`running` runs it with `progress`, `looking` reads logs and writes nothing, `trouble` has the exit codes.
+`running` runs it with `progress`, `looking` reads logs and writes nothing, `trouble` has the exit codes,
+and `writing` is where text goes out, escaped.
 Needs the extra `cli`; this module alone does not, so that it can say so.
 """
 

@@ -84,9 +84,9 @@ def run(
     flow: str, parameters: tuple[str, ...], run_id: str | None, labels: tuple[str, ...], **rest: Any
 ) -> None:
     """Run a flow, with progress; its value goes to stdout."""
-    from eventflow.cli.running import read_pairs, start  # noqa: PLC0415 - `--help` needs none of it
+    from eventflow.cli.running import read_labels, start  # noqa: PLC0415 - `--help` needs none of it
 
-    given = _given(rest, labels=read_pairs(labels, "--label"))
+    given = _given(rest, labels=read_labels(labels))
     sys.exit(start(flow, parameters, run_id, given))
 
 
@@ -177,7 +177,7 @@ def show(run: str, at: int | None, log: str | None, as_json: bool) -> None:
     for row in tasks:
         whole = {row["task"]: row["message"]} if "\n" in row["message"] else {}
         for name, message in {**whole, **row.get("failures", {})}.items():
-            first, *rest = message.splitlines() or [""]
+            first, *rest = message.split("\n")
             write(f"{name}: {first}")
             for line in rest:
                 write(f"  {line}")

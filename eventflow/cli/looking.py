@@ -17,6 +17,7 @@ import msgspec
 
 from eventflow.cli.progress import task_name
 from eventflow.cli.trouble import Exit, Trouble
+from eventflow.cli.writing import escaped
 from eventflow.events import CacheMiss, Origin, Record, RunClaimed, RunStarted, kind_of
 from eventflow.graph import Graph, TaskNode
 from eventflow.ports import EventLog
@@ -56,7 +57,10 @@ async def find_run(log: EventLog, given: str) -> str:
         return found[0]
     if found:
         more = f" and {len(found) - 8} more" if len(found) > 8 else ""
-        raise Trouble(Exit.USAGE, f"{given!r} is the beginning of several runs: {', '.join(found[:8])}{more}")
+        raise Trouble(
+            Exit.USAGE,
+            f"{given!r} is the beginning of several runs: {', '.join(map(escaped, found[:8]))}{more}",
+        )
     near = get_close_matches(given, runs, 1)
     hint = f"did you mean {near[0]!r}?" if near else "see `eventflow runs`"
     raise Trouble(Exit.NOT_FOUND, f"there is no run {given!r} in this log; {hint}")
@@ -136,7 +140,7 @@ async def show_run(log: EventLog, run_id: str, at: int | None) -> dict[str, Any]
     for i, node in enumerate(view.plan.graph.nodes):
         if isinstance(node, TaskNode):
             found = line.state.tasks.get(str(i))
-            tasks.append(_task(picture, node.name, found))
+            tasks.append(_task(picture, i, node.name, found))
     state = picture.state
     return {
         "run": run_id,
@@ -149,8 +153,8 @@ async def show_run(log: EventLog, run_id: str, at: int | None) -> dict[str, Any]
     }
 
 
-def _task(picture: Picture, name: str, line: Any) -> dict[str, Any]:
-    state = picture[name]
+def _task(picture: Picture, node: int, name: str, line: Any) -> dict[str, Any]:
+    state = picture[(node,)]  # not by its name, which may be anything in a log of somebody else's
     attempts = line.attempts if line is not None else []
     last = attempts[-1] if attempts else None
     seconds = None if last is None or last.ended_us is None else (last.ended_us - last.started_us) / 1e6
@@ -162,7 +166,7 @@ def _task(picture: Picture, name: str, line: Any) -> dict[str, Any]:
         "message": state.message if isinstance(state, Failed) else "",
     }
     if line is not None and line.width is not None:
-        children = [picture[f"{name}[{k}]"] for k in range(line.width)]
+        children = [picture[(node, k)] for k in range(line.width)]
         row["children"] = dict(Counter(type(child).__name__ for child in children))
         if isinstance(state, Mapped):
             row["state"] = "Mapped"

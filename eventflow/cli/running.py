@@ -28,7 +28,7 @@ from eventflow.signatures import type_text
 from eventflow.states import State
 from eventflow.world import RealWorld
 
-__all__ = ["Given", "read_pairs", "rerun", "resume", "start"]
+__all__ = ["Given", "read_labels", "rerun", "resume", "start"]
 
 _NO_VALUE = object()
 
@@ -55,6 +55,16 @@ def read_pairs(pairs: tuple[str, ...], option: str) -> dict[str, str]:
             raise Trouble(Exit.USAGE, f"{option} {pair!r}: {key!r} is given twice")
         found[key] = text
     return found
+
+
+def read_labels(pairs: tuple[str, ...]) -> dict[str, str]:
+    """Labels as a mapping; raises `Trouble` for what is none."""
+    for pair in pairs:
+        if not pair.isprintable():
+            raise Trouble(
+                Exit.USAGE, f"--label {pair!r} has characters that cannot be printed; leave them out"
+            )
+    return read_pairs(pairs, "--label")
 
 
 def start(spec: str, pairs: tuple[str, ...], run_id: str | None, given: Given) -> int:

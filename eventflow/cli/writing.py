@@ -146,7 +146,9 @@ def _send(text: str, stream: IO[Any]) -> None:
     try:
         click.echo(text, file=stream, color=wants_color(stream))
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 def wants_color(stream: IO[Any]) -> bool:

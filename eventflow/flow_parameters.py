@@ -58,6 +58,11 @@ class FlowParameter(msgspec.Struct, frozen=True):
             self.convert(None)
         except msgspec.ValidationError:
             pass  # that None is no value of the type proves that the type can be checked
+        except RecursionError:
+            raise BuildError(
+                f"{what} has type {type_text(self.type)}, an alias that contains itself, which cannot be checked: "
+                "make it a class"
+            ) from None
         except TypeError as error:
             raise BuildError(
                 f"{what} has type {type_text(self.type)}, which cannot be checked: {error}"

@@ -37,19 +37,31 @@ __all__ = [
 ]
 
 
-_STANDARD_LIBRARY: Final = str(Path(os.__file__).parent)
+_STANDARD_LIBRARY: Final = (str(Path(os.__file__).parent), "<frozen")
+_INSTALLED: Final = "site-packages"
+_BOTTOMS: Final = frozenset({"asyncio", "concurrent", "threading", "runpy"})
+"""Below their frames stands what started a loop or a thread, which has nothing to do with the flow."""
 
 
 def _author_line() -> tuple[str, int] | None:
-    """File and line of the innermost frame that is neither the engine's nor the standard library's."""
+    """File and line of the innermost frame of an author's: neither the engine's nor Python's.
+
+    A file comes before code of packages, and before code without a file (which a dataclass makes, or a prompt).
+    """
+    second: tuple[str, int] | None = None
     frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - no other way to the caller's line at this price
     while frame is not None:
         module, file = frame.f_globals.get("__name__", ""), frame.f_code.co_filename
-        if module.partition(".")[0] != "eventflow" or module.startswith("eventflow.demo"):
-            in_library = file.startswith((_STANDARD_LIBRARY, "<frozen")) and "site-packages" not in file
-            return None if in_library else (file, frame.f_lineno)
+        root = module.partition(".")[0]
+        if root in _BOTTOMS:
+            break
+        if root != "eventflow" or module.startswith("eventflow.demo"):
+            if _INSTALLED in file or (file.startswith("<") and not file.startswith(_STANDARD_LIBRARY)):
+                second = second or (file, frame.f_lineno)
+            elif not file.startswith(_STANDARD_LIBRARY):
+                return file, frame.f_lineno
         frame = frame.f_back
-    return None
+    return second
 
 
 class BuildError(TypeError):

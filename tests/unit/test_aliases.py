@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated, Any, TypeVar
 
 import pytest
 from typing_extensions import TypeAliasType
 
 from eventflow import BuildError, Flow, flow, task
+from eventflow.flow_parameters import FlowParameter
 from eventflow.graph import Ref
 from eventflow.nodes import element_type, ref_of
 from eventflow.signatures import unaliased
@@ -71,3 +73,12 @@ def test_an_alias_of_text_is_not_mapped_over() -> None:
     """The rule about text looks through the alias."""
     with Flow("f"), pytest.raises(BuildError, match="is text, which is not mapped over"):
         text.map(text("monday"))
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="the statement came with 3.12")
+def test_an_alias_that_contains_itself_is_refused_by_name() -> None:
+    """Nothing can check values against it; the error says what to write instead."""
+    names: dict[str, Any] = {}
+    exec("type Tree = dict[str, Tree] | int", names)
+    with pytest.raises(BuildError, match="parameter 't' has type Tree, an alias that contains itself"):
+        FlowParameter("t", names["Tree"]).checked("f")

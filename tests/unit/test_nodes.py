@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 import operator
 import pickle
+import textwrap
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple
 
 import pytest
@@ -220,3 +224,37 @@ def test_a_refusal_names_the_line_in_which_it_was_written() -> None:
     assert str(caught.value).endswith(f"({__file__}:{line})")
     again = pickle.loads(pickle.dumps(caught.value))
     assert str(again) == str(caught.value)
+
+
+@dataclass
+class Setting:
+    """Compared field by field, by code that the dataclass made."""
+
+    value: Any
+
+
+def test_the_line_is_the_authors_also_through_code_of_python_and_of_packages() -> None:
+    """A dataclass compares, `functools` asks, a list searches: the line is the one that led there."""
+    node = a_node()
+    found = []
+    for tried in (
+        lambda: Setting(node) == Setting(1),
+        lambda: functools.reduce(operator.eq, [node, 1]),
+        lambda: [1, 2].index(node),
+        lambda: textwrap.indent(node, ""),
+    ):
+        with pytest.raises(NodeIsNotAValue) as caught:
+            tried()
+        found.append(caught.value.location)
+    line = found[0][1] if found[0] else 0
+    assert found == [(__file__, line + nth) for nth in range(4)]
+
+
+def test_at_a_prompt_the_line_is_that_of_the_prompt() -> None:
+    """Code without a file is the author's where there is no other."""
+    code = compile("def at_prompt(node):\n    return node == 1\n", "<stdin>", "exec")
+    names: dict[str, Any] = {"__name__": "__main__"}
+    exec(code, names)
+    with ThreadPoolExecutor(1) as pool, pytest.raises(NodeIsNotAValue) as caught:
+        pool.submit(names["at_prompt"], a_node()).result()  # below a thread there is no file of an author's
+    assert caught.value.location == ("<stdin>", 2)

@@ -7,6 +7,7 @@ import io
 import json
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -44,7 +45,9 @@ class _Commands(click.Group):
         if not standalone_mode:
             return run(*args, standalone_mode=False, **extra)
         try:
-            code = run(*args, standalone_mode=False, **extra)
+            with warnings.catch_warnings():
+                warnings.showwarning = _say_warning
+                code = run(*args, standalone_mode=False, **extra)
         except (KeyboardInterrupt, click.Abort):
             say("interrupted")
             sys.exit(Exit.INTERRUPTED)
@@ -59,6 +62,12 @@ class _Commands(click.Group):
             say("".join(traceback.format_exception(error)).rstrip(), lines=True)
             sys.exit(Exit.FAILED)
         sys.exit(code if isinstance(code, int) else Exit.OK)
+
+
+def _say_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object, **__: object
+) -> None:
+    say(warnings.formatwarning(message, category, filename, lineno).rstrip(), lines=True)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

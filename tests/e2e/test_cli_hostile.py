@@ -18,8 +18,6 @@ from eventflow.ports import Write
 from tests.e2e.commands import command
 from tests.unit.test_cli_writing import HOSTILE, obeyed
 
-pytestmark = pytest.mark.filterwarnings("ignore:SQLite")
-
 MARK = "EVIL"
 """Stands in every text of the innocent log, and becomes `HOSTILE`."""
 
@@ -167,6 +165,7 @@ def test_a_run_that_is_hostile_to_its_own_terminal(tmp_path: Path) -> None:
 import warnings
 from eventflow import context, flow, task
 BAD = {HOSTILE!r}
+warnings.warn("beware " + BAD, stacklevel=1)
 @task
 async def boom(x: str) -> str:
     context.logger.warning("careful " + BAD)
@@ -190,5 +189,6 @@ def good(x: str):
         assert not obeyed(run.stdout)
         assert not obeyed(run.stderr.replace("\t", ""))
     assert "careful \\x1b]0;title" in failed.stderr
+    assert "UserWarning: beware \\x1b]0;title" in failed.stderr
     assert json.loads(done.stdout) == f"{HOSTILE}\x1b[31mé"
     assert "é" in done.stdout

@@ -237,11 +237,10 @@ def _refuse(node: Node, tried: str, instead: str) -> NoReturn:
 
 def _refuse_comparison(node: Node, operator: str, other: object) -> NoReturn:
     """Say what to write instead of a comparison with something that is no node."""
-    shown = f"{type(other).__qualname__} {brief(other)}" if other is not None else "None"
-    instead = _IS_NONE if other is None else _COMPARE
-    _refuse(
-        node, f"the comparison `{operator}` (or `in`) with the {shown}", instead.replace("OPERATOR", operator)
-    )
+    shown = brief(other)
+    tried = f"the comparison `{operator}` (or `in`) with {'None' if other is None else f'the {type(other).__qualname__} {shown}'}"
+    instead = _IS_NONE if other is None else _COMPARE.replace("OPERATOR", operator).replace("OTHER", shown)
+    _refuse(node, tried, instead)
 
 
 def brief(value: object) -> str:
@@ -253,7 +252,7 @@ def brief(value: object) -> str:
 
 
 _COMPARE: Final = (
-    "Compare in a task: `@task def check(value): return value OPERATOR ...`, then `check(NODE)`. To run other tasks "
+    "Compare in a task: `@task def check(value): return value OPERATOR OTHER`, then `check(NODE)`. To run other tasks "
     "depending on the answer, let the deciding task do the work of both branches, or raise Skip in the tasks of the "
     "branch that is not taken."
 )

@@ -99,7 +99,7 @@ def test_what_needs_a_value_is_refused_by_name(tried: str) -> None:
         ("+", "the operator `+`"),
         ("<", "the comparison `<`"),
         ("==", "the comparison `==` (or `in`) with the str 'prod'"),
-        ("!=", "return value != ...`, then `check(fetch)`"),
+        ("!=", "return value != 1`, then `check(fetch)`"),
         ("in list", "with the str 'prod'"),
         ("== None", "`fetch is None`"),
         ("attribute", "`.total`"),

@@ -134,12 +134,11 @@ class Definition:
 
     def graph_form(self, name: str) -> TaskDef:
         """The data that goes into the graph, under a name that is unique there."""
-        entry = f"{self.fn.__module__}:{self.fn.__qualname__}"
         code, types = self.code, self.types
         returns = types["return"][0] if "return" in types else b""
         takes = tuple((argument, digest) for argument, (digest, _) in types.items() if argument != "return")
         keeper, why_no_keeper = self._keeper()
-        found = TaskDef(name, entry, code.digest, self.policy, returns, takes, keeper)
+        found = TaskDef(name, full_name(self.fn), code.digest, self.policy, returns, takes, keeper)
         if self.policy.cache is None:
             return found
         keyer, why_no_key = self._keyer()

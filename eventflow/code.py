@@ -31,6 +31,8 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
+from eventflow.homes import home_of
+
 __all__ = ["Code", "code_of", "note_source"]
 
 
@@ -272,9 +274,7 @@ def _value(value: Any, what: str, chain: list[types.FunctionType], cells: _Cells
     kind = type(value)
     if kind is types.FunctionType:
         return _function(value, chain, cells)
-    return _digest(
-        _text(f"{kind.__module__}.{kind.__qualname__}"), *_content(value, kind, what, chain, cells)
-    )
+    return _digest(_text(f"{home_of(kind)}.{kind.__qualname__}"), *_content(value, kind, what, chain, cells))
 
 
 def _content(

@@ -26,6 +26,7 @@ from eventflow.arguments import Place, own_ref, serializer_for
 from eventflow.building import Builder, active
 from eventflow.flow_parameters import FlowParameter, ParameterError, bind
 from eventflow.graph import Arg, Graph, Ref
+from eventflow.homes import MAIN, script_module
 from eventflow.machine import Plan
 from eventflow.nodes import BuildError, Node
 from eventflow.policies import check_name
@@ -61,7 +62,7 @@ class Flow(Generic[P, R]):
 
     name: str
     entry: str
-    """Where its code is found again: `module:qualname`, `file:qualname` of a script, or the file of its block."""
+    """Where its code is found again: `module:qualname`, `file:qualname` of a script, or module or file of its block."""
     returns: bool = False
     """Whether it says what its value is: a function does, by returning a node or nothing."""
 
@@ -71,7 +72,8 @@ class Flow(Generic[P, R]):
         `reference` names the tasks on which success is judged; by default the terminal ones.
         """
         self.name = check_name("flow", name)
-        self.entry = sys._getframe(1).f_code.co_filename  # noqa: SLF001 - the file that holds the block
+        frame = sys._getframe(1)  # noqa: SLF001 - that of the block
+        self.entry = _place_of(frame.f_globals.get("__name__", ""), frame.f_code.co_filename, is_block=True)
         self._builder = Builder(name)
         self._reference = reference
         self._judged: list[int] = []
@@ -244,6 +246,19 @@ class Flow(Generic[P, R]):
         raise BuildError(f"flow {self.name!r} was not built: {why}")
 
 
+def _place_of(module: str, file: str, *, is_block: bool = False) -> str:
+    """Where another process finds the code of a module: the module's name, or the file of a script.
+
+    For a block, whose variable has no name here, a module outside a package is found by its file.
+    """
+    ran = script_module() if module == MAIN else None
+    if ran is not None:
+        return ran
+    if module == MAIN or (is_block and "." not in module):
+        return os.path.abspath(file) if file.endswith(".py") else module  # noqa: PTH100 - a text, made once
+    return module
+
+
 class _TracedFlow(Flow[P, R]):
     """A flow made by calling a function with nodes for values, when it is first needed."""
 
@@ -251,10 +266,7 @@ class _TracedFlow(Flow[P, R]):
 
     def __init__(self, fn: FunctionType, signature: Signature, name: str, reference: Reference) -> None:
         super().__init__(name, reference=reference)
-        place = fn.__module__  # of a script another process knows only the file
-        if place == "__main__" and fn.__code__.co_filename.endswith(".py"):
-            place = os.path.abspath(fn.__code__.co_filename)  # noqa: PTH100 - a text, made once
-        self.entry = f"{place}:{fn.__qualname__}"
+        self.entry = f"{_place_of(fn.__module__, fn.__code__.co_filename)}:{fn.__qualname__}"
         self.__doc__ = fn.__doc__
         self.__wrapped__ = fn
         self._signature = signature

@@ -48,15 +48,16 @@ def load_flow(spec: str) -> Flow[..., Any]:
 
 
 def load_entry(entry: str, flow_name: str) -> Flow[..., Any]:
-    """The flow of a recorded run, by its entry; of an entry that is only a file, the flow of that name."""
+    """The flow of a recorded run, by its entry; of an entry that is only a file or module, the flow of that name."""
     if entry.startswith("__main__:"):
         raise Trouble(
             Exit.USAGE,
             f"the run was started by a script, which recorded only {entry!r}: name the code with --flow FILE:FLOW",
         )
-    if not _is_file(entry):
+    place, name = _split(entry)
+    if name:
         return load_flow(entry)
-    for name, found in vars(_module(entry)).items():
+    for name, found in vars(_module(place)).items():
         if isinstance(found, Flow) and found.name == flow_name:
             return load_flow(f"{entry}:{name}")
     raise Trouble(

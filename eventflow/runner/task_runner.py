@@ -24,7 +24,7 @@ from eventflow.runner.failures import failure_of, forget_frames, skip_reason, te
 from eventflow.runner.values import Values, to_store
 from eventflow.runner.workers import Worker, Workers
 from eventflow.runview import RunView
-from eventflow.serializers import Serializer
+from eventflow.serializers import Serializer, refuse_once
 from eventflow.serializers.canonical import content_of, quick_content
 
 __all__ = ["TaskRunner"]
@@ -247,8 +247,11 @@ class TaskRunner:
         slot, run = now.slot, now.facts.run
         try:
             serializer = self._view.serializer_of(slot, run)
-            payload = serializer.serialize(value)
-            if type(serializer) is not Serializer:
+            if type(serializer) is Serializer:
+                payload = serializer.serialize(value)
+            else:
+                refuse_once(value)
+                payload = serializer.serialize(value)
                 _check(payload)
             stored, bytes_beside = to_store(payload)
         except _PASSES_THROUGH:

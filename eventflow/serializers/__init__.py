@@ -12,7 +12,7 @@ Importing this package installs the default serializer, which `Result(value)` th
 
 from eventflow.result import install_default_serializer
 from eventflow.serializers.codecs import Codec, digest_of, has_digest, register_codec
-from eventflow.serializers.default import JSONSerializer, Serializer, is_immutable, reopen
+from eventflow.serializers.default import JSONSerializer, Serializer, is_immutable, refuse_once, reopen
 from eventflow.serializers.signed import Keyring
 from eventflow.serializers.typedefs import TypeChanged
 
@@ -25,6 +25,7 @@ __all__ = [
     "digest_of",
     "has_digest",
     "is_immutable",
+    "refuse_once",
     "register_codec",
     "reopen",
 ]

@@ -16,19 +16,18 @@ guessed at.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from enum import Enum
 from functools import lru_cache
 from inspect import getattr_static
-from pathlib import PurePath
 from reprlib import repr as short
 from types import BuiltinFunctionType, MemberDescriptorType
 from typing import Any, Final, Generic, Protocol
 
 import msgspec
 
+from eventflow.homes import home_of
 from eventflow.identity import attributes_beside, fields_of
 from eventflow.result import Inline
 from eventflow.serializers.codecs import digest_of, registered_codecs
@@ -79,16 +78,7 @@ def quick_content(payload: Inline) -> bytes | None:
 
 def full_name(thing: Any) -> str:
     """`module:QualName` of a class or function; one of a script as if the script had been imported."""
-    return f"{_home() if thing.__module__ == '__main__' else thing.__module__}:{thing.__qualname__}"
-
-
-def _home() -> str:
-    main = sys.modules["__main__"]
-    spec = getattr(main, "__spec__", None)
-    if spec is not None:
-        return str(spec.name)
-    file = getattr(main, "__file__", None)
-    return PurePath(file).stem if file else "__main__"
+    return f"{home_of(thing)}:{thing.__qualname__}"
 
 
 class _Opaque(Exception):

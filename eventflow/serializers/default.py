@@ -19,6 +19,7 @@ from uuid import UUID
 
 import msgspec
 
+from eventflow.pickled import is_once
 from eventflow.result import DeserializationError, Inline, ResultSerializer, SerializationError
 from eventflow.serializers.codecs import (
     RESERVED,
@@ -29,13 +30,13 @@ from eventflow.serializers.codecs import (
     is_kept,
     registered_codecs,
 )
-from eventflow.serializers.faults import describe_fault
+from eventflow.serializers.faults import describe_fault, describe_once
 from eventflow.serializers.plain import JSON, MSGPACK, SCALARS, pack, unpack
 from eventflow.serializers.signed import Keyring, open_pickle, sign_pickle
 from eventflow.serializers.tagged import TAGGED
 from eventflow.serializers.typed import TYPED, TYPED_JSON
 
-__all__ = ["JSONSerializer", "Serializer", "is_immutable", "reopen"]
+__all__ = ["JSONSerializer", "Serializer", "is_immutable", "refuse_once", "reopen"]
 
 _OWN: Final[dict[str, Codec]] = {codec.name: codec for codec in (MSGPACK, TYPED, TAGGED, JSON, TYPED_JSON)}
 assert _OWN.keys() == RESERVED
@@ -81,6 +82,7 @@ class Serializer(msgspec.Struct, frozen=True):
             return _open(payload, self.type, self.keyring)
 
     def _serialize_otherwise(self, value: object) -> Inline:
+        refuse_once(value)
         payload = _offer(value, self.type, (TYPED, TAGGED)) or _offer_registered(value, self.type)
         if payload is not None:
             return payload
@@ -105,6 +107,7 @@ class JSONSerializer(msgspec.Struct, frozen=True):
 
     def serialize(self, value: object) -> Inline:
         """Give the payload as JSON, or raise `SerializationError`."""
+        refuse_once(value)
         payload = _offer(value, self.type, (JSON, TYPED_JSON))
         if payload is None:
             raise SerializationError(
@@ -155,7 +158,16 @@ def _open(payload: Inline, declared: Any, keyring: Keyring | None) -> Any:
     return guarded(name, lambda: codec.decode(data, declared))
 
 
+def refuse_once(value: object) -> None:
+    """Raise `SerializationError` for an iterator, a generator or an open file: it is spent when it has been kept."""
+    if is_once(value):
+        raise SerializationError(f"cannot keep {describe_once(value)}")
+
+
 def _refusal(value: object, declared: Any, why: SerializationError | None) -> str:
+    once = describe_once(value)
+    if once is not None:
+        return f"cannot keep {once}"
     annotate = (
         "annotate what the task returns with a type that msgspec knows"
         if declared in (Any, object)

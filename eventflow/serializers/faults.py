@@ -12,9 +12,10 @@ from reprlib import repr as short
 from typing import Any, Final
 
 from eventflow.identity import fields_of
+from eventflow.pickled import is_once
 from eventflow.serializers.tagged import TAGGED
 
-__all__ = ["describe_fault"]
+__all__ = ["describe_fault", "describe_once"]
 
 _CONTAINERS: Final = (dict, list, tuple, set, frozenset)
 
@@ -34,6 +35,36 @@ def describe_fault(value: object) -> str:
     except RecursionError:
         return f"value: {_name_of(value)}, which is nested too deeply"
     return suspect or f"value: {_name_of(value)}"
+
+
+def describe_once(value: object) -> str | None:
+    """The first iterator or open file in a value, with the fix; None if there is none."""
+    try:
+        for path, part in _walk(value, "value", ()):
+            if is_once(part):
+                fix = (
+                    "return its content or its path"
+                    if hasattr(part, "read")
+                    else "return a list: `list(...)`"
+                )
+                return f"{path}: {_name_of(part)}, which can be read only once; {fix}"
+    except RecursionError:
+        pass
+    return None
+
+
+def _walk(value: Any, path: str, above: tuple[int, ...]) -> Iterator[tuple[str, Any]]:
+    """A value and the parts of its containers, objects included, each with its path."""
+    if id(value) in above:
+        return
+    yield path, value
+    parts = None if is_once(value) else _parts(value)
+    if parts is None:
+        attributes = getattr(value, "__dict__", None)
+        attributes = attributes if type(attributes) is dict else {}
+        parts = ((f".{name}", part) for name, part in attributes.items())
+    for step, part in parts:
+        yield from _walk(part, path + step, (*above, id(value)))
 
 
 def _faults(value: Any, path: str, above: tuple[int, ...]) -> Iterator[tuple[str, str, bool]]:

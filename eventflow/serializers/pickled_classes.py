@@ -4,9 +4,13 @@ A pickle names its classes and keeps attributes, positions or an enum's value; w
 when it is opened.  So the form of every class that a pickle names goes before it, and a pickle is opened only
 while these classes have it still: a class is compared when it is looked up, before an instance is made.
 
-    4 bytes, big-endian     how long the classes are
-    classes                 MessagePack, an array of `ClassDef`s, named as the pickle names them
+    4 bytes, big-endian     how long the next part is
+    home and classes        MessagePack: the home of the script, and an array of `ClassDef`s
     the rest                the pickle
+
+A pickle names classes by their module.  That of a running script is `__main__` in every process, so its home
+(see `eventflow.homes`) goes along: `python steps.py` and a program that imports `steps` open each other's pickles.
+It is empty if the pickle does not mention `__main__`.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from typing import Any, Final
 
 import msgspec
 
+from eventflow.homes import MAIN, loaded_as, script_home
 from eventflow.result import DeserializationError
 from eventflow.serializers.describing import class_def
 from eventflow.serializers.typedefs import ClassDef, TypeChanged, class_differences
@@ -26,19 +31,18 @@ __all__ = ["changed_classes", "load_noting", "load_same", "with_classes"]
 
 _LENGTH_BYTES: Final = 4
 _encode: Final = msgspec.msgpack.Encoder().encode
-_decode: Final = msgspec.msgpack.Decoder(tuple[ClassDef, ...]).decode
+_decode: Final = msgspec.msgpack.Decoder(tuple[str, tuple[ClassDef, ...]]).decode
 
 
-def load_noting(pickled: bytes) -> tuple[Any, tuple[ClassDef, ...]]:
-    """What a pickle opens as, and the forms of the classes that it names; raises what opening raises."""
-    reader = _Reader(io.BytesIO(pickled))
-    value = reader.load()
-    return value, tuple(form for form in reader.forms.values() if form is not None)
+def load_noting(pickled: bytes) -> tuple[Any, _Reader]:
+    """What a pickle opens as, and its reader, which has noted the classes; raises what opening raises."""
+    reader = _Reader(pickled, script_home() if MAIN.encode() in pickled else "")
+    return reader.load(), reader
 
 
-def with_classes(classes: tuple[ClassDef, ...], pickled: bytes) -> bytes:
+def with_classes(reader: _Reader, pickled: bytes) -> bytes:
     """The bytes to be kept."""
-    told = _encode(classes)
+    told = _encode((reader.home, [form for form in reader.forms.values() if form is not None]))
     return len(told).to_bytes(_LENGTH_BYTES, "big") + told + pickled
 
 
@@ -47,14 +51,14 @@ def load_same(data: bytes) -> Any:
 
     Runs code: whoever calls this has compared a signature.
     """
-    classes, start = _split(data)
-    return _Reader(io.BytesIO(data[start:]), {form.name: form for form in classes}).load()
+    home, classes, start = _split(data)
+    return _Reader(data[start:], home, {form.name: form for form in classes}).load()
 
 
 def changed_classes(data: bytes) -> TypeChanged | None:
     """Why the bytes would not open: classes that are not what they were, or are gone. Imports them, makes nothing."""
-    classes, _ = _split(data)
-    reader = _Reader(io.BytesIO(b""), {form.name: form for form in classes})
+    home, classes, _ = _split(data)
+    reader = _Reader(b"", home, {form.name: form for form in classes})
     try:
         for form in classes:
             reader.find_class(*form.name.split(":", 1))
@@ -65,10 +69,10 @@ def changed_classes(data: bytes) -> TypeChanged | None:
     return None
 
 
-def _split(data: bytes) -> tuple[tuple[ClassDef, ...], int]:
+def _split(data: bytes) -> tuple[str, tuple[ClassDef, ...], int]:
     start = _LENGTH_BYTES + int.from_bytes(data[:_LENGTH_BYTES], "big")
     try:
-        return _decode(data[_LENGTH_BYTES:start]), start
+        return *_decode(data[_LENGTH_BYTES:start]), start
     except msgspec.DecodeError as error:
         raise DeserializationError(f"the classes before a pickle cannot be read: {error}") from error
 
@@ -76,16 +80,18 @@ def _split(data: bytes) -> tuple[tuple[ClassDef, ...], int]:
 class _Reader(pickle.Unpickler):
     """Notes the form of each class that a pickle names; with `expected` refuses one that has another."""
 
-    def __init__(self, file: io.BytesIO, expected: Mapping[str, ClassDef] | None = None) -> None:
-        super().__init__(file)
+    def __init__(self, pickled: bytes, home: str, expected: Mapping[str, ClassDef] | None = None) -> None:
+        super().__init__(io.BytesIO(pickled))
+        self.home = home
         self.forms: dict[str, ClassDef | None] = {}
         self._expected = expected
 
     def find_class(self, module: str, name: str, /) -> Any:
         """Look up what the pickle names."""
-        found = super().find_class(module, name)
+        place = self.home if module == MAIN and self.home else module
+        found = super().find_class(loaded_as(place), name)
         if isinstance(found, type):
-            self._meet(f"{module}:{name}", found)
+            self._meet(f"{place}:{name}", found)
         return found
 
     def _meet(self, name: str, found: type) -> None:

@@ -2,17 +2,20 @@
 
 The data is 32 bytes of HMAC-SHA256, then the pickle behind the forms of its classes (`pickled_classes`); the codec
 name `pickle+hmac:<key id>` says which key signed.  Nothing is unpickled before the signature was compared.
+
+Before a pickle counts it is opened, and every part that it does not give back is a reason to refuse the value.
 """
 
 from __future__ import annotations
 
 import hmac
-import pickle
 from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
 
+from eventflow.identity import lost_in_pickle
+from eventflow.pickled import holds_once, pickle_of
 from eventflow.result import KeyUnavailable, SerializationError, SignatureError
 from eventflow.serializers.pickled_classes import changed_classes, load_noting, load_same, with_classes
 from eventflow.serializers.typedefs import TypeChanged
@@ -46,19 +49,33 @@ class Keyring(msgspec.Struct, frozen=True):
 def sign_pickle(value: object, keyring: Keyring) -> tuple[str, bytes] | None:
     """Give codec name and data, signed with the first key; None when the keyring is empty.
 
-    Raises `SerializationError` when the value has no pickle, or one that opens as another type.
+    Raises `SerializationError` when the value has no pickle, when its pickle does not give back the whole value, and
+    when an iterator is inside.
     """
     for key_id, key in keyring.keys.items():
         try:
-            pickled = pickle.dumps(value, 5)
-            opened, classes = load_noting(pickled)
+            signed, flaw = _pickled(value)
         except Exception as error:
             raise SerializationError(f"pickle refuses it: {type(error).__qualname__}: {error}") from error
-        if type(opened) is not type(value):
-            raise SerializationError(f"its pickle opens as {type(opened).__qualname__}")
-        signed = with_classes(classes, pickled)
+        if flaw is not None:
+            raise SerializationError(flaw)
         return PICKLE_PREFIX + key_id, hmac.digest(key, signed, "sha256") + signed
     return None
+
+
+def _pickled(value: object) -> tuple[bytes, str | None]:
+    """What is signed, and why it does not count, if so."""
+    pickled = pickle_of(value)
+    if holds_once(pickled):
+        return b"", "it holds an iterator, which can be read only once"
+    opened, reader = load_noting(pickled.data)
+    lost = lost_in_pickle(value, pickled, opened, reader)
+    flaw = None if lost is None else f"its pickle does not give it back{_place(lost)}"
+    return with_classes(reader, pickled.data), flaw
+
+
+def _place(lost: str) -> str:
+    return f": {lost.strip()} is lost or changed; let the class pickle it" if lost else ""
 
 
 def open_pickle(codec: str, data: bytes, keyring: Keyring | None) -> Any:

@@ -1,0 +1,270 @@
+"""Which parts of an object its pickle is made of, and which parts it leaves out.
+
+Python's own way of pickling writes every attribute, slot and item of an object.  A class may write something
+else instead (`__reduce__`, `__getstate__`, `__getnewargs__`, `copyreg`).  The bytes of such a pickle prove only
+what the class chose to write, so the rest must be looked at apart: `omitted` gives it.
+
+    BY_NAME    classes and functions: the pickle holds their name
+    WHOLE      Python's own way
+    OWN        the class says what is written: every attribute is compared
+    LIBRARY    the standard library or an installed package says it: public attributes are compared.  Their
+               private ones are caches and handles too often (pandas, numpy, scikit-learn, Pillow …)
+    ONCE       iterators, which are spent by the first who reads them
+"""
+
+from __future__ import annotations
+
+import copyreg
+import io
+import pickle
+import sys
+from collections import abc
+from collections.abc import Callable, Iterator, Mapping
+from enum import Enum, auto
+from functools import cached_property, lru_cache
+from types import FunctionType, MemberDescriptorType
+from typing import Any, Final, NamedTuple
+
+__all__ = [
+    "Handling",
+    "Pickled",
+    "handling_of",
+    "holds_once",
+    "is_library",
+    "is_once",
+    "omitted",
+    "own_parts",
+    "pickle_of",
+    "reduced",
+]
+
+
+class Handling(Enum):
+    """What must be looked at beside the bytes of an object's pickle."""
+
+    BY_NAME = auto()
+    WHOLE = auto()
+    OWN = auto()
+    LIBRARY = auto()
+    ONCE = auto()
+
+
+class Pickled(NamedTuple):
+    """A pickle, and what was met while it was made."""
+
+    data: bytes
+    objects: list[Any]
+    """Every object but builtin data, in the order of the pickle."""
+    partners: Callable[[], Mapping[int, tuple[int, Any]]]
+    """Gives, by the `id` of a part, its number in the pickle's memo, and the part."""
+
+
+def pickle_of(value: object, *, size_max: int | None = None) -> Pickled:
+    """Pickle a value; without memo, and up to a size, if `size_max` is given. Raises whatever a part raises."""
+    out = _Bounded(_UNLIMITED if size_max is None else size_max)
+    objects: list[Any] = []
+    pickler = _Tracing(out, 5)
+    pickler.seen = objects
+    pickler.fast = size_max is not None
+    pickler.dump(value)
+    return Pickled(out.getvalue(), objects, pickler.memo.copy)
+
+
+class _Tracing(pickle.Pickler):
+    """Notes every object that it meets."""
+
+    seen: list[Any]
+
+    def reducer_override(self, obj: Any) -> Any:
+        self.seen.append(obj)
+        return NotImplemented
+
+
+_UNLIMITED: Final = 1 << 62
+
+
+class _Bounded(io.BytesIO):
+    """A file of limited size: without memo, shared parts are written once for each mention."""
+
+    def __init__(self, size_max: int) -> None:
+        super().__init__()
+        self._left = size_max
+
+    def write(self, data: Any, /) -> int:
+        self._left -= memoryview(data).nbytes
+        if self._left < 0:
+            raise OverflowError("more than was allowed")
+        return super().write(data)
+
+
+def holds_once(pickled: Pickled) -> bool:
+    """Whether an iterator is among the objects of a pickle."""
+    return any(handling_of(kind) is Handling.ONCE for kind in set(map(type, pickled.objects)))
+
+
+def is_once(value: Any) -> bool:
+    """Whether a value is spent by the first who reads it: an iterator, a generator, an open file."""
+    return handling_of(type(value)) is Handling.ONCE  # type: ignore[arg-type]  # types are hashable
+
+
+@lru_cache(maxsize=4096)
+def handling_of(kind: type) -> Handling:
+    """How objects of exactly this type are pickled."""
+    if issubclass(kind, type) or kind is FunctionType:
+        return Handling.BY_NAME
+    if issubclass(kind, abc.Iterator | abc.AsyncIterator):
+        return Handling.ONCE
+    sayers = [*_sayers(kind)]
+    if not sayers:
+        return Handling.WHOLE
+    return Handling.LIBRARY if all(sayers) else Handling.OWN
+
+
+_METHODS: Final = ("__reduce_ex__", "__reduce__", "__getstate__", "__getnewargs__", "__getnewargs_ex__")
+_FAITHFUL: Final = frozenset({"attr._make", "dataclasses"})
+"""Modules that write `__getstate__` into classes with slots, for every field."""
+_BUILTIN: Final = (str, bytes, int, float, complex, tuple, list, dict, set, frozenset, bytearray)
+
+
+def _sayers(kind: type) -> Iterator[bool]:
+    """For everything that takes the place of Python's own way, whether it belongs to a library."""
+    function = copyreg.dispatch_table.get(kind)
+    if function is not None:
+        yield is_library(function)
+    for name in (
+        *_METHODS,
+        "__getattribute__",
+        *(("__iter__", "items") if issubclass(kind, list | dict) else ()),
+    ):
+        base = next((base for base in kind.__mro__ if name in vars(base)), object)
+        if base is object or (base in _BUILTIN and base not in (set, frozenset, bytearray)):
+            continue
+        method = vars(base)[name]
+        if getattr(method, "__module__", None) in _FAITHFUL:
+            continue
+        yield base in _BUILTIN or is_library(base)
+
+
+def is_library(thing: Any) -> bool:
+    """Whether a class or function belongs to the standard library, an installed package, or this one."""
+    top = (getattr(thing, "__module__", None) or "").partition(".")[0]
+    if top in sys.stdlib_module_names or top == __name__.partition(".")[0]:
+        return True
+    module = sys.modules.get(top)
+    places = [getattr(module, "__file__", None), *getattr(module, "__path__", ())]
+    return any("site-packages" in place or "dist-packages" in place for place in places if place)
+
+
+def reduced(value: Any) -> Any:
+    """What pickle would make of an object; raises whatever its class raises."""
+    function: Callable[[Any], Any] | None = copyreg.dispatch_table.get(type(value))
+    return value.__reduce_ex__(5) if function is None else function(value)
+
+
+_MISSING: Final = object()
+
+
+class Missing:
+    """Stands for what one of two objects does not have."""
+
+
+def omitted(a: Any, b: Any) -> Iterator[tuple[str, Any, Any]]:
+    """What the pickles of two like objects, whose bytes are equal, do not compare: label, and both values.
+
+    A value that one of them lacks is a `Missing`.
+    """
+    kind = type(a)
+    handling = handling_of(kind)  # type: ignore[arg-type]
+    if issubclass(kind, BaseException):
+        yield " (its cause)", _cause(a), _cause(b)
+    if handling is Handling.OWN:
+        yield from _all_attributes(a, b)
+    elif handling is Handling.LIBRARY:
+        yield from _public_attributes(a, b)
+
+
+def _cause(error: BaseException) -> BaseException | None:
+    """What a traceback shows as the cause."""
+    if error.__cause__ is not None or error.__suppress_context__:
+        return error.__cause__
+    return error.__context__
+
+
+def own_parts(value: Any) -> dict[str, Any]:
+    """All that an object has, whatever its class would write: attributes, slots, and the content of a builtin type."""
+    slots, computed, bases = _layout_of(type(value))  # type: ignore[arg-type]  # types are hashable
+    parts = dict(getattr(value, "__dict__", None) or {})
+    for name in slots:
+        content = getattr(value, name, _MISSING)
+        if content is not _MISSING:
+            parts[name] = content
+    for name in computed:
+        parts.pop(name, None)
+    for base in bases:
+        parts[f" (its content as a {base.__name__})"] = _content(base, value)
+    return parts
+
+
+@lru_cache(maxsize=1024)
+def _layout_of(kind: type) -> tuple[tuple[str, ...], tuple[str, ...], tuple[type, ...]]:
+    """Names of a class's slots and of its cached properties, and the builtin type behind it."""
+    slots, computed = [], []
+    for base in kind.__mro__:
+        for name, part in vars(base).items():
+            if isinstance(part, MemberDescriptorType) and "__slots__" in vars(base):
+                slots.append(name)
+            elif isinstance(part, cached_property):
+                computed.append(name)
+    return tuple(slots), tuple(computed), tuple(base for base in _BUILTIN if issubclass(kind, base))
+
+
+def _all_attributes(a: Any, b: Any) -> Iterator[tuple[str, Any, Any]]:
+    mine, yours = own_parts(a), own_parts(b)
+    written, opened = _state(a), _state(b)
+    for name in {**mine, **yours}:
+        va, vb = mine.get(name, Missing), yours.get(name, Missing)
+        is_compared = written.get(name, _MISSING) is va and opened.get(name, _MISSING) is vb
+        if va is not vb and not is_compared:
+            yield name if name.startswith(" ") else f".{name}", va, vb
+
+
+def _public_attributes(a: Any, b: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Those that one of them lacks, and those of another type or of other plain data."""
+    mine = getattr(a, "__dict__", None)
+    if not mine:
+        return
+    yours = vars(b)
+    for name, va in mine.items():
+        if name.startswith("_") or isinstance(getattr(type(a), name, None), cached_property):
+            continue
+        vb = yours.get(name, Missing)
+        if va is not vb and (type(va) is not type(vb) or type(va) in _PLAIN):
+            yield f".{name}", va, vb
+
+
+_PLAIN: Final = frozenset({*_BUILTIN, bool, type(None)})
+
+
+def _state(value: Any) -> Mapping[str, Any]:
+    """The attributes that are written, by name, where that is how the class writes them."""
+    try:
+        parts = reduced(value)
+    except Exception:  # noqa: BLE001 - code of the class's own
+        return {}
+    state = parts[2] if isinstance(parts, tuple) and len(parts) > 2 else None
+    if isinstance(state, tuple) and len(state) == 2 and isinstance(state[1], dict):
+        return {**(state[0] or {}), **state[1]}
+    return state if isinstance(state, dict) else {}
+
+
+def _content(base: type, value: Any) -> Any:
+    """What the builtin type behind an object holds."""
+    if base is dict:
+        return list(dict.items(value))
+    if base in (set, frozenset):
+        return frozenset(base.__iter__(value))
+    if base is list:
+        return list.__getitem__(value, slice(None))
+    if base is bytearray:
+        return bytearray.__getitem__(value, slice(None))
+    return base.__getnewargs__(value)  # type: ignore[attr-defined]

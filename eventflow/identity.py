@@ -34,7 +34,17 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
-from eventflow.pickled import Handling, Pickled, handling_of, is_once, omitted, own_parts, pickle_of, reduced
+from eventflow.pickled import (
+    Handling,
+    Pickled,
+    handling_of,
+    holds_once,
+    is_once,
+    omitted,
+    own_parts,
+    pickle_of,
+    reduced,
+)
 
 __all__ = ["attributes_beside", "fields_of", "identical", "lost_in_pickle", "pickled_flat"]
 
@@ -240,6 +250,8 @@ def _objects(a: Any, b: Any, mine: Pickled) -> tuple[list[Any], list[Any]] | Non
             size_max = _FLAT_MAX * len(mine.data)
             mine, yours = pickle_of(a, size_max=size_max), pickle_of(b, size_max=size_max)
     except Exception:  # noqa: BLE001 - a reducer may raise anything, and cycles need the memo
+        return None
+    if holds_once(mine):
         return None
     same = mine.data == yours.data and len(mine.objects) == len(yours.objects)
     if not same or not all(map(is_, map(type, mine.objects), map(type, yours.objects))):

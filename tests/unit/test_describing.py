@@ -216,10 +216,10 @@ def test_forms_before_a_pickle_are_signed_too() -> None:
         open_pickle(codec, data[:32] + bytes(4) + data[36:], KEYS)
 
 
-def test_values_without_classes_of_ones_own_carry_four_bytes_and_an_empty_list() -> None:
+def test_values_without_classes_of_ones_own_carry_seven_bytes() -> None:
     """What popular values pay for it."""
     signed = sign_pickle(range(3), KEYS)
     assert signed is not None
-    assert signed[1][32:37] == b"\0\0\0\1\x90"
+    assert signed[1][32:39] == b"\0\0\0\3\x92\xa0\x90"
     with pytest.raises(SerializationError):
         sign_pickle(lambda: 0, KEYS)

@@ -1,8 +1,9 @@
 """Asks the cache before tasks start: whether an entry may stand for their work.
 
 An entry is the last success that bears the key (see `eventflow.runner.keys`).  It must be in time by the clock
-that is recorded, by what it said then and by what the task says today, and its bytes must be there, be sound, and
-be of a codec that opens here.  Otherwise the task runs, and its success is the next entry.
+that is recorded, by what it said then and by what the task says today, and not be from the future.  Its bytes must
+be there and be sound, and open as the task's consumers will open them.  Otherwise the task runs, and its success is
+the next entry.
 
 Nothing is decided here: what is found goes to the machine as commands, `Reuse` for a hit and `Start` with the
 reason for a miss.
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from logging import getLogger
-from typing import Final, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 from eventflow.events import CacheMiss, LogDamaged, Origin, Record, TaskSucceeded
 from eventflow.machine import Reuse, Start, Status
@@ -23,17 +24,17 @@ from eventflow.runner.failures import brief
 from eventflow.runner.keys import Declined, KeyMaker, Opaque
 from eventflow.runner.values import Values
 from eventflow.runview import RunView
-from eventflow.serializers import Serializer
+from eventflow.serializers import has_digest
 
 __all__ = ["Cache"]
 
 _logger: Final = getLogger("eventflow.cache")
 _READ_MAX: Final = 16 << 20
 """Bytes of entries' values that are in memory at once while they are checked."""
-_JUDGED: Final = frozenset({"msgpack", "tagged", "typed"})
-"""Codecs whose bytes open if they are the bytes that were written, for the key knows the type."""
 _Name = TypeVar("_Name", str, bytes)
 _Found = TypeVar("_Found")
+_Miss: TypeAlias = tuple[str, str]
+"""Reason and detail of a `CacheMiss`."""
 
 
 class Cache:
@@ -113,6 +114,8 @@ class Cache:
                 answers[slot] = Start(
                     slot, CacheMiss(parts, "lost", "the record of its entry cannot be read")
                 )
+            elif entry.at > max(now, self._world.now()):  # which may be of a moment after this round began
+                answers[slot] = Start(slot, CacheMiss(parts, "future", _in_the_future(entry, now)))
             elif (since := self._expired(facts.run.node(slot), entry, event, now)) is not None:
                 answers[slot] = Start(slot, CacheMiss(parts, "expired", _out_of_date(entry, since)))
             else:
@@ -131,7 +134,7 @@ class Cache:
         unsound = await self._unsound(facts, hits)
         for hit in hits:
             if hit.slot in unsound:
-                answers[hit.slot] = Start(hit.slot, CacheMiss(hit.parts, "lost", unsound[hit.slot]))
+                answers[hit.slot] = Start(hit.slot, CacheMiss(hit.parts, *unsound[hit.slot]))
             else:
                 answers[hit.slot] = hit
                 del self.keys[hit.slot]
@@ -146,9 +149,9 @@ class Cache:
         over = now - min(ends, default=now + 1)
         return over if over >= 0 else None
 
-    async def _unsound(self, facts: RunFacts, hits: Sequence[Reuse]) -> dict[int, str]:
-        """Slots whose entries' values cannot be had, with the reason."""
-        unsound: dict[int, str] = {}
+    async def _unsound(self, facts: RunFacts, hits: Sequence[Reuse]) -> dict[int, _Miss]:
+        """Slots whose entries' values cannot be had."""
+        unsound: dict[int, _Miss] = {}
         batch: list[tuple[int, Stored]] = []
         size = 0
         for hit in hits:
@@ -162,31 +165,31 @@ class Cache:
                 batch.append((hit.slot, payload))
                 size += payload.size
             else:
-                unsound[hit.slot] = f"the value was not kept: {payload.reason}"
+                unsound[hit.slot] = ("lost", f"the value was not kept: {payload.reason}")
         if batch:
             await self._check_stored(facts, batch, unsound)
         return unsound
 
     async def _check_stored(
-        self, facts: RunFacts, batch: Sequence[tuple[int, Stored]], unsound: dict[int, str]
+        self, facts: RunFacts, batch: Sequence[tuple[int, Stored]], unsound: dict[int, _Miss]
     ) -> None:
         found = await _sound(self._log.values, [payload.digest for _, payload in batch])
         for slot, payload in batch:
             value = found.get(payload.digest)
             if value is None:
-                unsound[slot] = f"the bytes of {payload.digest.hex()} are gone or damaged"
+                unsound[slot] = ("lost", f"the bytes of {payload.digest.hex()} are gone or damaged")
             else:
                 self._check(facts, slot, Inline(payload.codec, value.data, payload.digest), unsound)
 
-    def _check(self, facts: RunFacts, slot: int, payload: Inline, unsound: dict[int, str]) -> None:
-        """See that a value would open; only its own codec can tell, but for those of plain data."""
-        serializer = self._view.serializer_of(slot, facts.run)
-        if type(serializer) is Serializer and payload.codec in _JUDGED:
+    def _check(self, facts: RunFacts, slot: int, payload: Inline, unsound: dict[int, _Miss]) -> None:
+        """See that a value opens as its consumers will open it."""
+        if not has_digest(payload.data, payload.digest):
+            unsound[slot] = ("lost", f"the bytes of {payload.digest.hex()} are damaged")
             return
         try:
-            serializer.deserialize(payload)
-        except Exception as error:  # noqa: BLE001 - opening runs what users wrote
-            unsound[slot] = f"{type(error).__qualname__}: {brief(error)}"
+            self._view.serializer_of(slot, facts.run).deserialize(payload)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - opening runs what users wrote
+            unsound[slot] = ("unreadable", f"{type(error).__qualname__}: {brief(error)}")
 
 
 async def _sound(
@@ -204,6 +207,11 @@ async def _sound(
             except LogDamaged:
                 found[name] = None
     return found
+
+
+def _in_the_future(entry: Record, now: int) -> str:
+    run = entry.stream.removeprefix("run/")
+    return f"event {entry.version} of run {run} was recorded {(entry.at - now) / 1e6:.0f} s in the future"
 
 
 def _out_of_date(entry: Record, since_us: int) -> str:

@@ -506,7 +506,7 @@ async def test_an_entry_that_its_serializer_does_not_open_is_a_miss() -> None:
     finally:
         Rounding.deserialize = kept  # type: ignore[method-assign]
     reasons = [r.event.cache async for r in log.read() if isinstance(r.event, TaskStarted)]
-    assert [miss.reason for miss in reasons if miss] == ["new", "lost"]
+    assert [miss.reason for miss in reasons if miss] == ["new", "unreadable"]
     assert reasons[1] is not None
     assert reasons[1].detail == "ValueError: not today"
 

@@ -13,7 +13,8 @@ from eventflow.logs.memory import MemoryLog
 from eventflow.nodes import BuildError, NodeIsNotAValue
 from eventflow.projections import Fold, Projection, Runs, Timeline, follow, replay
 from eventflow.result import NoResult, Result, ResultNotLoaded, ResultSerializer, SerializationError
-from eventflow.runner.changes import FlowChanged, ParametersDiffer
+from eventflow.runner.changes import FlowChanged
+from eventflow.runner.parameters import ParametersDiffer
 from eventflow.runs import NoValue, RunNotFinished, state_of
 from eventflow.runview import Picture, RunNotFound, RunView
 from eventflow.settings import open_log

@@ -21,7 +21,8 @@ from eventflow.flow_parameters import from_text
 from eventflow.flows import Flow
 from eventflow.ports import EventLog
 from eventflow.result import ResultError
-from eventflow.runner.changes import FlowChanged, ParametersDiffer
+from eventflow.runner.changes import FlowChanged
+from eventflow.runner.parameters import ParametersDiffer
 from eventflow.runs import Launch, NoValue
 from eventflow.settings import check_url, open_log
 from eventflow.signatures import type_text

@@ -20,8 +20,9 @@ from eventflow.events import LogDamaged
 from eventflow.flows import ParameterError
 from eventflow.nodes import BuildError
 from eventflow.result import ResultError, SerializationError
-from eventflow.runner.changes import FlowChanged, ParametersDiffer
+from eventflow.runner.changes import FlowChanged
 from eventflow.runner.ownership import UnknownEvents
+from eventflow.runner.parameters import ParametersDiffer
 from eventflow.runs import RunNotFinished
 from eventflow.runview import RunNotFound
 from eventflow.settings import LogNotNamed

@@ -17,7 +17,7 @@ import msgspec
 from eventflow.graph import Arg, Const, DictOf, Graph, ParameterNode, Ref, TaskNode, consts
 from eventflow.machine import FINISHED, Status
 from eventflow.openers import Openers
-from eventflow.result import Inline, Payload
+from eventflow.result import Inline
 from eventflow.runfacts import RunFacts
 from eventflow.serializers.recorded import opens_alone
 from eventflow.serializers.typedefs import Difference, differences
@@ -26,9 +26,7 @@ __all__ = [
     "Change",
     "FlowChanged",
     "OnChange",
-    "ParametersDiffer",
     "check_finished",
-    "check_parameters",
     "check_shape",
     "constants_differ",
     "of_another_type",
@@ -58,10 +56,6 @@ class FlowChanged(ValueError):
         parts = [said, *(f"\n{line}" for line in _table(changes)), way_out and f"\n{way_out}"]
         super().__init__("".join(parts))
         self.changes = changes
-
-
-class ParametersDiffer(ValueError):
-    """The run was started with other parameters."""
 
 
 def check_shape(recorded: Graph, today: Graph, run_id: str) -> None:
@@ -160,24 +154,6 @@ def constants_differ(
 
 def _opens_alone(const: Const) -> bool:
     return isinstance(const.value, Inline) and opens_alone(const.value.codec)
-
-
-def check_parameters(recorded: Mapping[str, Payload], today: Mapping[str, Payload], run_id: str) -> None:
-    """Refuse to resume with other parameters."""
-    differing = [
-        name
-        for name, payload in today.items()
-        if name not in recorded or _digest_of(recorded[name]) != _digest_of(payload)
-    ]
-    if differing:
-        raise ParametersDiffer(
-            f"run {run_id!r} was started with other values of {', '.join(map(repr, differing))}: "
-            "leave them out to resume it, or use another run_id"
-        )
-
-
-def _digest_of(payload: Payload) -> bytes | None:
-    return getattr(payload, "digest", None)
 
 
 def _differ(before: bytes, now: bytes) -> bool:

@@ -52,10 +52,11 @@ from eventflow.runfacts import RunFacts
 from eventflow.runner import ownership
 from eventflow.runner.body import CLEANUP_S
 from eventflow.runner.caching import Cache
-from eventflow.runner.changes import check_finished, check_parameters
+from eventflow.runner.changes import check_finished
 from eventflow.runner.deciding import IN_FLIGHT_MAX, Decider
 from eventflow.runner.defining import Definition
 from eventflow.runner.ownership import Lost, check_known, check_not_awaited
+from eventflow.runner.parameters import check_parameters
 from eventflow.runner.request import Request
 from eventflow.runner.task_runner import TaskRunner
 from eventflow.runner.values import Values
@@ -202,7 +203,7 @@ class FlowRunner:
         may_go_on = facts.run.phase != Phase.FINISHED  # what has finished is only shown
         if may_go_on and facts.run.flow != graph.digest and request.on_change != "keep":
             check_finished(await graph_of(log, facts.run.flow), graph, facts, self._view.openers, run_id)
-        check_parameters(facts.parameters, {name: request.parameters[name] for name in request.given}, run_id)
+        await check_parameters(log, self._view, facts, request)
 
     async def _open(self) -> None:
         """Fold what is there, begin what is not, and claim the run."""

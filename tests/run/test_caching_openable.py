@@ -131,7 +131,9 @@ def test_a_pickle_whose_class_refuses_is_a_miss() -> None:
     async def main(world: VirtualWorld) -> None:
         log = MemoryLog()
         await used("pair").options(log=log, world=world).run()
-        await put(log, await entry_of(log), Serializer(keyring=log.keyring).serialize(Refusing()), world.now())
+        await put(
+            log, await entry_of(log), Serializer(keyring=log.keyring).serialize(Refusing()), world.now()
+        )
         Refusing.refuses = True
         try:
             state = await used("pair").options(log=log, world=world, run_id="two").run()

@@ -1,0 +1,110 @@
+"""Whether the parameters with which a run is called for again are those that it was started with.
+
+Bytes say it only if they are equal.  A pickle is signed with another key, a set or a table is written in another
+order, and the value is the same: so where bytes differ, both values are opened and compared by content.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from eventflow.identity import identical
+from eventflow.ports import EventLog
+from eventflow.result import Inline, KeyUnavailable, Payload, ResultNotLoaded, Stored
+from eventflow.runfacts import RunFacts
+from eventflow.runner.failures import brief
+from eventflow.runner.request import Request
+from eventflow.runview import RunView
+from eventflow.serializers.canonical import NoContent, content_of
+
+__all__ = ["ParametersDiffer", "check_parameters"]
+
+
+class ParametersDiffer(ValueError):
+    """The run was started with other parameters."""
+
+
+async def check_parameters(log: EventLog, view: RunView, facts: RunFacts, request: Request) -> None:
+    """Refuse to resume with other parameters.
+
+    Raises `ParametersDiffer`, and `KeyUnavailable` where a pickle cannot be opened to be compared.
+    """
+    differing: list[str] = []
+    for name in sorted(request.given, key=list(request.parameters).index):
+        then, now = facts.parameters.get(name), request.parameters[name]
+        if then is None:
+            differing.append(f"{name!r}")
+        elif not _same_bytes(then, now):
+            try:
+                if not await _same_values(log, view, facts, request, name):
+                    differing.append(f"{name!r}")
+            except KeyUnavailable:
+                raise
+            except Exception as error:  # noqa: BLE001 - opening and comparing run what users wrote
+                differing.append(f"{name!r} (not comparable: {type(error).__qualname__}: {brief(error)})")
+    if differing:
+        raise ParametersDiffer(
+            f"run {view.run_id!r} was started with other values of {', '.join(differing)}: "
+            "leave them out to resume it, or use another run_id"
+        )
+
+
+def _same_bytes(then: Payload, now: Payload) -> bool:
+    if not isinstance(then, Inline | Stored) or not isinstance(now, Inline | Stored):
+        return then == now
+    return (then.codec, then.digest) == (now.codec, now.digest)
+
+
+async def _same_values(log: EventLog, view: RunView, facts: RunFacts, request: Request, name: str) -> bool:
+    slot = view.plan.graph.index[name]
+    lent = {value.digest: value.data for value in request.beside}
+    then = await _inline(log, facts.parameters[name], lent)
+    now = await _inline(log, request.parameters[name], lent)
+    opened = view.opener_of(slot, facts).deserialize(then)
+    return _are_equal(opened, view.serializer_of(slot, facts.run).deserialize(now))
+
+
+async def _inline(log: EventLog, payload: Payload, lent: Mapping[bytes, bytes]) -> Inline:
+    if isinstance(payload, Inline):
+        return payload
+    if not isinstance(payload, Stored):
+        raise ResultNotLoaded("its value was not kept")
+    data = lent.get(payload.digest)
+    if data is None:
+        found = await log.values([payload.digest])
+        if payload.digest not in found:
+            raise ResultNotLoaded(f"the {payload.size} bytes under {payload.digest.hex()} are not in the log")
+        data = found[payload.digest].data
+    return Inline(payload.codec, data, payload.digest)
+
+
+def _are_equal(a: Any, b: Any) -> bool:
+    """Whether two values have equal contents; of a dict the order does not count, as in cache keys."""
+    try:
+        return content_of(a) == content_of(b)
+    except NoContent:
+        pass
+    kind = type(a)
+    if kind is not type(b):
+        return False
+    if kind in (list, tuple):
+        return len(a) == len(b) and all(map(_are_equal, a, b))
+    if kind is dict:
+        typed = [{(type(key), key) for key in side} for side in (a, b)]  # 1 and True are equal
+        return typed[0] == typed[1] and all(_are_equal(part, b[key]) for key, part in a.items())
+    return identical(a, b) or _are_equal_tables(a, b)
+
+
+def _are_equal_tables(a: Any, b: Any) -> bool:
+    """Whether data frames and series hold the same, however their columns lie in memory."""
+    equals = getattr(a, "equals", None)
+    return callable(equals) and equals(b) is True and identical(_labels(a), _labels(b))
+
+
+def _labels(table: Any) -> list[Any]:
+    """What the `equals` of pandas does not compare."""
+    axes = [getattr(table, axis, None) for axis in ("index", "columns")]
+    names = [list(getattr(axis, "names", ())) for axis in axes]
+    kinds = [str(getattr(axis, "dtype", "")) for axis in axes]
+    return [names, kinds, str(getattr(table, "name", "")), dict(getattr(table, "attrs", None) or {})]

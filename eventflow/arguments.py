@@ -9,7 +9,6 @@ A constant that cannot be kept is an error here, before anything runs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import lru_cache
 from types import NoneType
 from typing import Any, Final, Generic, NamedTuple, TypeVar, get_origin
@@ -18,7 +17,9 @@ import msgspec
 
 from eventflow.graph import Arg, Const, DictOf, Key, ListOf, Ref, TupleOf
 from eventflow.nodes import BuildError, Node, Owner, declared_type, element_type, owner_of, ref_of
+from eventflow.pickled import is_once
 from eventflow.result import Inline, ResultSerializer, SerializationError
+from eventflow.sequences import elements_of, refused, refused_type
 from eventflow.serializers import Serializer, digest_of
 from eventflow.serializers.faults import describe_fault
 from eventflow.signatures import unaliased
@@ -117,21 +118,20 @@ def each_argument(value: Any, declared: Any, place: Place) -> Arg:
     is_node = isinstance(value, Node)
     written = unaliased(declared_type(value)) if is_node else type(value)
     kind = get_origin(written) or written
-    if kind in _WHOLE:
-        raise BuildError(
-            f"{place}: {value!r:.80} is {_WHOLE[kind]}, which is not mapped over; wrap it in unmapped() to give "
-            f"it whole to every child, or make a list of it in a task"
+    refusal = refused_type(kind) if is_node else refused(value)
+    if refusal is not None:
+        fix = "write list(...) around it" if is_once(value) else refusal.fix + " in a task" * is_node
+        said = (
+            f"{refusal.what} is not mapped over ({value!r:.80})"
+            if refused_type(kind) is None
+            else f"{value!r:.80} is {refusal.what}, which is not mapped over"
         )
+        raise BuildError(f"{place}: {said}: {fix}; or wrap it in unmapped() to give it whole to every child")
     if is_node:
         return argument(value, declared, place)
-    if kind in (list, tuple):  # a constant for each element, so that no child opens the others
-        return ListOf(tuple([_part(part, i, declared, place) for i, part in enumerate(value)]))
-    fix = "write list(...) around it" if isinstance(value, Iterable) else "wrap it in unmapped()"
-    raise BuildError(f"{place}: a {kind.__qualname__} is not mapped over ({value!r:.80}); {fix}")
-
-
-_WHOLE: Final[dict[Any, str]] = {str: "text", bytes: "bytes", dict: "a dict"}
-"""What Python could iterate over, but nobody means to."""
+    parts = value if kind in (list, tuple) else elements_of(value)
+    # A constant for each element, so that no child opens the others.
+    return ListOf(tuple([_part(part, i, declared, place) for i, part in enumerate(parts)]))
 
 
 def constant(value: Any, declared: Any, place: Place) -> Const:

@@ -37,12 +37,14 @@ from eventflow.graph import (
     Graph,
     Input,
     Key,
+    ListOf,
     ParameterNode,
     Policy,
     Ref,
     TaskDef,
     TaskNode,
     described,
+    unequal,
 )
 from eventflow.graph import Node as GraphNode
 from eventflow.nodes import BuildError, Node, element_type
@@ -264,6 +266,8 @@ class Builder:
         after: tuple[Node, ...],
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
+        *,
+        zip_shortest: bool,
     ) -> Node:
         """Add a node for one child per element; a plain call when every argument is unmapped."""
         bound = self._bind(definition, args, kwargs)
@@ -276,7 +280,12 @@ class Builder:
                 arg = each_argument(value, definition.signature.type_of(name), place)
                 inputs.append(Input(name, arg, True))
         mapped = any(item.each for item in inputs)
-        return self._add_task(definition, label, after, inputs, mapped)
+        widths = {
+            item.name: len(item.arg.items) for item in inputs if item.each and isinstance(item.arg, ListOf)
+        }
+        if len({*widths.values()}) > 1 and not zip_shortest:
+            raise BuildError(f"in flow {self.name!r}, {unequal(definition.name, widths)}")
+        return self._add_task(definition, label, after, inputs, mapped, zip_shortest=mapped and zip_shortest)
 
     def finish(self, returned: Any, reference: tuple[int, ...]) -> Graph:
         """The graph, to be called once; `returned` is None or nodes, bare or in lists, tuples and dicts."""
@@ -356,6 +365,8 @@ class Builder:
         after: tuple[Node, ...],
         inputs: list[Input],
         mapped: bool,
+        *,
+        zip_shortest: bool = False,
     ) -> Node:
         task = self._index.get(definition)
         if task is None:
@@ -366,7 +377,7 @@ class Builder:
             waits = tuple(dict.fromkeys(self.task_index(node, what) for node in after))
         name = _unique(self._names, label or definition.name)
         index = len(self._nodes)
-        self._nodes.append(TaskNode(name, task, tuple(inputs), waits, mapped))
+        self._nodes.append(TaskNode(name, task, tuple(inputs), waits, mapped, zip_shortest))
         return Node(self, Ref(index), definition.returns_each if mapped else definition.returns)
 
     def _define(self, definition: Definition) -> int:

@@ -53,6 +53,7 @@ __all__ = [
     "consts",
     "described",
     "refs",
+    "unequal",
 ]
 
 Key: TypeAlias = int | str
@@ -204,6 +205,8 @@ class TaskNode(msgspec.Struct, frozen=True, array_like=True, tag="task", gc=Fals
     """Nodes that must have finished first, without handing over data."""
     mapped: bool = False
     """One child per element of the `each` inputs."""
+    zip_shortest: bool = False
+    """Inputs of unequal lengths give as many children as the shortest has elements; else they are an error."""
 
 
 Node: TypeAlias = ParameterNode | TaskNode
@@ -226,6 +229,16 @@ class Digests(msgspec.Struct, frozen=True, array_like=True):
     shape: bytes
     code: bytes
     policy: bytes
+
+
+def unequal(task: str, widths: Mapping[str, int]) -> str:
+    """The message for inputs of different lengths that a task is mapped over."""
+    told = ", ".join(f"{name!r} has {width}" for name, width in widths.items())
+    return (
+        f"task {task!r} is mapped over inputs of unequal lengths: {told}; give all the same length, wrap one that "
+        "every child gets whole in unmapped(), or write task.mapping(zip_shortest=True).map(...) to stop with the "
+        "shortest"
+    )
 
 
 def refs(arg: Arg) -> Iterator[Ref]:

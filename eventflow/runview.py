@@ -43,6 +43,7 @@ from eventflow.result import (
     Withheld,
 )
 from eventflow.runfacts import Ending, RunFacts, advance
+from eventflow.sequences import follow_path
 from eventflow.serializers import Keyring, Serializer
 from eventflow.states import Failed, State, TaskError
 
@@ -143,8 +144,10 @@ class RunView:
         """What opens the value that is recorded for a slot: one kept as another type only where that is harmless."""
         return self.openers.opener_of(slot, facts)
 
-    def result(self, facts: RunFacts, source: Source, slot: int) -> Result | NoResultType:
-        """The Result at a source that was taken from `slot`."""
+    def result(
+        self, facts: RunFacts, source: Source, slot: int, *, is_element: bool = False
+    ) -> Result | NoResultType:
+        """The Result at a source that was taken from `slot`; the path to an element of a map ends with a position."""
         version, path = (source, ()) if isinstance(source, int) else (source[0], source[1:])
         serializer = self.opener_of(slot, facts)
         if version == 1:
@@ -154,7 +157,12 @@ class RunView:
             payload = facts.kept.get(int(version))
         if payload is None or isinstance(payload, Ending):
             return NoResult
-        return Result(payload, True, PartOf(serializer, path) if path else serializer, fetch=self.fetch)
+        return Result(
+            payload,
+            True,
+            PartOf(serializer, path, is_element=is_element) if path else serializer,
+            fetch=self.fetch,
+        )
 
 
 def fetcher(log: EventLog) -> Callable[[Stored], Inline]:
@@ -172,9 +180,11 @@ def fetcher(log: EventLog) -> Callable[[Stored], Inline]:
 class PartOf:
     """Opens a part of a value: what a serializer gives, followed along a path of keys."""
 
-    def __init__(self, whole: ResultSerializer, path: tuple[Key, ...]) -> None:
+    def __init__(self, whole: ResultSerializer, path: tuple[Key, ...], *, is_element: bool = False) -> None:
         self.whole = whole
         self.path = path
+        self.is_element = is_element
+        """Whether the path ends with a position."""
 
     def serialize(self, value: Any) -> Inline:
         """Serialize a part by itself: the declared type of the whole is not that of the part."""
@@ -185,9 +195,7 @@ class PartOf:
     def deserialize(self, payload: Inline) -> Any:
         """Open the whole and follow the path; raises what the value raises for a missing key."""
         value = self.whole.deserialize(payload)
-        for key in self.path:
-            value = value[key]
-        return value
+        return follow_path(value, self.path, is_element=self.is_element)
 
     def part(self, result: Result) -> Payload:
         """The payload of the part by itself, for the wire, where no path goes with it."""
@@ -197,7 +205,9 @@ class PartOf:
             return Withheld(f"a part of a value that is kept as a whole: {error}")
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, PartOf) and (self.whole, self.path) == (other.whole, other.path)
+        return isinstance(other, PartOf) and (
+            (self.whole, self.path, self.is_element) == (other.whole, other.path, other.is_element)
+        )
 
     def __hash__(self) -> int:
         return hash(self.path)
@@ -428,7 +438,7 @@ class Picture(Mapping[Any, State]):
         found: dict[str, Result | NoResultType] = {}
         for leaf, source in zip(leaves(self._view.plan, facts.run, slot), recorded, strict=True):
             if leaf.children is None:
-                found[leaf.label] = self._view.result(facts, source, leaf.slot)
+                found[leaf.label] = self._view.result(facts, source, leaf.slot, is_element=leaf.is_element)
             else:
                 for nth, child in enumerate(leaf.children):
                     found[f"{leaf.label}[{nth}]"] = self._view.result(facts, facts.run.source[child], child)

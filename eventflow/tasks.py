@@ -9,6 +9,7 @@ stands for, also when the function is async, so that a type checker follows the 
     total.named("sum")(orders)        ... under another name
     enrich.map(orders)                one run for each element
     enrich.map(orders, unmapped(7))   ... all with the same 7
+    enrich.mapping(zip_shortest=True).map(orders, days)   ... as many as the shorter of the two has elements
 """
 
 from __future__ import annotations
@@ -46,12 +47,17 @@ class Task(Generic[P, R]):
     """A function that can stand in a flow; made by `@task`. Immutable."""
 
     def __init__(
-        self, definition: Definition, label: str | None = None, after: tuple[Node, ...] = ()
+        self,
+        definition: Definition,
+        label: str | None = None,
+        after: tuple[Node, ...] = (),
+        zip_shortest: bool | None = None,
     ) -> None:
-        """For `@task`, `named` and `after` only."""
+        """For `@task`, `named`, `after` and `mapping` only; `zip_shortest` is None where `mapping` was not called."""
         self._definition = definition
         self._label = label
         self._after = after
+        self._zip_shortest = zip_shortest
         self.__wrapped__ = definition.fn
         self.__doc__ = definition.fn.__doc__
 
@@ -86,16 +92,33 @@ class Task(Generic[P, R]):
         Raises `BuildError` outside a flow, and for arguments that do not fit or cannot be kept.
         """
         builder = active.get() or self._no_flow("called")
+        if self._zip_shortest is not None:
+            raise BuildError(
+                f"in flow {builder.name!r}, task {self.name!r} is called after .mapping(), which has a meaning only "
+                f"before .map(): write {self._definition.name}.mapping(...).map(...), or leave .mapping() out"
+            )
         node: Any = builder.call(self._definition, self._label, self._after, args, kwargs)
         return cast(R, node)
 
     def after(self, *nodes: object) -> Task[P, R]:
         """The same task, whose call waits until `nodes` have finished; adds to earlier ones."""
-        return Task(self._definition, self._label, (*self._after, *cast(tuple[Node, ...], nodes)))
+        return Task(
+            self._definition, self._label, (*self._after, *cast(tuple[Node, ...], nodes)), self._zip_shortest
+        )
 
     def named(self, name: str) -> Task[P, R]:
         """The same task under another name; a number is added where the flow has the name already."""
-        return Task(self._definition, check_name("task", name), self._after)
+        return Task(self._definition, check_name("task", name), self._after, self._zip_shortest)
+
+    def mapping(self, *, zip_shortest: bool = False) -> Task[P, R]:
+        """The same task, whose `.map` is done in this way: `add.mapping(zip_shortest=True).map(xs, ys)`.
+
+        With `zip_shortest` inputs of unequal lengths give as many children as the shortest has elements, as `zip`
+        does; without it they are an error. Raises `TypeError` for anything but a bool.
+        """
+        if not isinstance(zip_shortest, bool):
+            raise TypeError(f"task {self.name!r}: zip_shortest={zip_shortest!r:.80} is not True or False")
+        return Task(self._definition, self._label, self._after, zip_shortest)
 
     @overload
     def map(self: Callable[[A], V], a: Iterable[A] | Unmapped[A], /) -> list[V]: ...
@@ -126,10 +149,19 @@ class Task(Generic[P, R]):
         """Add one call for each element of the arguments, which go side by side; `unmapped` ones go whole.
 
         Typed for one to four arguments by position, or all by name. When every argument is unmapped this is
-        a plain call, and the node stands for a single value. Raises like a call.
+        a plain call, and the node stands for a single value. What is mapped over is a sequence: a list, a tuple, a
+        range, an array of one dimension or a Series; all are of the same length, unless `mapping` says otherwise. Of
+        an array that is written here each child gets the element as a plain Python value. Raises like a call.
         """
         builder = active.get() or self._no_flow("mapped")
-        node: Any = builder.map(self._definition, self._label, self._after, args, kwargs)
+        node: Any = builder.map(
+            self._definition,
+            self._label,
+            self._after,
+            args,
+            kwargs,
+            zip_shortest=self._zip_shortest or False,
+        )
         return cast(list[Any], node)
 
     def __repr__(self) -> str:

@@ -22,7 +22,7 @@ __all__ = ["Leaf", "bind", "causes", "leaf_of", "leaves", "sources", "width_max"
 class Leaf:
     """One place a task takes a value from: a slot of the run, and a path into its value."""
 
-    __slots__ = ("children", "label", "path", "slot")
+    __slots__ = ("children", "is_element", "label", "path", "slot")
 
     def __init__(
         self, label: str, slot: int, path: tuple[Key, ...] = (), children: range | None = None
@@ -33,6 +33,8 @@ class Leaf:
         self.path = path
         self.children = children
         """Of a mapped upstream that is taken whole, the slots of its children."""
+        self.is_element = False
+        """Whether the path ends with the position of an element that is mapped over, and not with a key."""
 
     @property
     def slots(self) -> Sequence[int]:
@@ -96,11 +98,18 @@ def leaf_of(run: RunState, label: str, ref: Ref) -> Leaf:
     return Leaf(label, up, path, range(children.base, children.base + children.width))
 
 
+def _leaf_of_element(run: RunState, label: str, ref: Ref) -> Leaf:
+    """Where the position at the end of a reference leads."""
+    leaf = leaf_of(run, label, ref)
+    leaf.is_element = bool(leaf.path)  # else it leads to a child, and has been followed
+    return leaf
+
+
 def _element(run: RunState, label: str, arg: Arg, nth: int) -> Iterator[Leaf]:
     """The leaves of element `nth` of an input that is mapped over."""
     match arg:
         case Ref(node=up, path=path):
-            yield leaf_of(run, label, Ref(up, (*path, nth)))
+            yield _leaf_of_element(run, label, Ref(up, (*path, nth)))
         case ListOf(items=items) | TupleOf(items=items):
             yield from _leaves(run, label, items[nth])
         case _:
@@ -213,7 +222,7 @@ class _Binding:
     def element(self, name: str, arg: Arg, nth: int) -> Any:
         match arg:
             case Ref(node=up, path=path):
-                return self._take(leaf_of(self._run, name, Ref(up, (*path, nth))))
+                return self._take(_leaf_of_element(self._run, name, Ref(up, (*path, nth))))
             case ListOf(items=items) | TupleOf(items=items):
                 return self.build(name, (), items[nth])
             case _:

@@ -176,7 +176,8 @@ def _describe(graph: Graph, index: int) -> str:
         return f"parameter: {node.annotation or 'any type'}, {default}"
     inputs = [f"{item.name}={'each of ' * item.each}{_text(graph, item.arg)}" for item in node.inputs]
     after = [f"after {graph.nodes[up].name}" for up in node.after]
-    return f"{graph.tasks[node.task].name}({', '.join([*inputs, *after])})"
+    shortest = ["as many as the shortest"] if node.zip_shortest else []
+    return f"{graph.tasks[node.task].name}({', '.join([*inputs, *after, *shortest])})"
 
 
 def _text(graph: Graph, arg: Arg | None) -> str:

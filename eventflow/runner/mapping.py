@@ -1,9 +1,12 @@
-"""How many children a mapped task gets, as many as its shortest input has elements; and what keeps a task from running."""
+"""How many children a mapped task gets, and what keeps a task from running.
+
+One child for each element: inputs of unequal lengths are an error, unless the call says `zip_shortest`.
+"""
 
 from __future__ import annotations
 
 from eventflow.events import WIDTH_MAX
-from eventflow.graph import Input, ListOf, Ref, TaskNode, TupleOf
+from eventflow.graph import Input, ListOf, Ref, TaskNode, TupleOf, unequal
 from eventflow.machine import Block, Map, Plan, RunState
 from eventflow.machine.rules import SLOTS_MAX
 from eventflow.result import KeyUnavailable
@@ -18,19 +21,21 @@ async def map_or_block(plan: Plan, values: Values, facts: RunFacts, slot: int) -
     """What is to be decided on a mapped task that is due; a failure of what it maps over blocks it."""
     node = plan.nodes[slot]
     assert isinstance(node, TaskNode)
-    widths: list[int] = []
+    widths: dict[str, int] = {}
     for item in node.inputs:
         if not item.each:
             continue
         if isinstance(item.arg, Ref) and values.is_failed(facts, item.arg):
             return Block(slot, f"what it maps over as {item.name!r} failed")
         try:
-            widths.append(await _width(values, facts, item))
+            widths[item.name] = await _width(values, facts, item)
         except KeyUnavailable:
             raise  # no failure of the task: the run can go on once the key is there
         except Exception as error:  # noqa: BLE001 - `len()` and opening run what users wrote
             return Map(slot, 0, failure_of(TypeError(f"argument {item.name!r}: {text_of(error)}")))
-    width, room = min(widths), min(WIDTH_MAX, SLOTS_MAX - len(facts.run.status))
+    if len({*widths.values()}) > 1 and not node.zip_shortest:
+        return Map(slot, 0, failure_of(ValueError(unequal(node.name, widths))))
+    width, room = min(widths.values()), min(WIDTH_MAX, SLOTS_MAX - len(facts.run.status))
     if width > room:
         return Map(slot, 0, failure_of(ValueError(_too_wide(width, room))))
     return Map(slot, width)

@@ -179,4 +179,4 @@ def _described(graph: Graph, node: int) -> bytes:
                 return (type(arg).__name__, keys, [named(part) for part in arg.items])
 
     inputs = [(item.name, named(item.arg), item.each) for item in found.inputs]
-    return msgspec.msgpack.encode((graph.tasks[found.task].name, inputs, found.mapped))
+    return msgspec.msgpack.encode((graph.tasks[found.task].name, inputs, found.mapped, found.zip_shortest))

@@ -18,6 +18,7 @@ from eventflow.result import Inline, NoResult, Payload, ResultNotLoaded, Stored
 from eventflow.runfacts import Ending, RunFacts
 from eventflow.runner.failures import brief
 from eventflow.runview import RunView
+from eventflow.sequences import follow_path, length_of
 from eventflow.serializers import is_immutable, reopen
 from eventflow.serializers.plain import unpack
 from eventflow.states import TaskError
@@ -183,12 +184,12 @@ class Values:
         """The value at a leaf; raises `NotAtHand` where bytes must be read first."""
         found = [self._value(facts, up) for up in leaf.slots]
         value: Any = found[0] if leaf.children is None else found
-        for key in leaf.path:
-            try:
-                value = value[key]
-            except (LookupError, TypeError) as error:
-                raise InputError(self._no_such_part(facts, leaf, error)) from error
-        return value
+        if not leaf.path:
+            return value
+        try:
+            return follow_path(value, leaf.path, is_element=leaf.is_element)
+        except (LookupError, TypeError) as error:
+            raise InputError(self._no_such_part(facts, leaf, error)) from error
 
     def _no_such_part(self, facts: RunFacts, leaf: Leaf, error: Exception) -> str:
         name = facts.run.name(self._plan, leaf.slot)
@@ -276,18 +277,6 @@ class Values:
                 return length_of(self.leaf(facts, leaf))
             finally:
                 self.unload()
-
-
-def length_of(value: Any) -> int:
-    """The length of something that can be mapped over by index."""
-    if isinstance(value, str | bytes | bytearray | dict | set | frozenset) or not (
-        hasattr(value, "__len__") and hasattr(value, "__getitem__")
-    ):
-        raise TypeError(
-            f"cannot map over a {type(value).__qualname__}: return a list or a tuple "
-            "(of a dict, for example `list(d.items())`)"
-        )
-    return len(value)
 
 
 def to_store(payload: Inline) -> tuple[Inline | Stored, Value | None]:

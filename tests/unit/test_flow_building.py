@@ -503,7 +503,7 @@ def test_building_is_linear() -> None:
         (lambda: fetch.map("abc"), "'abc' is text, which is not mapped over"),
         (lambda: fetch.map({"a": 1}), "is a dict, which is not mapped over"),
         (lambda: enrich.map(fetch("a"), 2.0), r"argument 'rate': a float is not mapped over .*unmapped"),
-        (lambda: fetch.map(range(3)), "a range is not mapped over .*list"),
+        (lambda: fetch.map(iter(["a"])), "a list_iterator is not mapped over .*list"),
         (lambda: fetch.map(Parameter("p", type=str)), "is text, which is not mapped over"),
         (lambda: fetch.after("a"), "takes nodes, what calls of tasks give: not 'a'"),
         (lambda: fetch.after(fetch), "takes nodes, what calls of tasks give"),

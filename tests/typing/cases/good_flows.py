@@ -53,6 +53,7 @@ def nightly(day: str, factor: float = 1.0) -> Decimal:
     assert_type(enriched, list[Order])
     assert_type(enrich.map(orders, unmapped(factor)), list[Order])
     assert_type(enrich.map(orders, [1.0, 2.0]), list[Order])
+    assert_type(enrich.mapping(zip_shortest=True).map(orders, [1.0, 2.0]), list[Order])
     assert_type(enrich.map(order=orders, rate=unmapped(factor)), list[Order])
     assert_type(fetch.map(["a", "b"]), list[list[Order]])
     assert_type(four.map([1], ["a"], unmapped(b""), [1.0]), list[tuple[int, str]])

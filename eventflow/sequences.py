@@ -1,0 +1,108 @@
+"""What a task can be mapped over: values with a length whose elements have positions.
+
+    list, tuple, range, deque and whatever else is a `collections.abc.Sequence`, but texts and bytes
+    arrays of one dimension (numpy, array.array and others that have `ndim` or `shape`)
+    Series of pandas and polars, in order of position: a label is no position
+
+A mapping has keys and a set no order, so an element would not be known by its number; a table has rows and columns.
+"""
+
+from __future__ import annotations
+
+from collections import UserString, abc
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+__all__ = ["Refusal", "elements_of", "follow_path", "item_at", "length_of", "refused", "refused_type"]
+
+_TEXTS: Final = (str, UserString, bytes, bytearray, memoryview)
+
+
+def length_of(value: Any) -> int:
+    """How many elements there are to map over; raises `TypeError` with the fix for what is no sequence."""
+    refusal = refused(value)
+    if refusal is not None:
+        raise TypeError(f"cannot map over {refusal.what}: {refusal.fix}")
+    return len(value)
+
+
+def item_at(value: Any, position: int) -> Any:
+    """The element at a position, of a Series whatever its labels."""
+    by_position = None if isinstance(value, list | tuple) else getattr(value, "iloc", None)
+    return value[position] if by_position is None else by_position[position]
+
+
+def follow_path(value: Any, path: Sequence[int | str], *, is_element: bool) -> Any:
+    """The part of a value under a path of keys; with `is_element` the last of them is the position of an element."""
+    for depth, key in enumerate(path, 1):
+        value = item_at(value, int(key)) if is_element and depth == len(path) else value[key]
+    return value
+
+
+def elements_of(value: Any) -> list[Any]:
+    """All elements in order, as Python's own values where an array or a Series can give them."""
+    length_of(value)
+    for name in ("tolist", "to_list"):
+        plain = getattr(value, name, None)
+        if callable(plain):
+            return list(plain())
+    return list(value)
+
+
+def _is_sequence(value: Any) -> bool:
+    if isinstance(value, abc.Sequence):
+        return not isinstance(value, _TEXTS)
+    if isinstance(value, abc.Mapping | abc.Set):
+        return False
+    return _dimensions(value) == 1 and hasattr(value, "__len__") and hasattr(value, "__getitem__")
+
+
+def _dimensions(value: Any) -> int | None:
+    found = getattr(value, "ndim", None)
+    shape = getattr(value, "shape", None)
+    if isinstance(found, int):
+        return found
+    return len(shape) if isinstance(shape, tuple) else None
+
+
+class Refusal(NamedTuple):
+    """Why something is not mapped over."""
+
+    what: str
+    """As `a dict`."""
+    fix: str
+    """What to write instead."""
+
+
+def refused(value: Any) -> Refusal | None:
+    """Why a value is not mapped over; None for a sequence."""
+    if _is_sequence(value):
+        return None
+    kind, dimensions = type(value), _dimensions(value)
+    known = refused_type(kind)
+    if known is not None:
+        return known
+    what = f"a {kind.__qualname__}"
+    if dimensions is not None:
+        return Refusal(
+            f"{what} of {dimensions} dimensions", "write `list(value)` for its rows, or `value.ravel()`"
+        )
+    return Refusal(what, "give a list or a tuple")
+
+
+def refused_type(kind: Any) -> Refusal | None:
+    """Why no value of a type is mapped over; None where the type does not say."""
+    if not isinstance(kind, type):
+        return None
+    what = f"a {kind.__qualname__}"
+    rows = "value.to_dicts()" if hasattr(kind, "to_dicts") else "value.to_dict('records')"
+    table = Refusal(what, f"write `{rows}` for its rows, or `list(value.columns)`")
+    for base, refusal in (
+        (str, Refusal("text", "write `value.split()`, or `list(value)` for its characters")),
+        (_TEXTS, Refusal(kind.__qualname__, "write `list(value)`")),
+        (abc.Mapping, Refusal(what, "write `list(value.items())` or `list(value.values())`")),
+        (abc.Set, Refusal(what, "it has no order: write `sorted(value)`")),
+    ):
+        if issubclass(kind, base):
+            return refusal
+    return table if kind.__name__ == "DataFrame" else None

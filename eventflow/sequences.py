@@ -22,7 +22,8 @@ def length_of(value: Any) -> int:
     """How many elements there are to map over; raises `TypeError` with the fix for what is no sequence."""
     refusal = refused(value)
     if refusal is not None:
-        raise TypeError(f"cannot map over {refusal.what}: {refusal.fix}")
+        what = refusal.what if " of " in refusal.what else f"a {type(value).__qualname__}"
+        raise TypeError(f"cannot map over {what}: {refusal.fix}")
     return len(value)
 
 

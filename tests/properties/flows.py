@@ -162,7 +162,7 @@ def build(
             if step.overs:
                 whole = {name: unmapped(arg) for name, arg in taken.items()}
                 each = {f"e{i}": node_of(over) for i, over in enumerate(step.overs)}
-                nodes.append(made.map(**each, **whole))
+                nodes.append(made.mapping(zip_shortest=True).map(**each, **whole))
             else:
                 nodes.append(made(**taken))
     return flow

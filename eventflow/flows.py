@@ -254,9 +254,9 @@ def _place_of(module: str, file: str, *, is_block: bool = False) -> str:
     ran = script_module() if module == MAIN else None
     if ran is not None:
         return ran
-    if module == MAIN or (is_block and "." not in module):
+    if module == MAIN:
         return os.path.abspath(file) if file.endswith(".py") else module  # noqa: PTH100 - a text, made once
-    return module
+    return file if is_block and "." not in module else module
 
 
 class _TracedFlow(Flow[P, R]):

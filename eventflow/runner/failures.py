@@ -25,7 +25,7 @@ _TEXT_MAX: Final = 8_192
 """Characters of one text."""
 _TOTAL_MAX: Final = 32_768
 """Characters of a failure with all its causes and members."""
-_BRIEF_MAX: Final = 1_000
+_BRIEF_MAX: Final = 400
 _DEPTH_MAX: Final = 8
 """Causes of causes, and members of members."""
 _GROUPS_DEEP: Final = 4

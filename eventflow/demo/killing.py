@@ -55,7 +55,7 @@ def play(seconds: float, keep: str | None) -> int:
             return asyncio.run(_Demo(Path(temporary), seconds, kept=False).play())
     folder = Path(keep).absolute()
     if (folder / "montage.db").exists():
-        click.echo(f"error: {folder} holds a demo already; name another folder", err=True)
+        click.echo(f"error: {str(folder)!r} holds a demo already; name another folder", err=True)
         return 2
     folder.mkdir(parents=True, exist_ok=True)
     return asyncio.run(_Demo(folder, seconds, kept=True).play())

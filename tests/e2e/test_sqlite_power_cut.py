@@ -36,7 +36,7 @@ def write_log(path: Path, disk: Disk, *, full: bool) -> None:
                 write(f"flow/{number}", 0, 1),
             ]
             append = Append([stage(each) for each in writes], [kept], full, rows=3, size_bytes=0)
-            store(connection, ledger, packs, [append])
+            store(connection, ledger, packs, [append], lambda: None)
             assert append.error is None
             position += 3
             disk.record("acknowledge", "", position)

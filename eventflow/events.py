@@ -373,6 +373,7 @@ _decode_raw: Final = msgspec.msgpack.Decoder(_RawEnvelope).decode
 _BROKEN: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What decoding raises on bytes that are no MessagePack, or no sane one."""
 checksum: Final = crc32
+"""Of a record: of its bytes, begun with its position, so that it proves that as well."""
 
 
 def encode_event(event: Event) -> bytes:

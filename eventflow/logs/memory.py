@@ -171,7 +171,7 @@ class _Batch:
             position += 1
             version += 1
             body = encode(stream, version, draft)
-            row = _Row(position, stream, version, checksum(body), body)
+            row = _Row(position, stream, version, checksum(body, position), body)
             rows.append(row)
             records.append(Record(position, stream, version, at, draft.key, draft.event))
             if draft.key is not None:
@@ -193,7 +193,7 @@ class _Batch:
 
 def _open(row: _Row) -> Record:
     """The record of a row, whose bytes must be those that were written."""
-    if checksum(row.body) != row.check:
+    if checksum(row.body, row.position) != row.check:
         raise LogDamaged(
             f"record {row.position} (version {row.version} of {row.stream!r}) fails its checksum"
         )

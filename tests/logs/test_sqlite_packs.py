@@ -313,7 +313,7 @@ async def test_a_commit_that_fails_leaves_an_orphan(tmp_path: Path) -> None:
         breaking.execute_plain(
             path, "CREATE TRIGGER no BEFORE INSERT ON value BEGIN SELECT RAISE(ABORT, 'no'); END"
         )
-        with pytest.raises(LogWriteFailed):
+        with pytest.raises(LogDamaged):
             await log.append(values=[large(1)])
         assert (sizes(path), log.peek(large(1).digest)) == ([100 * KIB], None)
         breaking.execute_plain(path, "DROP TRIGGER no")

@@ -14,6 +14,7 @@ import pytest
 from eventflow import Flow, Runs, RunView, replay, task
 from eventflow.events import Draft, LogDamaged, Unknown, checksum, encode
 from eventflow.logs.sqlite import SQLiteLog, reading
+from eventflow.logs.sqlite.sums import sum_of
 from eventflow.ports import Write
 from eventflow.testing.conformance.hooks import NOON, collect, facts, marks, write
 from tests.logs.breaking_sqlite import execute_plain, lose
@@ -33,6 +34,7 @@ def prune(path: Path, *streams: str) -> None:
     """Remove streams as a later version will, and as the page on the format says: with a record of it."""
     event = Unknown("streams_pruned", msgspec.msgpack.encode(["streams_pruned", streams]))
     name = f"retention/{streams[0]}"
+    name = f"retention/{streams[0]}"
     body = encode(name, 1, Draft(NOON, event))
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("BEGIN IMMEDIATE")
@@ -41,14 +43,18 @@ def prune(path: Path, *streams: str) -> None:
         rows = connection.execute(
             f"SELECT position FROM event WHERE {of_them} ORDER BY 1", streams
         ).fetchall()
-        connection.executemany("INSERT INTO pruned VALUES (?, ?)", ranges(position for (position,) in rows))
+        found = ranges(position for (position,) in rows)
+        connection.executemany("INSERT INTO pruned VALUES (?, ?, ?)", [(*r, sum_of(*r)) for r in found])
         connection.execute(f"DELETE FROM event WHERE {of_them}", streams)
-        connection.execute("INSERT INTO stream (name) VALUES (?)", (name,))
-        connection.execute("INSERT OR IGNORE INTO kind (name) VALUES (?)", (event.kind,))
+        connection.execute("INSERT INTO stream (name, crc) VALUES (?, ?)", (name, sum_of(name)))
+        (kind,) = connection.execute("SELECT max(id) + 1 FROM kind").fetchone()
+        row = (kind, event.kind, sum_of(kind, event.kind))
+        connection.execute("INSERT OR IGNORE INTO kind VALUES (?, ?, ?)", row)
+        (position,) = connection.execute("SELECT max(position) + 1 FROM event").fetchone()
         connection.execute(
-            "INSERT INTO event (stream, version, kind, body, crc) "
-            "SELECT stream.id, 1, kind.id, ?, ? FROM stream, kind WHERE stream.name = ? AND kind.name = ?",
-            (body, checksum(body), name, event.kind),
+            "INSERT INTO event (position, stream, version, kind, body, crc, mark) "
+            "SELECT ?, stream.id, 1, kind.id, ?, ?, 1 FROM stream, kind WHERE stream.name = ? AND kind.name = ?",
+            (position, body, checksum(body, position), name, event.kind),
         )
         connection.execute(f"DELETE FROM stream WHERE {named}", streams)
         connection.execute("COMMIT")
@@ -138,7 +144,7 @@ async def test_positions_go_on_and_a_pruned_stream_begins_anew(log: SQLiteLog) -
 async def test_the_file_itself_refuses_other_deletions(log: SQLiteLog, position: int) -> None:
     """Events stay unless a range covers them; the last one stays, or its position would be given again."""
     if position == 13:
-        execute_plain(log.path, "INSERT INTO pruned VALUES (13, 13)")
+        execute_plain(log.path, "INSERT INTO pruned VALUES (13, 13, 0)")
     with pytest.raises(sqlite3.IntegrityError, match="events are permanent"):
         execute_plain(log.path, "DELETE FROM event WHERE position = ?", position)
 

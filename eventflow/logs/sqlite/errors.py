@@ -49,6 +49,17 @@ class LogOfAnotherLoop(RuntimeError):
 _BUSY: Final = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL}
 
 
+_DAMAGE: Final = {
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_ERROR,  # our statements are right, so a table is not what it should be
+    sqlite3.SQLITE_SCHEMA,
+    sqlite3.SQLITE_CONSTRAINT,  # what is stored was checked, so an index contradicts its table
+    sqlite3.SQLITE_MISMATCH,
+    sqlite3.SQLITE_TOOBIG,
+    sqlite3.SQLITE_INTERRUPT,  # by us, when reading the schema takes for ever
+}
+
+
 def _code(error: BaseException) -> int:
     """The primary code of SQLite; 0 for what did not come from it."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
@@ -64,7 +75,9 @@ def explain(error: sqlite3.Error, path: Path, raised: type[Exception] = LogUnusa
     if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_READONLY_ROLLBACK:
         return LogUnusable(has_journal(path))
     match _code(error):
-        case sqlite3.SQLITE_CORRUPT:
+        case sqlite3.SQLITE_TOOBIG if raised is LogWriteFailed:
+            about = "takes no record above 256 MiB, and nothing of this was stored: store less in one event"
+        case code if code in _DAMAGE or (not code and "Could not decode to UTF-8" in str(error)):
             return LogDamaged(
                 f"{path} is damaged ({error}): restore it from a copy, or salvage it with "
                 "`sqlite3 <file> .recover`"

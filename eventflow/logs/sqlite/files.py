@@ -19,13 +19,17 @@ import sqlite3
 import stat
 import sys
 import tempfile
+import time
 from contextlib import suppress
 from pathlib import Path
+from secrets import token_hex
 from typing import Final
 
 from eventflow.logs.sqlite.connection import Connection
 from eventflow.logs.sqlite.errors import LogUnusable, has_journal
 from eventflow.logs.sqlite.process import identity_of, is_born
+from eventflow.logs.sqlite.schema import SCHEMA, check_schema, harden, tables_in
+from eventflow.logs.sqlite.sums import sum_of
 
 __all__ = [
     "APPLICATION_ID",
@@ -57,7 +61,6 @@ _HEADER: Final = b"SQLite format 3\x00"
 _PAGE_MAX: Final = 64 << 10
 """Bytes of SQLite's largest page, and so of any file that has one."""
 
-_SCHEMA: Final = Path(__file__).with_name("schema.sql")
 _STRICT_SINCE: Final = (3, 37, 0)
 
 _WRITER: Final = (
@@ -197,23 +200,28 @@ def is_unborn(path: Path) -> bool:
 
 
 def check_ours(connection: sqlite3.Connection, path: Path) -> bool:
-    """Whether a file is a log already, or else empty; raises `LogUnusable` for what can be neither."""
+    """Whether a file is a log already, or else empty; to be asked before anything else is.
+
+    Raises `LogUnusable` for what can be neither, `LogDamaged` for a log with other tables, or `sqlite3.Error`.
+    """
+    harden(connection)
     found, version = _number(connection, "application_id"), _number(connection, "user_version")
-    (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-    empty = not tables and found in (0, APPLICATION_ID)
+    empty = not tables_in(connection) and found in (0, APPLICATION_ID)
     if not empty and found != APPLICATION_ID:
         raise LogUnusable(f"{path} is a SQLite file of another program, not a log: name another file")
     if version > FORMAT:
         raise LogUnusable(
             f"{path} has format {version}, this eventflow knows up to {FORMAT}: use a newer eventflow"
         )
+    if not empty:
+        check_schema(connection, path)
     return not empty
 
 
 def prepare(connection: Connection, path: Path) -> None:
     """See that a file is ours, making it so if it is empty, and set the connection up to write.
 
-    To be called under the append lock. Raises `LogUnusable` or `sqlite3.Error`.
+    To be called under the append lock. Raises `LogUnusable`, `LogDamaged` or `sqlite3.Error`.
     """
     empty = not check_ours(connection, path)
     (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
@@ -223,8 +231,12 @@ def prepare(connection: Connection, path: Path) -> None:
         connection.execute(pragma)
     if empty:
         try:
-            connection.executescript(_SCHEMA.read_text(encoding="utf-8"))
-        except sqlite3.Error:
+            connection.executescript(SCHEMA.read_text(encoding="utf-8"))
+            created = {"id": token_hex(16), "created": str(time.time_ns() // 1000)}
+            rows = [(name, value, sum_of(name, value)) for name, value in created.items()]
+            connection.executemany("INSERT INTO info (name, value, crc) VALUES (?, ?, ?)", rows)
+            connection.execute("COMMIT")
+        except BaseException:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
@@ -233,10 +245,12 @@ def prepare(connection: Connection, path: Path) -> None:
         connection.execute("ROLLBACK")
 
 
-def prepare_reader(connection: sqlite3.Connection) -> None:
-    """Set a connection up to read."""
+def prepare_reader(connection: sqlite3.Connection, path: Path) -> bool:
+    """Set a connection up to read, and give whether the file is a log; see `check_ours`."""
+    is_log = check_ours(connection, path)
     for pragma in _READER:
         connection.execute(pragma)
+    return is_log
 
 
 def sync_folder(folder: Path) -> None:

@@ -51,11 +51,14 @@ from eventflow.logs.sqlite.process import inside
 from eventflow.logs.sqlite.reading import (
     Page,
     find_head,
+    find_info,
     find_latest,
     find_snapshot,
     find_span,
     find_values,
 )
+from eventflow.logs.sqlite.schema import BLOB_MAX
+from eventflow.logs.sqlite.sums import sum_of
 from eventflow.logs.sqlite.tables import find_rows_of, write_rows
 from eventflow.logs.sqlite.transaction import Append, Ledger, stage
 from eventflow.ports import Checkpoint, Durability, Keyring, LogClosed, RowsFound, Ticket, Value, Write
@@ -302,10 +305,11 @@ class SQLiteLog:
         span = await self._ask(lambda connection: find_span(connection, stream, after, until))
         if span is None:
             return
-        for part in span.pages(backwards=backwards):
-            page = await self._ask(partial(Page.find, span=part, names=self._names))
-            for record in page.records(backwards=backwards):
+        while not span.is_empty:
+            page = await self._ask(partial(Page.find, span=span, names=self._names, backwards=backwards))
+            for record in page.records():
                 yield record
+            span = page.rest
 
     async def latest(self, keys: Sequence[str], *, until: int | None = None) -> Mapping[str, Record]:
         """For each key, its last record up to `until`; a few keys are looked up at once, in the event loop.
@@ -329,10 +333,7 @@ class SQLiteLog:
 
     async def info(self) -> LogInfo:
         """What the log says of itself."""
-        found = await self._ask(
-            lambda connection: connection.execute("SELECT name, value FROM info").fetchall()
-        )
-        rows = dict(found)
+        rows = await self._ask(find_info)
         return LogInfo(rows["id"], FORMAT, int(rows["created"]), keys_in(rows))
 
     async def snapshot(self, name: str) -> bytes | None:
@@ -341,9 +342,12 @@ class SQLiteLog:
 
     async def keep_snapshot(self, name: str, data: bytes) -> None:
         """Keep it, in place of what had that name. Raises `LogWriteFailed`, as `append` does."""
+        if len(data) + len(name) + 64 > BLOB_MAX:
+            return  # it may be forgotten at any time
+        row = (name, data, sum_of(name, data))
 
         def write(connection: Connection) -> None:
-            connection.execute("REPLACE INTO snapshot (name, data) VALUES (?, ?)", (name, data))
+            connection.execute("REPLACE INTO snapshot (name, data, crc) VALUES (?, ?, ?)", row)
 
         await self._write_aside(write, len(data))
 
@@ -386,7 +390,7 @@ class SQLiteLog:
                 if self._peeker is None:
                     self._peeker = open_here(self.path, "ro")
                     self._open.check_reader(self._peeker)
-                    prepare_reader(self._peeker)
+                    prepare_reader(self._peeker, self.path)
                 with inside:
                     return question(self._peeker)
             except sqlite3.Error as error:
@@ -456,7 +460,7 @@ def keys_in(rows: Iterable[str]) -> tuple[str, ...]:
 
 def find_keys(connection: sqlite3.Connection) -> tuple[str, ...]:
     """The ids of the keys that have signed, or may have."""
-    return keys_in(name for (name,) in connection.execute("SELECT name FROM info"))
+    return keys_in(find_info(connection))
 
 
 def _stage(writes: Iterable[Write], values: Iterable[Value], durability: Durability) -> Append:

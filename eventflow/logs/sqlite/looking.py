@@ -22,7 +22,6 @@ from typing import Final, TypeAlias, TypeVar
 from eventflow.logs.sqlite.connection import Connection, open_here
 from eventflow.logs.sqlite.errors import LogUnusable, has_journal, is_busy
 from eventflow.logs.sqlite.files import (
-    check_ours,
     file_system,
     is_network,
     is_unborn,
@@ -84,8 +83,7 @@ class Looker:
         connection = open_here(path, "ro" if self._stamp is None else "immutable")
         self._connection = connection
         with inside:
-            prepare_reader(connection)
-            is_log = check_ours(connection, path)
+            is_log = prepare_reader(connection, path)
         if not is_log:
             raise _not_yet(path)
         return connection

@@ -16,8 +16,9 @@ import sqlite3
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from itertools import chain
 from pathlib import Path
-from typing import Final, TypeAlias, TypeVar
+from typing import Final, Literal, TypeAlias, TypeVar
 
 import anyio
 import msgspec
@@ -28,6 +29,8 @@ from eventflow.logs.sqlite.errors import explain, is_busy
 from eventflow.logs.sqlite.files import prepare_reader
 from eventflow.logs.sqlite.packs import PackReader, Place, find_rows
 from eventflow.logs.sqlite.patience import outlast
+from eventflow.logs.sqlite.paths import check_stream, end_of_log, end_of_stream, one_moment, streams_named
+from eventflow.logs.sqlite.sums import check_row, sum_of
 from eventflow.logs.sqlite.transaction import digest_key
 from eventflow.ports import LogClosed, Value
 from eventflow.serializers import has_digest
@@ -38,6 +41,7 @@ __all__ = [
     "Readers",
     "Span",
     "find_head",
+    "find_info",
     "find_latest",
     "find_snapshot",
     "find_span",
@@ -55,18 +59,22 @@ Row: TypeAlias = tuple[int, int, int, int, bytes]
 """Position, number of the stream, version, checksum, body."""
 
 _COLUMNS: Final = "SELECT position, stream, version, crc, body FROM event"
-_BY_POSITION: Final = f"{_COLUMNS} WHERE position > ? AND position <= ? ORDER BY position"
-_BY_VERSION: Final = f"{_COLUMNS} WHERE stream = ? AND version > ? AND version <= ? ORDER BY version"
+_BY_POSITION: Final = f"{_COLUMNS} WHERE position > ? AND position <= ? ORDER BY position {{}}"
+_BY_VERSION: Final = f"{_COLUMNS} WHERE stream = ? AND version > ? AND version <= ? ORDER BY version {{}}"
 _BY_KEY: Final = f"{_COLUMNS} WHERE key = ? AND position <= ? ORDER BY position DESC"
 _BY_KEYS: Final = (
     "WITH wanted (number) AS (VALUES {}) SELECT position, stream, version, crc, body FROM wanted JOIN event "
     "ON position = (SELECT max(position) FROM event WHERE key = number AND position <= ?)"
 )
+_INFO: Final = "SELECT name, value, crc FROM info LIMIT 10000"
 _KEYS_MAX: Final = 256
 """Keys looked up at once."""
-_PRUNED: Final = "SELECT first, last FROM pruned WHERE first <= ? AND last > ?"
+_PRUNED_BEFORE: Final = "SELECT first, last, crc FROM pruned WHERE first <= ? ORDER BY first DESC LIMIT 1"
+_PRUNED_AFTER: Final = "SELECT first, last, crc FROM pruned WHERE first > ? AND first <= ? ORDER BY first"
 _LAST: Final = (1 << 63) - 1
 """Beyond every position."""
+_PAGE_BYTES: Final = 8 << 20
+"""A page ends with the record that reaches this, however few there are."""
 
 
 class Readers:
@@ -113,7 +121,7 @@ class Readers:
 
     def _prepare(self, connection: Connection) -> None:
         self._check(connection)
-        prepare_reader(connection)
+        prepare_reader(connection, self._path)
 
     async def close(self) -> None:
         """Close them all, after the calls that are under way; those that wait for a reader are refused."""
@@ -133,11 +141,10 @@ class Span(msgspec.Struct, frozen=True):
     low: int
     high: int
 
-    def pages(self, *, backwards: bool) -> Iterator[Span]:
-        """The parts of it, in the order of reading."""
-        starts = range(self.low, self.high, PAGE)
-        for start in reversed(starts) if backwards else starts:
-            yield Span(self.stream, start, min(start + PAGE, self.high))
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing left of it."""
+        return self.low >= self.high
 
 
 def find_span(
@@ -147,101 +154,159 @@ def find_span(
     if stream is None:
         head = find_head(connection, None)
         return Span(0, max(after, 0), head if until is None else min(until, head))
-    row = connection.execute("SELECT id FROM stream WHERE name = ?", (stream,)).fetchone()
-    if row is None:
-        return None
-    (number,) = row
+    with one_moment(connection):
+        number = streams_named(connection, (stream,)).get(stream)
+        if number is None:
+            return None
+        end = end_of_stream(connection, number, stream)
 
-    def position_of(version: int) -> int:
-        """Of the first record that is there from a version on; in a stream, positions rise."""
-        found = connection.execute(
-            "SELECT position FROM event WHERE stream = ? AND version >= ? ORDER BY version LIMIT 1",
-            (number, version),
-        ).fetchone()
-        return _LAST if found is None else int(found[0])
+        def position_of(version: int) -> int:
+            """Of the first record that is there from a version on; in a stream, positions rise."""
+            found = connection.execute(
+                "SELECT position FROM event WHERE stream = ? AND version >= ? ORDER BY version LIMIT 1",
+                (number, version),
+            ).fetchone()
+            return _LAST if found is None else int(found[0])
 
-    versions = range(1, find_head(connection, stream) + 1)
-    low = bisect_right(versions, after, key=position_of) if after > 0 else 0
-    high = len(versions) if until is None else bisect_right(versions, until, key=position_of)
-    return Span(number, low, high)
+        versions = range(1, end.version + 1)
+        low = bisect_right(versions, after, key=position_of) if after > 0 else 0
+        high = len(versions) if until is None else bisect_right(versions, until, key=position_of)
+        return Span(number, low, high)
 
 
 def find_head(connection: sqlite3.Connection, stream: str | None) -> int:
     """The last position of the log, or the last version of a stream; 0 when there is none."""
-    if stream is None:
-        row = connection.execute("SELECT max(position) FROM event").fetchone()
-    else:
-        row = connection.execute(
-            "SELECT max(version) FROM event WHERE stream = (SELECT id FROM stream WHERE name = ?)", (stream,)
-        ).fetchone()
-    return row[0] or 0
+    with one_moment(connection):
+        if stream is None:
+            return end_of_log(connection)
+        number = streams_named(connection, (stream,)).get(stream)
+        return 0 if number is None else end_of_stream(connection, number, stream).checked().version
 
 
 class Page:
-    """The records of one part of a span, as they were found."""
+    """The first records of a span, as they were found; `rest` is what is left of it."""
 
     def __init__(
-        self,
-        span: Span,
-        rows: Sequence[Row],
-        names: Mapping[int, str],
-        pruned: Sequence[tuple[int, int]],
-        broken: str,
+        self, span: Span, rest: Span, rows: Sequence[Row], names: Mapping[int, str], *, backwards: bool
     ) -> None:
+        self.rest: Final = rest
         self._span = span
         self._rows = rows
         self._names = names
-        self._pruned = pruned
-        self._broken = broken
+        self._backwards = backwards
+        self._given_up: Sequence[tuple[int, int]] = ()
+        """Ranges of numbers that need not be there."""
+        self._broken = ""
 
     @classmethod
-    def find(cls, connection: Connection, span: Span, names: dict[int, str]) -> Page:
+    def find(
+        cls, connection: sqlite3.Connection, span: Span, names: dict[int, str], *, backwards: bool
+    ) -> Page:
         """Fetch a page; `names` are those of streams met before, and more are added."""
         rows: list[Row] = []
-        pruned: list[tuple[int, int]] = []
-        broken = ""
+        broken, whole = "", True
+        size = 0
         try:
-            if span.stream:
-                rows.extend(connection.execute(_BY_VERSION, (span.stream, span.low, span.high)))
-                if len(rows) < span.high - span.low and not _has_stream(connection, span.stream):
-                    pruned = [(span.low, span.high)]  # since the reading began
-            else:
-                rows.extend(connection.execute(_BY_POSITION, (span.low, span.high)))
-                if len(rows) < span.high - span.low:
-                    pruned = connection.execute(_PRUNED, (span.high, span.low)).fetchall()
+            for row in _select(connection, span, backwards=backwards):
+                rows.append(row)
+                size += len(row[4])
+                if len(rows) >= PAGE or size > _PAGE_BYTES:
+                    whole = False
+                    break
         except sqlite3.DatabaseError as error:
             if is_busy(error):
                 raise
             broken = f" ({error})"  # what came before it is in `rows`
+        except TypeError:
+            broken = " (a body is no blob)"
+        column: Literal[0, 2] = 2 if span.stream else 0
+        rest = Span(span.stream, span.high, span.high)
+        if not whole:
+            last = rows[-1][column]
+            rest = Span(span.stream, span.low, last - 1) if backwards else Span(span.stream, last, span.high)
+        page = cls(span, rest, rows, names, backwards=backwards)
+        if broken or not page._is_dense():
+            page._broken = broken
+            page._given_up = _given_up(connection, page._reach())
         _learn_names(connection, {span.stream, *(row[1] for row in rows)} - {0}, names)
-        return cls(span, rows, names, pruned, broken)
+        return page
 
-    def records(self, *, backwards: bool) -> Iterator[Record]:
+    def _reach(self) -> Span:
+        """What of the span it covers."""
+        span, rest = self._span, self.rest
+        if rest.is_empty:
+            return span
+        if self._backwards:
+            return Span(span.stream, rest.high, span.high)
+        return Span(span.stream, span.low, rest.low)
+
+    def _is_dense(self) -> bool:
+        """Whether nothing can be missing; each number is looked at all the same."""
+        reach = self._reach()
+        return len(self._rows) == reach.high - reach.low
+
+    def records(self) -> Iterator[Record]:
         """Open them one by one; raises `LogDamaged` at the first that is not what was written."""
-        span, names = self._span, self._names
-        column = 2 if span.stream else 0
-        numbers = range(span.low + 1, span.high + 1)
-        if len(self._rows) == len(numbers):
-            rows: Iterable[Row | None] = self._rows
-        else:
-            found = {row[column]: row for row in self._rows}
-            rows = [found.get(number) for number in numbers]
-        pairs = zip(numbers, rows, strict=True)
-        for number, row in reversed(list(pairs)) if backwards else pairs:
-            if row is not None and row[column] == number:
-                yield open_row(row, names)
-            elif not any(first <= number <= last for first, last in self._pruned):
-                raise LogDamaged(self._describe_gap(number))
+        span, names, backwards = self._span, self._names, self._backwards
+        column: Literal[0, 2] = 2 if span.stream else 0
+        step = -1 if backwards else 1
+        number = span.high if backwards else span.low + 1
+        for row in self._rows:
+            if row[column] != number:
+                self._check_gap(number, row, step)
+                number = row[column]
+            yield open_row(row, names)
+            number += step
+        if self.rest.is_empty and span.low < number <= span.high:
+            self._check_gap(number, None, step)
+
+    def _check_gap(self, number: int, row: Row | None, step: int) -> None:
+        """See that what is missing from a number on, until that of a row, was given up."""
+        column: Literal[0, 2] = 2 if self._span.stream else 0
+        beyond = self._span.low if self._backwards else self._span.high + 1
+        end: object = beyond if row is None else row[column]
+        if type(end) is int and (end - number) * step > 0:
+            for first, last in self._given_up if step > 0 else reversed(self._given_up):
+                if first <= number <= last:
+                    number = last + 1 if step > 0 else first - 1
+            if (end - number) * step <= 0:
+                return
+        raise LogDamaged(self._describe_gap(number))
 
     def _describe_gap(self, number: int) -> str:
         """Name what is missing, and what stands after it, which is where to look."""
-        column = 2 if self._span.stream else 0
-        after = next((row for row in self._rows if int(row[column]) > number), None)
+        column: Literal[0, 2] = 2 if self._span.stream else 0
+        rows = [row for row in self._rows if type(row[column]) is int and row[column] > number]
+        after = min(rows, key=lambda row: int(row[column]), default=None)
         name = self._names.get(self._span.stream if after is None else after[1])
         if self._span.stream:
             return f"version {number} of {name!r} is missing{self._broken}"
         beside = f": position {after[0]} ({name!r}) stands after it" if after is not None else ""
         return f"position {number} is missing{self._broken}{beside}"
+
+
+def _select(connection: sqlite3.Connection, span: Span, *, backwards: bool) -> Iterable[Row]:
+    order = "DESC" if backwards else "ASC"
+    if span.stream:
+        return connection.execute(_BY_VERSION.format(order), (span.stream, span.low, span.high))
+    return connection.execute(_BY_POSITION.format(order), (span.low, span.high))
+
+
+def _given_up(connection: sqlite3.Connection, span: Span) -> Sequence[tuple[int, int]]:
+    """The numbers of a page that may be missing, as ranges that neither touch nor overlap."""
+    if span.stream:  # all of a stream that was pruned since the reading began, or nothing
+        return () if _has_stream(connection, span.stream) else ((span.low + 1, span.high),)
+    rows = connection.execute(_PRUNED_BEFORE, (span.low,)).fetchall()
+    found: list[tuple[int, int]] = []
+    for first, last, crc in chain(rows, connection.execute(_PRUNED_AFTER, (span.low, span.high))):
+        check_row(f"the range of pruned positions from {first} on", first, last, crc)
+        if found and first <= found[-1][1]:
+            raise LogDamaged(f"the ranges of pruned positions overlap at {first}")
+        if found and first == found[-1][1] + 1:
+            found[-1] = (found[-1][0], last)
+        else:
+            found.append((first, last))
+    return found
 
 
 def _has_stream(connection: sqlite3.Connection, number: int) -> bool:
@@ -250,9 +315,10 @@ def _has_stream(connection: sqlite3.Connection, number: int) -> bool:
 
 def _learn_names(connection: sqlite3.Connection, streams: set[int], names: dict[int, str]) -> None:
     for number in streams.difference(names):
-        found = connection.execute("SELECT name FROM stream WHERE id = ?", (number,)).fetchone()
-        if found is not None:
-            names[number] = found[0]
+        if type(number) is int:
+            found = connection.execute("SELECT name, crc FROM stream WHERE id = ?", (number,)).fetchone()
+            if found is not None:
+                names[number] = check_stream(number, *found)
 
 
 def open_row(row: Row, names: Mapping[int, str]) -> Record:
@@ -261,7 +327,7 @@ def open_row(row: Row, names: Mapping[int, str]) -> Record:
     stream = names.get(number)
     if stream is None:
         raise LogDamaged(f"record {position} belongs to stream {number}, which has no name")
-    if checksum(body) != crc:
+    if type(body) is not bytes or checksum(body, position) != crc:
         raise LogDamaged(f"record {position} (version {version} of {stream!r}) fails its checksum")
     record = decode(position, stream, body)
     if record.version != version:
@@ -271,10 +337,23 @@ def open_row(row: Row, names: Mapping[int, str]) -> Record:
     return record
 
 
+def find_info(connection: sqlite3.Connection) -> Mapping[str, str]:
+    """What the log says of itself, by name."""
+    found: dict[str, str] = {}
+    for name, value, crc in connection.execute(_INFO):
+        check_row(f"the row {name!r} of info", name, value, crc)
+        found[name] = value
+    if not {"id", "created"} <= found.keys():
+        raise LogDamaged("the log does not say any more which one it is, or when it was made")
+    return found
+
+
 def find_snapshot(connection: sqlite3.Connection, name: str) -> bytes | None:
-    """What is kept under a name."""
-    row = connection.execute("SELECT data FROM snapshot WHERE name = ?", (name,)).fetchone()
-    return None if row is None else row[0]
+    """What is kept under a name, if it is what was kept: it can be made again."""
+    row = connection.execute("SELECT name, data, crc FROM snapshot WHERE name = ?", (name,)).fetchone()
+    if row is None or row[0] != name or type(row[1]) is not bytes or sum_of(*row[:2]) != row[2]:
+        return None
+    return row[1]
 
 
 def find_latest(
@@ -292,7 +371,9 @@ def find_latest(
         marks = ", ".join(["(?)"] * len(numbers))
         rows = connection.execute(_BY_KEYS.format(marks), (*numbers.values(), last)).fetchall()
         _learn_names(connection, {row[1] for row in rows}, names)
-        records = {str(record.key): record for record in (open_row(row, names) for row in rows)}
+        records = {_key_of(record): record for record in (open_row(row, names) for row in rows)}
+        if not {digest_key(key) for key in records} <= set(numbers.values()):
+            raise LogDamaged("the index of keys gives a record that bears another key")
         missing = [key for key in numbers if key not in records]
         found.update({key: record for key, record in records.items() if key in numbers})
         taken = {digest_key(key) for key in records} if missing else ()
@@ -308,9 +389,19 @@ def _find_last(connection: sqlite3.Connection, key: str, last: int, names: dict[
         for row in rows:
             _learn_names(connection, {row[1]}, names)
             record = open_row(row, names)
-            if record.key == key:  # and not another of the same number
+            if record.key == key:
                 return record
+            if digest_key(_key_of(record)) != digest_key(key):  # and not another key of the same number
+                raise LogDamaged(
+                    f"record {record.position} is found by the key {key!r} and bears another one"
+                )
     return None
+
+
+def _key_of(record: Record) -> str:
+    if record.key is None:
+        raise LogDamaged(f"record {record.position} is found by a key and bears none")
+    return record.key
 
 
 def find_values(

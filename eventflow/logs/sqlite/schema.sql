@@ -1,5 +1,7 @@
--- The birth of a log file, format 1: all of it or nothing.
+-- The birth of a log file, format 1: all of it or nothing. Whoever runs this adds the rows of `info` and commits.
 --
+-- A file whose tables, indices or triggers are not exactly these is refused, so that nothing in it runs but what
+-- is written here (`schema`). Each `crc` is made by `sums`, and says that the row is what was written there.
 -- Names of streams and kinds are stored once; an event has their numbers. `body` is the whole envelope
 -- (`eventflow.events.encode`), `crc` its checksum; the other columns are what has to be found. `key` is a
 -- 64-bit digest of the key, which stands in the body: half the space, and who finds one compares.
@@ -9,21 +11,23 @@ BEGIN IMMEDIATE;
 
 CREATE TABLE info (
     name  TEXT PRIMARY KEY,
-    value TEXT NOT NULL
+    value TEXT NOT NULL,
+    crc   INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
-
-INSERT INTO info VALUES
-    ('id', lower(hex(randomblob(16)))),
-    ('created', CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER) * 1000); -- µs UTC
 
 CREATE TABLE stream (
     id   INTEGER PRIMARY KEY,
-    name TEXT NOT NULL UNIQUE
+    name TEXT NOT NULL UNIQUE,
+    crc  INTEGER NOT NULL
 ) STRICT;
+
+-- The second path to a name: that a stream is new both indices must say.
+CREATE INDEX stream_crc ON stream (crc);
 
 CREATE TABLE kind (
     id   INTEGER PRIMARY KEY,
-    name TEXT NOT NULL UNIQUE
+    name TEXT NOT NULL UNIQUE,
+    crc  INTEGER NOT NULL
 ) STRICT;
 
 CREATE TABLE event (
@@ -34,15 +38,20 @@ CREATE TABLE event (
     key      INTEGER,
     body     BLOB NOT NULL,
     crc      INTEGER NOT NULL,
+    mark     INTEGER, -- 1 in the first record of its stream among 64 positions, else NULL
     UNIQUE (stream, version) -- the lock: of two writers of one version, one fails
 ) STRICT;
 
 CREATE INDEX event_key ON event (key) WHERE key IS NOT NULL;
 
+-- The second path to the end of a stream: the last mark says among which positions it is.
+CREATE INDEX event_mark ON event (stream, position) WHERE mark IS NOT NULL;
+
 -- Positions that were given up, with all of their streams. Readers pass them over; anything else missing is damage.
 CREATE TABLE pruned (
     first INTEGER PRIMARY KEY CHECK (first > 0),
-    last  INTEGER NOT NULL CHECK (last >= first)
+    last  INTEGER NOT NULL CHECK (last >= first),
+    crc   INTEGER NOT NULL
 ) STRICT;
 
 -- A large value is not here but in a pack file, see `packs`.
@@ -62,7 +71,8 @@ CREATE UNIQUE INDEX value_place ON value (pack, offset) WHERE pack IS NOT NULL;
 -- What was computed from the events up to a position; may be deleted at any time.
 CREATE TABLE snapshot (
     name TEXT PRIMARY KEY,
-    data BLOB NOT NULL -- with a checksum of its own
+    data BLOB NOT NULL,
+    crc  INTEGER NOT NULL
 ) STRICT;
 
 -- Rows that projections have made of the events, and how far; may be deleted at any time, all of a model together.
@@ -70,13 +80,17 @@ CREATE TABLE read_model (
     id       INTEGER PRIMARY KEY,
     name     TEXT NOT NULL UNIQUE,
     code     TEXT NOT NULL, -- digest of the code that folded
-    position INTEGER NOT NULL
+    position INTEGER NOT NULL,
+    rows     INTEGER NOT NULL, -- how many there are
+    total    INTEGER NOT NULL, -- all their `crc` added up, the last 32 bits of it
+    crc      INTEGER NOT NULL
 ) STRICT;
 
 CREATE TABLE read_row (
     model INTEGER NOT NULL,
     name  TEXT NOT NULL,
     data  BLOB NOT NULL,
+    crc   INTEGER NOT NULL,
     PRIMARY KEY (model, name)
 ) STRICT, WITHOUT ROWID;
 
@@ -98,5 +112,3 @@ BEGIN SELECT RAISE(ABORT, 'values are immutable'); END;
 
 PRAGMA application_id = 0x65766C67; -- "evlg"
 PRAGMA user_version = 1;
-
-COMMIT;

@@ -7,7 +7,8 @@ a time.  The rules of what a write may find are those of the memory log, see `ev
 
 What is known of the streams' ends is kept between transactions (`Ledger`) and checked in each one by a
 single number: positions are dense and events permanent (who prunes appends a record of it), so as long as the
-last position is the one that we left, nothing has changed.  Otherwise all is forgotten and read again.
+last position is the one that we left, nothing has changed.  Otherwise all is forgotten and read again, over two
+paths each (`paths`).
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ import msgspec
 from eventflow.events import Draft, LogDamaged, Record, checksum, encode, kind_of, name_digest
 from eventflow.logs.sqlite.connection import Connection
 from eventflow.logs.sqlite.packs import INLINE_MAX, PackWriter, find_rows
+from eventflow.logs.sqlite.paths import SEGMENT, end_of_log, end_of_stream, moment, segment_of, streams_named
+from eventflow.logs.sqlite.sums import check_row, sum_of
 from eventflow.ports import Conflict, Value, Write
 
 __all__ = ["Append", "Ledger", "digest_key", "stage", "store"]
@@ -35,24 +38,9 @@ _SIZES: Final = (512, 256, 128, 64, 32, 16, 8, 4, 2, 1)
 """Rows of one INSERT.  Each statement lets go of the interpreter and waits to have it back, which costs more
 than the statement while the event loop is busy: so they are few, and always the same texts."""
 
-_ENDS: Final = (
-    "SELECT stream.name, stream.id, event.position, event.version, event.crc, event.body "
-    "FROM stream LEFT JOIN event ON event.stream = stream.id "
-    "AND event.version = (SELECT max(version) FROM event WHERE stream = stream.id)"
-)
 _LEARNT_MAX: Final = 500
 """Streams asked for at once."""
-
-
-class _Stamp(msgspec.Struct, array_like=True, gc=False):
-    """The beginning of a stored envelope; the rest is not looked at."""
-
-    stream: int
-    version: int
-    at: int
-
-
-_stamp: Final = msgspec.msgpack.Decoder(_Stamp).decode
+_KINDS: Final = "SELECT id, name, crc FROM kind LIMIT 10000"
 
 
 class _Staged(msgspec.Struct, gc=False):
@@ -88,9 +76,11 @@ class _Head(msgspec.Struct, frozen=True, gc=False):
     id: int
     version: int
     at: int
+    segment: int
+    """That of its last position, see `paths`; a record in another one bears a mark."""
 
 
-_NONE: Final = _Head(0, 0, 0)
+_NONE: Final = _Head(0, 0, 0, -1)
 
 
 class Ledger:
@@ -109,12 +99,13 @@ class Ledger:
     def note_keys(self, keys: Iterable[str]) -> None:
         """Have the ids of signing keys written down with the next append."""
         for key in keys:
-            self._notes += (f"key:{key}", "")
+            name = f"key:{key}"
+            self._notes += (name, "", sum_of(name, ""))
 
     def write_notes(self, connection: Connection) -> int:
         """Write down what was noted; gives how much that was, to be dropped after the commit."""
         notes = self._notes[:]
-        _insert(connection, "INSERT OR IGNORE INTO info (name, value)", notes, 2)
+        _insert(connection, "INSERT OR IGNORE INTO info (name, value, crc)", notes, 3)
         return len(notes)
 
     def drop_notes(self, count: int) -> None:
@@ -129,32 +120,37 @@ class Ledger:
         """Keep what is known if nobody else has appended, or begin anew."""
         (position,) = connection.execute("SELECT ifnull(max(position), 0) FROM event").fetchone()
         if position != self.position:
-            self.position = position
+            self.position = end_of_log(connection)
             (self.streams,) = connection.execute("SELECT ifnull(max(id), 0) FROM stream").fetchone()
-            self.kinds = dict(connection.execute("SELECT name, id FROM kind").fetchall())
+            self.kinds = {}
+            for number, name, crc in connection.execute(_KINDS).fetchall():
+                check_row(f"kind {number}", number, name, crc)
+                self.kinds[name] = number
             self.heads.clear()
         elif len(self.heads) > _HEADS_MAX:
             self.heads.clear()
 
     def learn_heads(self, connection: Connection, streams: Iterable[str]) -> None:
-        """See to it that the ends of these streams are known."""
+        """See to it that the ends of these streams are known; that one is new, or ends there, two paths must say."""
         unknown = [name for name in dict.fromkeys(streams) if name not in self.heads]
         for start in range(0, len(unknown), _LEARNT_MAX):
             names = unknown[start : start + _LEARNT_MAX]
-            self.heads.update(dict.fromkeys(names, _NONE))
-            marks = ", ".join("?" * len(names))
-            rows = connection.execute(f"{_ENDS} WHERE stream.name IN ({marks})", names).fetchall()
-            for name, number, position, version, crc, body in rows:
-                if position is None:  # of a stream that was pruned, the name is gone too
-                    raise LogDamaged(f"all records of {name!r} are missing")
-                self.heads[name] = _Head(number, version, _moment(name, version, position, crc, body))
+            found = streams_named(connection, names)
+            for name in names:
+                number = found.get(name)
+                if number is None:
+                    self.heads[name] = _NONE
+                else:
+                    end = end_of_stream(connection, number, name)
+                    self.heads[name] = _Head(number, end.version, end.at, segment_of(end.position))
 
     def kind(self, connection: Connection, name: str) -> int:
         """The number of a kind, given to it if it has none."""
         found = self.kinds.get(name)
         if found is None:
-            found = connection.execute("INSERT INTO kind (name) VALUES (?)", (name,)).lastrowid
-            assert found is not None
+            found = max(self.kinds.values(), default=0) + 1
+            row = (found, name, sum_of(found, name))
+            connection.execute("INSERT INTO kind (id, name, crc) VALUES (?, ?, ?)", row)
             self.kinds[name] = found
         return found
 
@@ -238,7 +234,7 @@ class _Transaction:
 
     def take(self, append: Append) -> None:
         """Accept an append as a whole, or raise `Conflict` or `LogDamaged` with nothing changed."""
-        connection, ledger = self._connection, self._ledger
+        ledger = self._ledger
         ends: dict[str, _Head] = {}
         streams: list[Any] = []
         events: list[Any] = []
@@ -254,32 +250,52 @@ class _Transaction:
                 continue
             number = head.id
             if not number:
-                number = ledger.streams + len(streams) // 2 + 1
-                streams += (number, name)
+                number = ledger.streams + len(streams) // 3 + 1
+                streams += (number, name, sum_of(name))
             drafts, bodies = write.drafts, write.bodies
             if drafts[0].at < head.at:
                 drafts = _in_time(drafts, head.at)
                 bodies = [
                     encode(name, version, draft) for version, draft in enumerate(drafts, head.version + 1)
                 ]
-            version = head.version
-            for draft, body in zip(drafts, bodies, strict=True):
-                position += 1
-                version += 1
-                event, key = draft.event, draft.key
-                kind = ledger.kind(connection, kind_of(event))
-                short = None if key is None else digest_key(key)
-                events += (position, number, version, kind, short, body, checksum(body))
-                records.append(Record(position, name, version, draft.at, key, event))
-            ends[name] = _Head(number, version, drafts[-1].at)
+            rows, ends[name] = self._rows_of(write.stream, number, head, drafts, bodies, position, records)
+            events += rows
+            position += len(drafts)
         ledger.position = position
-        ledger.streams += len(streams) // 2
+        ledger.streams += len(streams) // 3
         ledger.heads.update(ends)
         self._streams += streams
         self._events += events
         self._take_values(append.values)
         append.records = records
         append.stored = bool(events)
+
+    def _rows_of(
+        self,
+        stream: str,
+        number: int,
+        head: _Head,
+        drafts: Sequence[Draft],
+        bodies: Sequence[bytes],
+        position: int,
+        records: list[Record],
+    ) -> tuple[list[Any], _Head]:
+        """The rows of new records after a position, in a flat list, and where their stream ends then."""
+        connection, ledger = self._connection, self._ledger
+        version, segment = head.version, head.segment
+        rows: list[Any] = []
+        for draft, body in zip(drafts, bodies, strict=True):
+            mark = None
+            if position // SEGMENT != segment:
+                mark, segment = 1, position // SEGMENT
+            position += 1
+            version += 1
+            event, key = draft.event, draft.key
+            kind = ledger.kind(connection, kind_of(event))
+            short = None if key is None else digest_key(key)
+            rows += (position, number, version, kind, short, body, checksum(body, position), mark)
+            records.append(Record(position, stream, version, draft.at, key, event))
+        return rows, _Head(number, version, drafts[-1].at, segment)
 
     def _take_values(self, values: Sequence[Value]) -> None:
         for value in values:
@@ -292,8 +308,8 @@ class _Transaction:
         """Insert what was accepted so far."""
         connection = self._connection
         for rows, width, head in (
-            (self._streams, 2, "INSERT INTO stream (id, name)"),
-            (self._events, 7, "INSERT INTO event (position, stream, version, kind, key, body, crc)"),
+            (self._streams, 3, "INSERT INTO stream (id, name, crc)"),
+            (self._events, 8, "INSERT INTO event (position, stream, version, kind, key, body, crc, mark)"),
         ):
             _insert(connection, head, rows, width)
             rows.clear()
@@ -332,24 +348,11 @@ class _Transaction:
             raise Conflict(stream, first, head.version)
         records = []
         for draft, (position, version, crc, body) in zip(write.drafts, rows, strict=True):
-            at = _moment(stream, version, position, crc, body)
+            at = moment(stream, version, position, crc, body)
             if encode(stream, version, Draft(at, draft.event, draft.key)) != body:
                 raise Conflict(stream, first, head.version)
             records.append(Record(position, stream, version, at, draft.key, draft.event))
         return records
-
-
-def _moment(stream: str, version: int, position: int, crc: int, body: bytes) -> int:
-    """The moment of a stored record, which must be the one that was written there."""
-    if checksum(body) != crc:
-        raise LogDamaged(f"record {position} of {stream!r} fails its checksum")
-    try:
-        found = _stamp(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise LogDamaged(f"record {position} of {stream!r} is no record: {error}") from error
-    if (found.stream, found.version) != (name_digest(stream), version):
-        raise LogDamaged(f"record {position} is found as version {version} of {stream!r} and says otherwise")
-    return found.at
 
 
 def _insert(connection: Connection, head: str, rows: list[Any], width: int) -> None:

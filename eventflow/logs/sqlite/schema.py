@@ -1,0 +1,92 @@
+"""Whether the tables, indices and triggers of a file are exactly those of a log.
+
+A database is also a program: a view in place of a table, a trigger, a generated column or an index on an expression
+runs when it is read or written, for ever if it likes.  So a file is compared with `schema.sql`, text by text, before
+anything else is asked of it, and with a bound on how long that may take: already the reading of the schema follows
+pages that somebody may have linked in circles.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Final, TypeAlias
+
+from eventflow.events import LogDamaged
+
+__all__ = ["BLOB_MAX", "SCHEMA", "check_schema", "harden", "tables_in"]
+
+SCHEMA: Final = Path(__file__).with_name("schema.sql")
+
+BLOB_MAX: Final = 256 << 20
+"""Bytes of one row; SQLite itself allows four times that, and takes the memory for whatever a file says."""
+
+_STEPS: Final = 100_000
+"""Steps of SQLite's machine after which we are asked whether it may go on."""
+_STEPS_MAX: Final = 10_000_000
+"""Steps that reading the schema may take; it takes some hundred."""
+
+_HARDENED: Final = (
+    "PRAGMA trusted_schema = OFF",  # nothing in the schema calls functions that have effects
+    "PRAGMA cell_size_check = ON",
+)
+
+_Part: TypeAlias = tuple[object, object, object, object]
+"""Type, name, table, text."""
+_READ: Final = "SELECT type, name, tbl_name, sql FROM sqlite_schema LIMIT 100"
+
+
+@cache
+def _expected() -> frozenset[_Part]:
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.executescript(SCHEMA.read_text(encoding="utf-8"))
+        return frozenset(connection.execute(_READ))
+
+
+def harden(connection: sqlite3.Connection) -> None:
+    """Set a connection up for a file that anybody may have made; before anything is read."""
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, BLOB_MAX)
+    with _bounded(connection):
+        for pragma in _HARDENED:
+            connection.execute(pragma)
+
+
+def tables_in(connection: sqlite3.Connection) -> bool:
+    """Whether there is anything in a file."""
+    with _bounded(connection):
+        return connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone() is not None
+
+
+def check_schema(connection: sqlite3.Connection, path: Path) -> None:
+    """Raise `LogDamaged` unless a file has what a log has, and nothing else."""
+    with _bounded(connection):
+        found = connection.execute(_READ).fetchall()
+    expected = _expected()
+    if len(found) == len(expected) and expected.issuperset(found):
+        return
+    names = sorted({str(part[1]) for part in expected.symmetric_difference(found)})
+    raise LogDamaged(
+        f"{path} does not have the tables of a log: {', '.join(map(repr, names[:5]))} "
+        f"{'is' if len(names) == 1 else 'are'} missing, changed, or of another program. Remove what was added, or "
+        "restore the file from a copy"
+    )
+
+
+@contextmanager
+def _bounded(connection: sqlite3.Connection) -> Iterator[None]:
+    """See that statements end; then SQLite says that they were interrupted."""
+    left = _STEPS_MAX // _STEPS
+
+    def ask() -> bool:
+        nonlocal left
+        left -= 1
+        return left < 0
+
+    connection.set_progress_handler(ask, _STEPS)
+    try:
+        yield
+    finally:
+        connection.set_progress_handler(None, 0)

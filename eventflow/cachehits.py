@@ -20,6 +20,7 @@ import msgspec
 
 from eventflow.events import (
     FlowDefined,
+    LogDamaged,
     Origin,
     Record,
     RunClaimed,
@@ -104,8 +105,12 @@ class CachedFlow(msgspec.Struct, array_like=True, tag="flow"):
 
     def at(self, event: TaskStarted | TaskSucceeded | TaskReused) -> tuple[str, TaskDef]:
         """Name and definition of the node that an event is about."""
-        name, task, _ = self.nodes[event.task[0]]
-        return name, self.tasks[task]
+        found = self.nodes.get(event.task[0])
+        if found is None:
+            raise LogDamaged(
+                f"a run of {self.name!r} asked the cache for node {event.task[0]}, which is not cached"
+            )
+        return found[0], self.tasks[found[1]]
 
 
 class CachedRun(msgspec.Struct, array_like=True, tag="run"):
@@ -150,7 +155,7 @@ class CacheHits:
         assert isinstance(event, TaskStarted | TaskSucceeded | TaskReused)
         node, task = flow.at(event)
         names = (record.stream, f"flow/{run.flow}", _task(flow, node))
-        key = task.cache_key(event.parts) if isinstance(event, TaskReused) else record.key
+        key = _key(task, event.parts) if isinstance(event, TaskReused) else record.key
         return names if key is None else (*names, _entry(task, key))
 
     def apply(self, state: _Rows, record: Record) -> _Rows:
@@ -201,6 +206,13 @@ def _is_about_cache(record: Record) -> bool:
 def _entry(task: TaskDef, key: str) -> str:
     assert task.policy.cache is not None, f"{task.name} is cached"
     return f"{entries_under(task.policy.cache.namespace)}{key}"
+
+
+def _key(task: TaskDef, parts: bytes) -> str:
+    try:
+        return task.cache_key(parts)
+    except ValueError as error:
+        raise LogDamaged(f"a result was taken from the cache, and {error}") from error
 
 
 def _task(flow: CachedFlow, node: str) -> str:
@@ -307,7 +319,7 @@ def _taken(rows: _Rows, _run: CachedRun, flow: CachedFlow, record: Record, event
     row = _stats(rows, flow, node)
     row.hits += 1
     row.saved_us += event.saved_us
-    place = _entry(task, task.cache_key(event.parts))
+    place = _entry(task, _key(task, event.parts))
     entry = rows.get(place)
     if isinstance(entry, CacheEntry):
         entry.hits += 1

@@ -31,6 +31,7 @@ import msgspec
 
 from eventflow.graph import Graph, Key
 from eventflow.result import Payload
+from eventflow.soundness import fault_of
 
 __all__ = [
     "UPCASTERS",
@@ -83,7 +84,7 @@ Address: TypeAlias = Annotated[tuple[_Index, ...], msgspec.Meta(min_length=1, ma
 Option: TypeAlias = bool | int | float | str | None
 """What an option of a run may be."""
 
-Source: TypeAlias = int | tuple[Key, ...]
+Source: TypeAlias = int | Annotated[tuple[Key, ...], msgspec.Meta(min_length=1)]
 """A value's place in its run: the version of its record, or `(version, *path)`."""
 
 
@@ -136,6 +137,11 @@ class FlowDefined(_Fact, frozen=True, kw_only=True, array_like=True, tag="flow_d
     """A graph, in its own stream `flow/<digest>`, once."""
 
     graph: Graph
+
+    def __post_init__(self) -> None:
+        """Refuse a graph that is none; decoding says it as it says every other fault."""
+        if fault := fault_of(self.graph):
+            raise ValueError(fault)
 
 
 class RunStarted(_Fact, frozen=True, kw_only=True, array_like=True, tag="run_started"):
@@ -356,6 +362,12 @@ class _RawEnvelope(msgspec.Struct, frozen=True, array_like=True):
     event: msgspec.Raw
 
 
+class _Tagged(msgspec.Struct, frozen=True, array_like=True):
+    """The beginning of an event of any kind; the rest is not looked at."""
+
+    kind: str
+
+
 Upcaster: TypeAlias = Callable[[list[Any]], list[Any]]
 """From the fields of an older schema, its tag first, to those of the next one, its tag first."""
 
@@ -369,6 +381,7 @@ be it a new word in a closed vocabulary, is a new tag (`task_succeeded@2`), and 
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder(_Envelope).decode
 _decode_event: Final[Callable[[bytes], Known]] = msgspec.msgpack.Decoder(Known).decode
+_decode_tag: Final = msgspec.msgpack.Decoder(_Tagged).decode
 _decode_raw: Final = msgspec.msgpack.Decoder(_RawEnvelope).decode
 _BROKEN: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What decoding raises on bytes that are no MessagePack, or no sane one."""
@@ -403,8 +416,8 @@ def decode(position: int, stream: str, body: bytes) -> Record:
     """
     try:
         found = _decode(body)
-    except msgspec.ValidationError:
-        return _decode_other(position, stream, body)
+    except msgspec.ValidationError as error:
+        return _decode_other(position, stream, body, error)
     except _BROKEN as error:
         raise LogDamaged(f"record {position} of {stream!r} is no record: {error}") from error
     if found.stream != name_digest(stream):
@@ -416,31 +429,28 @@ def _of_another(position: int, stream: str) -> str:
     return f"record {position} is found in stream {stream!r} and says that it belongs to another"
 
 
-def _decode_other(position: int, stream: str, body: bytes) -> Record:
-    """A record whose event is none that is written today."""
+def _decode_other(position: int, stream: str, body: bytes, fault: msgspec.ValidationError) -> Record:
+    """A record whose event is none that is written today, for the reason given."""
     try:
         raw = _decode_raw(body)
-        fields = msgspec.msgpack.decode(raw.event, type=list)
-        kind = fields[0]
-    except (*_BROKEN, IndexError) as error:
+        kind = _decode_tag(raw.event).kind
+    except _BROKEN as error:
         raise LogDamaged(f"record {position} of {stream!r} is no record: {error}") from error
     if raw.stream != name_digest(stream):
         raise LogDamaged(_of_another(position, stream))
-    if not isinstance(kind, str):  # and might be nested so deeply that it cannot even be shown
-        raise LogDamaged(f"record {position} of {stream!r} is no record: its kind is a {type(kind).__name__}")
     if kind in UPCASTERS:
-        event: Event = _lift(position, stream, fields)
+        event: Event = _lift(position, stream, kind, raw.event)
     elif kind in _KINDS.values():
-        raise LogDamaged(f"record {position} of {stream!r} is a damaged {kind!r}")
+        raise LogDamaged(f"record {position} of {stream!r} is a damaged {kind!r}: {fault}") from fault
     else:
         event = Unknown(kind, bytes(raw.event))
     return Record(position, stream, raw.version, raw.at, raw.key, event)
 
 
-def _lift(position: int, stream: str, fields: list[Any]) -> Event:
+def _lift(position: int, stream: str, kind: str, data: msgspec.Raw) -> Event:
     """The event of today's schema, by as many steps as it takes."""
-    kind = fields[0]
     try:
+        fields = msgspec.msgpack.decode(data, type=list)
         while (lift := UPCASTERS.get(fields[0])) is not None:
             fields = lift(fields)
         return _decode_event(_encode(fields))

@@ -21,13 +21,15 @@ from eventflow import states
 from eventflow.events import (
     Failure,
     FlowDefined,
+    LogDamaged,
     Record,
     RunStarted,
     Source,
     Unknown,
+    kind_of,
 )
 from eventflow.graph import Graph, Key, ParameterNode, Ref
-from eventflow.machine import Phase, Plan, RunState, Status, causes, sources
+from eventflow.machine import IllegalEvent, Phase, Plan, RunState, Status, causes, sources
 from eventflow.machine.inputs import leaves
 from eventflow.openers import Openers
 from eventflow.ports import Bindings, EventLog
@@ -47,7 +49,7 @@ from eventflow.sequences import follow_path
 from eventflow.serializers import Keyring, Serializer
 from eventflow.states import Failed, State, TaskError
 
-__all__ = ["Picture", "RunNotFound", "RunView", "fetcher", "graph_of"]
+__all__ = ["STATES", "Picture", "RunNotFound", "RunView", "fetcher", "graph_of"]
 
 
 class RunNotFound(LookupError):
@@ -63,7 +65,7 @@ async def graph_of(log: EventLog, digest: str) -> Graph:
             raise RunNotFound(
                 f"flow {digest} is recorded as a {record.event.kind!r}: a newer eventflow wrote it"
             )
-    raise RunNotFound(f"the log has no flow {digest}")
+    raise LogDamaged(f"the log has no flow {digest}, which one of its runs is of")
 
 
 class RunView:
@@ -110,6 +112,8 @@ class RunView:
             if isinstance(record.event, RunStarted):
                 plan = Plan(await graph_of(log, record.event.flow))
                 return cls(run_id, plan, fetch=fetcher(log))
+            if not isinstance(record.event, Unknown):
+                raise LogDamaged(f"run {run_id!r} begins with a {kind_of(record.event)!r}")
             break
         raise RunNotFound(f"there is no run {run_id!r} in this log")
 
@@ -118,13 +122,21 @@ class RunView:
         return RunFacts.initial(self.plan)
 
     def apply(self, state: RunFacts, record: Record) -> RunFacts:
-        """Fold one record of the run's stream; raises `IllegalEvent`, `ValueError` for another stream's."""
+        """Fold one record of the run's stream; raises `ValueError` for another stream's.
+
+        Raises `LogDamaged` for one that cannot have been written after those before it.
+        """
         if record.stream != self.stream:
             raise ValueError(
                 f"the view of run {self.run_id!r} was given a record of {record.stream!r}: fold one stream, "
                 f"with replay(log, view, stream=view.stream)"
             )
-        return advance(self.plan, state, record.version, record)
+        try:
+            return advance(self.plan, state, record.version, record)
+        except IllegalEvent as error:
+            raise LogDamaged(
+                f"record {record.position} of {record.stream!r} cannot stand there: {error}"
+            ) from error
 
     def picture(self, facts: RunFacts) -> Picture:
         """What a person looks at. It shows the facts as they are when a state is asked for."""
@@ -150,6 +162,10 @@ class RunView:
         """The Result at a source that was taken from `slot`; the path to an element of a map ends with a position."""
         version, path = (source, ()) if isinstance(source, int) else (source[0], source[1:])
         serializer = self.opener_of(slot, facts)
+        if not isinstance(version, int) or (version == 1 and not path):
+            raise LogDamaged(
+                f"run {self.run_id!r} says that an input of its came from {source!r}, which is no place"
+            )
         if version == 1:
             payload: Payload | Ending | None = facts.parameters.get(str(path[0]))
             path = path[1:]
@@ -217,6 +233,20 @@ def _moment(at_us: int | None) -> datetime | None:
     return None if at_us is None else datetime.fromtimestamp(at_us / 1e6, UTC)
 
 
+STATES: Final[Mapping[int, type[State]]] = {
+    Status.PENDING: states.Pending,
+    Status.RUNNING: states.Running,
+    Status.RETRYING: states.Retrying,
+    Status.SUCCEEDED: states.Success,
+    Status.REUSED: states.Cached,
+    Status.MAPPED: states.Mapped,
+    Status.SKIPPED: states.Skipped,
+    Status.FAILED: states.Failed,
+    Status.TIMED_OUT: states.TimedOut,
+    Status.BLOCKED: states.TriggerFailed,
+    Status.CRASHED: states.Crashed,
+}
+"""The class of state that shows a status."""
 _INDICES: Final = re.compile(r"(\[(0|[1-9][0-9]{0,8})\])+")
 """What follows a mapped task's name in its child's: `[3]`, `[3][0]`."""
 
@@ -350,6 +380,13 @@ class Picture(Mapping[Any, State]):
             case _:
                 return states.Pending(message="nobody runs it", _result=result)
 
+    def statuses_below(self, slot: int) -> bytes | None:
+        """Of a mapped task that has its children, the `Status` of each; builds no states, for there may be a million."""
+        children = self._facts.run.maps.get(slot)
+        if children is None:
+            return None
+        return bytes(self._facts.run.status[children.base : children.base + children.width])
+
     def at(self, slot: int) -> State:
         """The state of the task in a slot."""
         state = self._built.get(slot)
@@ -399,12 +436,7 @@ class Picture(Mapping[Any, State]):
                 return self._failed(slot, status, ended)
 
     def _failed(self, slot: int, status: Status, ended: Ending) -> State:
-        kind = {
-            Status.TIMED_OUT: states.TimedOut,
-            Status.BLOCKED: states.TriggerFailed,
-            Status.CRASHED: states.Crashed,
-        }.get(status, states.Failed)
-        state = kind(
+        state = cast(type[Failed], STATES[status])(
             message=ended.message,
             failure=ended.failure,
             task=self._name(slot),
@@ -436,7 +468,12 @@ class Picture(Mapping[Any, State]):
                 self._view.plan, facts.run, slot
             )  # it took none, but these are what it would take
         found: dict[str, Result | NoResultType] = {}
-        for leaf, source in zip(leaves(self._view.plan, facts.run, slot), recorded, strict=True):
+        places = list(leaves(self._view.plan, facts.run, slot))
+        if len(places) != len(recorded):
+            raise LogDamaged(
+                f"run {self.run_id!r} says that {self._name(slot)!r} had {len(recorded)} inputs, and it has {len(places)}"
+            )
+        for leaf, source in zip(places, recorded, strict=True):
             if leaf.children is None:
                 found[leaf.label] = self._view.result(facts, source, leaf.slot, is_element=leaf.is_element)
             else:

@@ -3,7 +3,8 @@
 A table projection is a projection whose state is a mapping from names to rows, and which can say beforehand what
 rows a record is about (`needs`).  So it can be replayed in memory like any other, or kept: `Table.of` brings what
 the log keeps up to its head, a part at a time, rows and checkpoint in one transaction.  Processes that do so at
-the same time take turns; whoever finds the checkpoint moved reads again.
+the same time take turns; whoever finds the checkpoint moved reads again, and whoever finds rows that are damaged
+makes them again.
 
 Where the log keeps nothing, because it is only looked at or its disk is full, what is kept already is read all the
 same, and the rows that have changed since are folded and held in memory.
@@ -21,7 +22,7 @@ from typing import Final, Generic, Protocol, TypeVar, get_args
 
 import msgspec
 
-from eventflow.events import Record
+from eventflow.events import LogDamaged, Record
 from eventflow.ports import Checkpoint, EventLog, RowsFound
 from eventflow.projections import code_of_fold, state_type
 
@@ -79,7 +80,7 @@ class Table(Generic[R]):
         """What is kept counts only beside rows of this very checkpoint; of no consequence without such rows."""
         self._is_whole = False
         """Whether nothing that is kept counts."""
-        self._decode = msgspec.msgpack.Decoder(get_args(state_type(projection))[1]).decode
+        self._decode = _decoder(projection)
         self.position = 0
         """Of the last record that is in it."""
 
@@ -95,11 +96,18 @@ class Table(Generic[R]):
         return table
 
     async def _catch_up(self, head: int) -> None:
+        trusting = keeps = True
         while True:
-            work = _CatchUp(self._log, self._projection, self._decode)
+            work = _CatchUp(self._log, self._projection, self._decode, trusting=trusting, keeps=keeps)
             try:
                 self.position = await work.run(head)
             except _Moved:
+                keeps = trusting
+                continue
+            except LogDamaged:  # of the rows, which are to be made again, or of the events
+                if not trusting:
+                    raise
+                trusting = False
                 continue
             self._beside, self._under, self._is_whole = work.unkept
             return
@@ -120,12 +128,13 @@ class Table(Generic[R]):
         self, ask: Callable[[], Awaitable[RowsFound]], is_meant: Callable[[str], bool]
     ) -> dict[str, R]:
         """What is kept, with what is not kept over it."""
-        while True:
+        kept: Mapping[str, bytes] = {}
+        while not self._is_whole:
             found = await ask()
-            if not self._beside or self._is_whole or found.checkpoint == self._under:
+            if not self._beside or found.checkpoint == self._under:
+                kept = found.rows
                 break
             await self._catch_up(self.position)  # meanwhile somebody has kept what we had beside it, or more
-        kept = {} if self._is_whole else found.rows
         rows = {name: self._decode(data) for name, data in kept.items()}
         for name, row in self._beside.items():
             if is_meant(name):
@@ -134,6 +143,19 @@ class Table(Generic[R]):
                 else:
                     rows[name] = row
         return rows
+
+
+def _decoder(projection: TableProjection[R]) -> Callable[[bytes], R]:
+    """Opens rows; one that is none is damage."""
+    decode: Callable[[bytes], R] = msgspec.msgpack.Decoder(get_args(state_type(projection))[1]).decode
+
+    def open_row(data: bytes) -> R:
+        try:
+            return decode(data)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise LogDamaged(f"a row of the table {projection.name!r} is none: {error}") from error
+
+    return open_row
 
 
 class _Rows(MutableMapping[str, R]):
@@ -172,8 +194,18 @@ class _Moved(Exception):
 class _CatchUp(Generic[R]):
     """One attempt at bringing a table up to a position."""
 
-    def __init__(self, log: EventLog, projection: TableProjection[R], decode: Callable[[bytes], R]) -> None:
+    def __init__(
+        self,
+        log: EventLog,
+        projection: TableProjection[R],
+        decode: Callable[[bytes], R],
+        *,
+        trusting: bool,
+        keeps: bool,
+    ) -> None:
+        """Go on from what is kept, or begin from nothing if that is not to be trusted."""
         self._log = log
+        self._trusting = trusting
         self._projection = projection
         self._decode = decode
         self._code = code_of_fold(projection)
@@ -181,7 +213,7 @@ class _CatchUp(Generic[R]):
         self._at: Checkpoint | None = None
         self._is_new = False
         """Nothing is kept yet, so a row that is not at hand does not exist."""
-        self._keeps = True
+        self._keeps = keeps
         """Whether the log has taken everything so far."""
 
     @property
@@ -194,7 +226,7 @@ class _CatchUp(Generic[R]):
 
     async def run(self, head: int) -> int:
         """Fold at least up to `head`, and give how far; raises `_Moved`."""
-        found = (await self._log.rows(self._projection.name, ())).checkpoint
+        found = (await self._log.rows(self._projection.name, ())).checkpoint if self._trusting else None
         self._at = found
         self._is_new = found is None or found.code != self._code
         start = 0 if found is None or self._is_new else found.position

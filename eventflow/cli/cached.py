@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from eventflow.cachehits import CacheEntry, CacheHits, CacheRow, differences, entries_under, nearest
 from eventflow.cli.looking import when
 from eventflow.cli.trouble import Exit, Trouble
-from eventflow.events import CacheMiss, Record, RunClaimed, TaskReused, TaskStarted
+from eventflow.events import CacheMiss, LogDamaged, Record, RunClaimed, TaskReused, TaskStarted
 from eventflow.graph import Const, Graph, ParameterNode, TaskDef, TaskNode
 from eventflow.ports import EventLog
-from eventflow.projections import replay
+from eventflow.projections import Fold, replay
 from eventflow.result import Inline
 from eventflow.runfacts import RunFacts
-from eventflow.runview import RunView, graph_of
+from eventflow.runview import RunNotFound, RunView, graph_of
 from eventflow.serializers.plain import unpack
 from eventflow.tables import Table
 
@@ -79,7 +80,8 @@ async def stats_of(log: EventLog) -> list[dict[str, Any]]:
 async def explain(log: EventLog, run_id: str, task: str) -> dict[str, Any]:
     """Why a task of a run was taken from the cache, or was not; raises `Trouble` for what is not to be explained."""
     view = await RunView.of(log, run_id)
-    facts = (await replay(log, view, stream=view.stream)).state
+    # From the beginning: a snapshot is only as good as who made the file.
+    facts = (await replay(log, view, stream=view.stream, start=Fold.start(view))).state
     try:
         slot = view.picture(facts).slot(task)
     except KeyError as error:
@@ -101,10 +103,13 @@ async def explain(log: EventLog, run_id: str, task: str) -> dict[str, Any]:
         return {**found, "decision": "not asked", "why": f"it never came to that: the task is {state}"}
     if isinstance(record.event, TaskReused):
         counted = (*graph.named_parts(node), "the type of its result")
-        return {**found, **await _hit(log, record, record.event, definition.cache_key, counted)}
+        return {**found, **await _hit(log, record, record.event, partial(_key_of, definition), counted)}
     assert isinstance(record.event, TaskStarted), "as in _decision"
     miss = record.event.cache
-    assert miss is not None, "its task was cached when it started"
+    if miss is None:
+        raise LogDamaged(
+            f"task {task!r} of run {run_id!r} is cached, and started without a word of the cache"
+        )
     found |= {
         "decision": "miss",
         "reason": miss.reason,
@@ -114,12 +119,19 @@ async def explain(log: EventLog, run_id: str, task: str) -> dict[str, Any]:
     if miss.reason == "opaque":
         return found
     named = graph.named_parts(node)
-    found["key"] = definition.cache_key(miss.parts)
+    found["key"] = _key_of(definition, miss.parts)
     entries = await _rows(log, entries_under(definition.policy.cache.namespace))
     entry = nearest(entries, definition, named, miss.parts, record.at)
     if miss.reason == "new" and entry is not None:
         found |= await _compare(log, view, facts, slot, entry, definition, named, miss)
     return found
+
+
+def _key_of(task: TaskDef, parts: bytes) -> str:
+    try:
+        return task.cache_key(parts)
+    except ValueError as error:
+        raise LogDamaged(f"the cache was asked for a task, and {error}") from error
 
 
 async def _decision(log: EventLog, view: RunView, facts: RunFacts, slot: int) -> Record | None:
@@ -138,7 +150,10 @@ async def _graph_in_force(log: EventLog, view: RunView, record: Record) -> Graph
     assert isinstance(event, TaskReused | TaskStarted), "as in _decision"
     async for claim in log.read(stream=view.stream):
         if claim.version == event.claim and isinstance(claim.event, RunClaimed):
-            return await graph_of(log, claim.event.flow)
+            graph = await graph_of(log, claim.event.flow)
+            if [*graph.index] != [*view.plan.graph.index]:
+                raise LogDamaged(f"run {view.run_id!r} was claimed for another flow, {claim.event.flow}")
+            return graph
     return view.plan.graph
 
 
@@ -177,8 +192,11 @@ async def _compare(
 ) -> dict[str, Any]:
     """The nearest earlier entry, and what differs, with the values then and now where they can be shown."""
     made = entry.first  # the entry as it was then; it may have been made again since
-    then = await RunView.of(log, made.stream.removeprefix("run/"))
-    past = (await replay(log, then, stream=then.stream)).state
+    try:
+        then = await RunView.of(log, made.stream.removeprefix("run/"))
+    except RunNotFound as error:
+        raise LogDamaged(f"the cache has an entry of a run that is not there: {error}") from error
+    past = (await replay(log, then, stream=then.stream, start=Fold.start(then))).state
     origin = next((s for s, version in enumerate(past.run.source) if version == made.version), None)
     differs = []
     for name in differences(entry, definition, named, miss.parts):

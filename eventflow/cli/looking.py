@@ -20,17 +20,21 @@ from eventflow.cli.trouble import Exit, Trouble
 from eventflow.cli.writing import escaped
 from eventflow.events import CacheMiss, Origin, Record, RunClaimed, RunStarted, kind_of
 from eventflow.graph import Graph, TaskNode
+from eventflow.machine.rules import FAILED, FINISHED
 from eventflow.ports import EventLog
 from eventflow.projections import Fold, Runs, Timeline
 from eventflow.result import Inline, Stored
 from eventflow.runfacts import cut
 from eventflow.runlist import RunRow
-from eventflow.runview import Picture, RunView
+from eventflow.runview import STATES, Picture, RunView
 from eventflow.settings import SQLITE, check_url, default_url, open_log, path_of
-from eventflow.states import Failed, Mapped
+from eventflow.states import Failed
 from eventflow.tables import Table
 
 __all__ = ["events_of", "find_run", "opened", "recorded_entry", "runs_in", "show_run", "state_of", "when"]
+
+_LAST_US = 253_402_214_400_000_000
+"""The last moment that is one in every time zone, in microseconds UTC."""
 
 
 @asynccontextmanager
@@ -85,7 +89,8 @@ async def recorded_entry(log: EventLog, run_id: str) -> tuple[str, str]:
 
 def when(at_us: int) -> str:
     """A moment in local time, to the second."""
-    return datetime.fromtimestamp(at_us / 1e6, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    shown = min(max(at_us, 0), _LAST_US)  # a table may hold any number
+    return datetime.fromtimestamp(shown / 1e6, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
 async def state_of(log: EventLog, row: RunRow) -> str:
@@ -154,26 +159,31 @@ async def show_run(log: EventLog, run_id: str, at: int | None) -> dict[str, Any]
 
 
 def _task(picture: Picture, node: int, name: str, line: Any) -> dict[str, Any]:
-    state = picture[(node,)]  # not by its name, which may be anything in a log of somebody else's
     attempts = line.attempts if line is not None else []
     last = attempts[-1] if attempts else None
     seconds = None if last is None or last.ended_us is None else (last.ended_us - last.started_us) / 1e6
-    row = {
+    row: dict[str, Any] = {
         "task": name,
-        "state": type(state).__name__,
         "attempt": last.attempt if last is not None else 0,
         "seconds": seconds,
-        "message": state.message if isinstance(state, Failed) else "",
+        "message": "",
     }
-    if line is not None and line.width is not None:
-        children = [picture[(node, k)] for k in range(line.width)]
-        row["children"] = dict(Counter(type(child).__name__ for child in children))
-        if isinstance(state, Mapped):
-            row["state"] = "Mapped"
-            row["outcome"] = "Failed" if state.is_failed() else "Running" if state.is_running() else "Success"
-        row["failures"] = {
-            f"{name}[{k}]": child.message for k, child in enumerate(children) if isinstance(child, Failed)
-        }
+    statuses = picture.statuses_below(node)
+    if statuses is None:
+        state = picture.at(node)  # not by its name, which may be anything in a log of somebody else's
+        row["state"] = type(state).__name__
+        row["message"] = state.message if isinstance(state, Failed) else ""
+        return row
+    children = Counter(statuses)
+    row["state"] = "Mapped"
+    row["children"] = {STATES[status].__name__: count for status, count in children.items()}
+    failed = FAILED & children.keys()
+    row["outcome"] = "Running" if children.keys() - FINISHED else "Failed" if failed else "Success"
+    row["failures"] = {
+        f"{name}[{k}]": picture[(node, k)].message
+        for k, status in (enumerate(statuses) if failed else ())
+        if status in failed
+    }
     return row
 
 
@@ -196,7 +206,7 @@ def _event(graph: Graph, record: Record) -> dict[str, Any]:
         "version": record.version,
         "at_us": record.at,
         "kind": kind_of(event),
-        "task": task_name(graph, address) if address is not None else "",
+        "task": task_name(graph, address) if address is not None and address[0] < len(graph.nodes) else "",
         "details": {field: value for field, value in details.items() if value not in (None, "", {})},
     }
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import re
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.commands import command, document, environment
+from tests.logs import breaking_sqlite
 
 FLOWS = """
 import asyncio
@@ -288,9 +287,9 @@ def test_a_damaged_log_exits_with_5_and_names_the_record(folder: Path) -> None:
     """What is broken in a log is told in one line, by the command that meets it."""
     (folder / "script.py").write_text(SCRIPT.format(plus=1))
     command("run", "script.py:script", "--run-id", "s", cwd=folder)
-    with closing(sqlite3.connect(folder / ".eventflow/log.db", isolation_level=None)) as other:
-        other.execute("DROP TRIGGER event_is_immutable")
-        other.execute("UPDATE event SET body = x'00' WHERE version = 3")
+    breaking_sqlite.execute(
+        folder / ".eventflow/log.db", ("UPDATE event SET body = x'00' WHERE version = 3", ())
+    )
     done = command("events", "s", cwd=folder, code=5)
     assert "version 3 of 'run/s'" in done.stderr
     assert "Traceback" not in done.stderr

@@ -6,11 +6,9 @@ there yet (dropping an entry, refreshing one, one computation for two runs at on
 
 from __future__ import annotations
 
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from eventflow import Flow, MemoryLog, SQLiteLog, flow, inputs, nothing, task
 from eventflow.events import TaskReused, TaskStarted
 from eventflow.states import Cached, Failed, Success
 from eventflow.testing.virtual import VirtualWorld, simulate
+from tests.logs import breaking_sqlite
 
 ran: list[Any] = []
 
@@ -129,15 +128,11 @@ async def test_prefect_8892_a_result_that_is_gone_is_made_again(tmp_path: Path) 
 
     made = one(lambda: table(1_000))
     path = tmp_path / "log.db"
-    for harm in (
-        "DELETE FROM value",
-        "DROP TRIGGER IF EXISTS value_is_immutable; UPDATE value SET data = zeroblob(length(data))",
-    ):
+    for harm in ("DELETE FROM value", "UPDATE value SET data = zeroblob(length(data))"):
         async with SQLiteLog(path) as log:
             await made.options(log=log).run()
         ran.clear()
-        with closing(sqlite3.connect(path, isolation_level=None)) as other:
-            other.executescript(harm)
+        breaking_sqlite.execute(path, (harm, ()))
         async with SQLiteLog(path) as log:
             state = (await made.options(log=log).run()).result["table"]
             assert (type(state), state.result) == (Success, "r" * 1_000)

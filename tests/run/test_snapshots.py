@@ -15,6 +15,7 @@ from eventflow.logs.sqlite import LogWriteFailed
 from eventflow.projections import Fold, restore
 from eventflow.runner import ownership
 from eventflow.testing.conformance.hooks import collect
+from tests.logs import breaking_sqlite
 
 
 @task(retries=1)
@@ -85,9 +86,7 @@ async def test_a_snapshot_is_what_is_read(log: SQLiteLog) -> None:
     view = await RunView.of(log, "r")
     expected = facts_of(await replay(log, view, stream=view.stream))
     await log.aclose()
-    with closing(sqlite3.connect(log.path, isolation_level=None)) as other:
-        other.execute("DROP TRIGGER event_is_immutable")
-        other.execute("UPDATE event SET body = x'00' WHERE version BETWEEN 5 AND 9")
+    breaking_sqlite.execute(log.path, ("UPDATE event SET body = x'00' WHERE version BETWEEN 5 AND 9", ()))
     async with SQLiteLog(log.path) as again:
         assert facts_of(await replay(again, view, stream=view.stream)) == expected
         again_state = await flow().options(log=again, run_id="r").run()

@@ -54,7 +54,7 @@ GRAPH = Graph(
         ParameterNode(
             "day", default=Const(Inline("msgpack", b"\xa1x", b"d" * 16)), required=False, annotation="str"
         ),
-        TaskNode("fetch", 0, (Input("day", Ref(0, ("a", 1))),), after=(0,), mapped=True),
+        TaskNode("fetch", 0, (Input("day", Ref(0, ("a", 1)), each=True),), after=(0,), mapped=True),
     ),
     value=Ref(1),
 )

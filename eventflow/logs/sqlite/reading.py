@@ -28,8 +28,8 @@ from eventflow.logs.sqlite.connection import Connection, Link, call, connect
 from eventflow.logs.sqlite.errors import explain, is_busy
 from eventflow.logs.sqlite.files import prepare_reader
 from eventflow.logs.sqlite.packs import PackReader, Place, find_rows
-from eventflow.logs.sqlite.patience import outlast
 from eventflow.logs.sqlite.paths import check_stream, end_of_log, end_of_stream, one_moment, streams_named
+from eventflow.logs.sqlite.patience import outlast
 from eventflow.logs.sqlite.sums import check_row, sum_of
 from eventflow.logs.sqlite.transaction import digest_key
 from eventflow.ports import LogClosed, Value

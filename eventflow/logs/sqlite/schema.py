@@ -47,17 +47,20 @@ def _expected() -> frozenset[_Part]:
 
 
 def harden(connection: sqlite3.Connection) -> None:
-    """Set a connection up for a file that anybody may have made; before anything is read."""
+    """Set a connection up for a file that anybody may have made, and have SQLite read the schema.
+
+    Raises `LogDamaged` or `sqlite3.Error`.
+    """
     connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, BLOB_MAX)
     with _bounded(connection):
         for pragma in _HARDENED:
             connection.execute(pragma)
+        tables_in(connection)
 
 
 def tables_in(connection: sqlite3.Connection) -> bool:
     """Whether there is anything in a file."""
-    with _bounded(connection):
-        return connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone() is not None
+    return connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone() is not None
 
 
 def check_schema(connection: sqlite3.Connection, path: Path) -> None:
@@ -88,5 +91,7 @@ def _bounded(connection: sqlite3.Connection) -> Iterator[None]:
     connection.set_progress_handler(ask, _STEPS)
     try:
         yield
+    except UnicodeDecodeError as error:  # of SQLite's own message, which quotes what it has found
+        raise LogDamaged(f"the schema of the file is damaged ({error})") from error
     finally:
         connection.set_progress_handler(None, 0)

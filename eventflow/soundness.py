@@ -1,0 +1,87 @@
+"""Whether a graph that was read is one: every number in it leads somewhere, and nothing leads in a circle.
+
+Whoever builds a flow cannot make another kind; a file can.  So it is looked at once, where a `FlowDefined` is made or
+decoded, and what works with graphs need not ask again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from eventflow.graph import Arg, Const, DictOf, Graph, ParameterNode, Ref, TaskNode
+
+__all__ = ["fault_of"]
+
+DEPTH_MAX: Final = 100
+"""How deep lists, tuples and dicts of an argument may be nested."""
+
+COUNTED_MAX: Final = 10_000_000
+"""Cached nodes times the parameters that count for each."""
+
+
+def fault_of(graph: Graph) -> str:
+    """What is wrong with a graph; empty when nothing is."""
+    return next(_faults(graph), "")
+
+
+def _faults(graph: Graph) -> Iterator[str]:
+    nodes = graph.nodes
+    names: set[str] = set()
+    for i, node in enumerate(nodes):
+        if node.name in names:
+            yield f"two nodes are called {node.name!r}"
+        names.add(node.name)
+        if isinstance(node, TaskNode):
+            yield from _faults_of_task(graph, i, node)
+    if graph.value is not None:
+        yield from _faults_of_arg("the value", graph.value, len(nodes))
+    for number in graph.reference:
+        if not 0 <= number < len(nodes) or isinstance(nodes[number], ParameterNode):
+            yield f"node {number}, on which success is judged, is no task"
+    for known in graph.types:
+        if not all(0 <= number < len(graph.classes) for number in known.classes):
+            yield f"a declared type names a class that is not among the {len(graph.classes)} there are"
+    caches = [task.policy.cache for task in graph.tasks]
+    if any(cache is not None and cache.parameters is None for cache in caches):
+        counted = sum(
+            isinstance(node, TaskNode)
+            and (cache := caches[node.task]) is not None
+            and cache.parameters is None
+            for node in nodes
+        )
+        if counted * (len(nodes) - counted) > COUNTED_MAX:
+            yield "too many parameters count for too many cached tasks"
+
+
+def _faults_of_task(graph: Graph, i: int, node: TaskNode) -> Iterator[str]:
+    if not 0 <= node.task < len(graph.tasks):
+        yield f"node {i} is of task {node.task}, and there are {len(graph.tasks)}"
+    for number in node.after:
+        if not 0 <= number < i:
+            yield f"node {i} comes after node {number}, which does not stand before it"
+    for item in node.inputs:
+        yield from _faults_of_arg(f"node {i}", item.arg, i)
+    if node.mapped:
+        over = [item.arg for item in node.inputs if item.each]
+        if not over or any(isinstance(arg, Const | DictOf) for arg in over):
+            yield f"node {i} is mapped over nothing that has elements"
+
+
+def _faults_of_arg(what: str, arg: Arg, end: int) -> Iterator[str]:
+    """Of an argument, which may take values of the nodes before `end`."""
+    level: list[Arg] = [arg]
+    for _ in range(DEPTH_MAX):
+        deeper: list[Arg] = []
+        for part in level:
+            if isinstance(part, Ref):
+                if not 0 <= part.node < end:
+                    yield f"{what} takes the value of node {part.node}, which does not stand before it"
+            elif not isinstance(part, Const):
+                if isinstance(part, DictOf) and len(part.keys) != len(part.items):
+                    yield f"{what} takes a dict of {len(part.keys)} keys and {len(part.items)} items"
+                deeper += part.items
+        if not deeper:
+            return
+        level = deeper
+    yield f"{what} takes what is nested more than {DEPTH_MAX} levels deep"

@@ -15,8 +15,17 @@ when the projection's code has changed, and what is then made again is equal byt
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
-from itertools import islice
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    MutableMapping,
+    Sequence,
+)
+from contextlib import aclosing
 from logging import getLogger
 from typing import Final, Generic, Protocol, TypeVar, get_args
 
@@ -231,13 +240,21 @@ class _CatchUp(Generic[R]):
         self._is_new = found is None or found.code != self._code
         start = 0 if found is None or self._is_new else found.position
         while start < head:
-            part = min(start + PART, head)
-            records = iter([record async for record in self._log.read(after=start, until=part)])
-            while page := list(islice(records, PAGE)):
-                await self._apply(page)
-            await self._keep(part)
-            start = part
+            part: list[Record] = []
+            async with aclosing(self._read(start, head)) as records:
+                async for record in records:
+                    part.append(record)
+                    if len(part) == PART:
+                        break
+            for first in range(0, len(part), PAGE):
+                await self._apply(part[first : first + PAGE])
+            start = part[-1].position if len(part) == PART else head  # positions may be far apart
+            await self._keep(start)
         return start
+
+    async def _read(self, after: int, until: int) -> AsyncGenerator[Record, None]:
+        async for record in self._log.read(after=after, until=until):
+            yield record
 
     async def _keep(self, position: int) -> None:
         """Write what changed, with the checkpoint, unless the log takes nothing."""

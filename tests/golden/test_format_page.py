@@ -158,7 +158,7 @@ def test_the_record_in_hex_is_what_the_page_says() -> None:
     told = ast.literal_eval(re.sub(r'bytes\.fromhex\("(\w+)"\)', lambda m: repr(bytes.fromhex(m[1])), said))
     assert msgspec.msgpack.decode(body) == told
     assert f"This record of {len(body)} bytes" in PAGE
-    assert f"Its `crc` is {crc32(body)}," in PAGE
+    assert f"At position 9 its `crc` is {crc32(body, 9)}," in PAGE
     record = decode(9, "run/x", body)
     assert encode(record.stream, record.version, Draft(record.at, record.event, record.key)) == body
     event = record.event
@@ -198,10 +198,15 @@ class Reader:
         with closing(sqlite3.connect(path)) as connection:
             assert connection.execute("PRAGMA application_id").fetchone() == (0x65766C67,)
             assert connection.execute("PRAGMA user_version").fetchone() == (1,)
+            for row in connection.execute("SELECT * FROM stream"):
+                assert row[2] == crc32(msgspec.msgpack.encode(row[1:2]))
+            for table in ("info", "kind", "snapshot", "read_model", "read_row"):
+                for *columns, crc in connection.execute(f"SELECT * FROM {table}"):
+                    assert crc == crc32(msgspec.msgpack.encode(columns)), table
             self.streams = dict(connection.execute("SELECT id, name FROM stream"))
             self.kinds = dict(connection.execute("SELECT id, name FROM kind"))
             self.rows = connection.execute(
-                "SELECT position, stream, version, kind, key, body, crc FROM event ORDER BY position"
+                "SELECT position, stream, version, kind, key, body, crc, mark FROM event ORDER BY position"
             ).fetchall()
             self.values = {row[0]: row[2:] for row in connection.execute("SELECT * FROM value")}
             self.info = dict(connection.execute("SELECT name, value FROM info"))
@@ -210,9 +215,12 @@ class Reader:
         """Stream, version, key, event and the event's bytes."""
         versions: dict[str, int] = {}
         before: dict[str, int] = {}
-        for nth, (position, stream, number, kind, short, body, crc) in enumerate(self.rows, 1):
+        marked: dict[int, int] = {}
+        for nth, (position, stream, number, kind, short, body, crc, mark) in enumerate(self.rows, 1):
             assert position == nth
-            assert crc32(body) == crc
+            assert crc32(body, position) == crc
+            assert mark == (None if marked.get(stream) == (position - 1) // 64 else 1)
+            marked[stream] = (position - 1) // 64
             name = self.streams[stream]
             said, version, at, key, raw = msgspec.msgpack.decode(
                 body, type=tuple[int, int, int, str | None, msgspec.Raw]

@@ -95,8 +95,8 @@ def test_the_stored_bytes_are_those_that_were_written(path: Path) -> None:
     """Position, stream, version, kind and body of every record, and its checksum."""
     assert make.stored(path) == EXPECTED["records"]
     with closing(sqlite3.connect(path)) as connection:
-        rows = connection.execute("SELECT body, crc FROM event").fetchall()
-    assert [crc32(body) for body, _ in rows] == [crc for _, crc in rows]
+        rows = connection.execute("SELECT position, body, crc FROM event").fetchall()
+    assert [crc32(body, position) for position, body, _ in rows] == [crc for *_, crc in rows]
 
 
 async def test_what_was_read_is_written_again_as_it_was(path: Path) -> None:

@@ -27,8 +27,6 @@ from eventflow.runner import ownership
 from eventflow.tables import Table
 from eventflow.testing import Crash, CrashingLog
 
-pytestmark = pytest.mark.filterwarnings("ignore::eventflow.logs.sqlite.WalResetWarning")
-
 FLIPS: Final = int(os.environ.get("EVENTFLOW_FLIPS", "500"))
 SEED: Final = int(os.environ.get("EVENTFLOW_FLIPS_SEED", "20261122"))
 PARTS: Final = 5

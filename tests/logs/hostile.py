@@ -27,7 +27,7 @@ from typing import Any, Final, TypeAlias, get_args
 import msgspec
 
 from eventflow import Flow, Parameter, Runs, RunView, SQLiteLog, inputs, replay, task
-from eventflow.events import Known, LogDamaged, checksum
+from eventflow.events import Known, LogDamaged, checksum, name_digest
 from eventflow.logs.sqlite.sums import sum_of
 from eventflow.projections import CacheHits, Fold
 from eventflow.tables import Table
@@ -424,7 +424,7 @@ _RECORDS: Final[dict[str, Shape]] = {
     "version 2**63 - 1": envelope_of("task_mapped", version=2**63 - 1),
     "version 0": envelope_of("task_mapped", version=0),
     "a negative version": envelope_of("task_mapped", version=-7),
-    "a record of another stream": envelope_of("task_mapped", stream="run/other"),
+    "a record of another stream": envelope_of("task_mapped", stream=name_digest("run/other")),
     "a stream that is no text": envelope_of("task_mapped", stream=NON_TEXT),
     "a key that is no text": envelope_of("task_succeeded", key=NON_TEXT),
     "a key that is a number": envelope_of("task_succeeded", key=7),
@@ -575,6 +575,7 @@ def write(base: Path, path: Path, shape: Shape) -> None:
 COMMANDS: Final = (
     ("runs",),
     ("show", RUN),
+    ("show", "other"),
     ("events", RUN),
     ("cache", "ls"),
     ("cache", "stats"),

@@ -35,6 +35,7 @@ HARMLESS: Final = {
     "a model of 2**62 rows",
     "a model with the number -1",
     "rows with huge numbers",
+    "rows of another checksum",
     "rows that are gone",
     "a log without an id",
     "a snapshot of noise",

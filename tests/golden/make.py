@@ -33,6 +33,7 @@ import pytest
 from eventflow import Flow, RunView, State, replay, states
 from eventflow.events import Draft, Record, RunStarted, Unknown
 from eventflow.logs.sqlite import SQLiteLog
+from eventflow.logs.sqlite.sums import sum_of
 from eventflow.ports import EventLog, Write
 from eventflow.result import Forgotten, Inline, Result, Stored
 from eventflow.runner import ownership
@@ -149,8 +150,9 @@ class _Story:
 def _settle(path: Path) -> None:
     """Give the file an id and a birth that are always the same, and the layout of a fresh one."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        connection.execute("UPDATE info SET value = ? WHERE name = 'id'", ("0" * 31 + "1",))
-        connection.execute("UPDATE info SET value = '1700000000000000' WHERE name = 'created'")
+        for name, value in {"id": "0" * 31 + "1", "created": "1700000000000000"}.items():
+            row = (value, sum_of(name, value), name)
+            connection.execute("UPDATE info SET value = ?, crc = ? WHERE name = ?", row)
         connection.execute("VACUUM")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from eventflow.graph import Arg, Const, DictOf, Graph, ParameterNode, Ref, TaskNode
+from eventflow.graph import Arg, Const, DictOf, Graph, ListOf, ParameterNode, Ref, TaskNode
 
 __all__ = ["fault_of"]
 
@@ -27,13 +27,21 @@ def fault_of(graph: Graph) -> str:
 
 def _faults(graph: Graph) -> Iterator[str]:
     nodes = graph.nodes
-    names: set[str] = set()
+    if len({node.name for node in nodes}) < len(nodes):
+        yield "two nodes have the same name"
     for i, node in enumerate(nodes):
-        if node.name in names:
-            yield f"two nodes are called {node.name!r}"
-        names.add(node.name)
-        if isinstance(node, TaskNode):
-            yield from _faults_of_task(graph, i, node)
+        if type(node) is TaskNode:
+            if node.mapped or node.after or not 0 <= node.task < len(graph.tasks):
+                yield from _faults_of_task(graph, i, node)
+            for item in node.inputs:
+                if not _is_plain(item.arg, i):  # most are, and this is all that they cost
+                    yield from _faults_of_arg(f"node {i}", item.arg, i)
+    yield from _faults_of_rest(graph)
+    yield from _faults_of_caches(graph)
+
+
+def _faults_of_rest(graph: Graph) -> Iterator[str]:
+    nodes = graph.nodes
     if graph.value is not None:
         yield from _faults_of_arg("the value", graph.value, len(nodes))
     for number in graph.reference:
@@ -42,15 +50,24 @@ def _faults(graph: Graph) -> Iterator[str]:
     for known in graph.types:
         if not all(0 <= number < len(graph.classes) for number in known.classes):
             yield f"a declared type names a class that is not among the {len(graph.classes)} there are"
+
+
+def _is_plain(arg: Arg, end: int) -> bool:
+    """Whether an argument is a constant, or values of nodes before `end` as they are or in one list."""
+    kind = type(arg)
+    if kind is Ref:
+        return 0 <= arg.node < end  # type: ignore[union-attr]  # as its type says
+    if kind is ListOf:
+        return all(type(part) is Ref and 0 <= part.node < end for part in arg.items)  # type: ignore[union-attr]
+    return kind is Const
+
+
+def _faults_of_caches(graph: Graph) -> Iterator[str]:
     caches = [task.policy.cache for task in graph.tasks]
     if any(cache is not None and cache.parameters is None for cache in caches):
-        counted = sum(
-            isinstance(node, TaskNode)
-            and (cache := caches[node.task]) is not None
-            and cache.parameters is None
-            for node in nodes
-        )
-        if counted * (len(nodes) - counted) > COUNTED_MAX:
+        tasks = [node for node in graph.nodes if isinstance(node, TaskNode)]
+        counted = sum((cache := caches[task.task]) is not None and cache.parameters is None for task in tasks)
+        if counted * (len(graph.nodes) - len(tasks)) > COUNTED_MAX:
             yield "too many parameters count for too many cached tasks"
 
 
@@ -60,8 +77,6 @@ def _faults_of_task(graph: Graph, i: int, node: TaskNode) -> Iterator[str]:
     for number in node.after:
         if not 0 <= number < i:
             yield f"node {i} comes after node {number}, which does not stand before it"
-    for item in node.inputs:
-        yield from _faults_of_arg(f"node {i}", item.arg, i)
     if node.mapped:
         over = [item.arg for item in node.inputs if item.each]
         if not over or any(isinstance(arg, Const | DictOf) for arg in over):

@@ -7,6 +7,7 @@ sector.  `kill -9` proves nothing about that, for what was written then is still
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,19 @@ class Connection:
     def executescript(self, sql: str) -> _Cursor:
         """Run statements."""
         return self.execute(sql)
+
+    def executemany(self, sql: str, rows: Iterable[Any]) -> None:
+        """Run a statement for each row."""
+        for row in rows:
+            self.execute(sql, row)
+
+    def setlimit(self, category: int, limit: int) -> int:
+        """As sqlite3 has it."""
+        return self._inside.limit(category, limit)
+
+    def set_progress_handler(self, handler: Any, steps: int) -> None:
+        """As sqlite3 has it."""
+        self._inside.set_progress_handler(handler, steps)
 
     def close(self) -> None:
         """Close it."""

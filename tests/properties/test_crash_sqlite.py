@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from eventflow import RunView, replay
 from eventflow.events import TaskSucceeded
-from eventflow.logs.sqlite import LogWriteFailed, SQLiteLog, connection
+from eventflow.logs.sqlite import LogUnusable, LogWriteFailed, SQLiteLog, connection
 from eventflow.result import Stored
 from eventflow.testing.crashing import Crash, CrashingLog
 from eventflow.testing.virtual import VirtualWorld, simulate
@@ -224,11 +224,11 @@ def test_an_error_at_any_statement(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             pass  # its tables are made without a fault
         with monkeypatch.context() as patch:
             patch.setattr(connection, "Connection", _failing(fails_at))
-            async with opened(path, world) as log:
-                try:
+            try:
+                async with opened(path, world) as log:
                     await run_sketch(LARGE, journal, log, world, run_id)
-                except LogWriteFailed:
-                    failed = True
+            except (LogWriteFailed, LogUnusable):  # the latter while it is opened
+                failed = True
         async with opened(path, world) as log:
             await check_end(LARGE, log, run_id, world, journal)
         return failed

@@ -7,7 +7,7 @@ sector.  `kill -9` proves nothing about that, for what was written then is still
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +112,9 @@ class _Cursor:
     def __init__(self, connection: apsw.Connection, rows: list[Any]) -> None:
         self.lastrowid = connection.last_insert_rowid()
         self._rows = iter(rows)
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._rows
 
     def fetchone(self) -> Any:
         return next(self._rows, None)

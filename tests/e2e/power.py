@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,9 @@ class _Cursor:
 
     def fetchone(self) -> Any:
         return next(self._rows, None)
+
+    def fetchmany(self, size: int) -> list[Any]:
+        return list(islice(self._rows, size))
 
     def fetchall(self) -> list[Any]:
         return list(self._rows)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from eventflow.ports import Value
 
-__all__ = ["damage", "execute", "execute_plain", "insert_value", "lose"]
+__all__ = ["damage", "execute", "execute_plain", "insert_value", "lose", "omit"]
 
 
 def execute(path: Path, *statements: tuple[str, tuple[object, ...]]) -> None:
@@ -51,3 +51,17 @@ def insert_value(path: Path, kept: Value) -> None:
         kept.codec,
         kept.data,
     )
+
+
+def omit(path: Path, index: str, columns: str, kept: str) -> None:
+    """Have an index leave out what a condition does not keep, while its table has all."""
+    table = columns.partition("(")[0].strip()
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute(f"CREATE INDEX less ON {columns} WHERE {kept}")
+        connection.execute("PRAGMA writable_schema = ON")
+        connection.execute(
+            "UPDATE sqlite_schema SET rootpage = (SELECT rootpage FROM sqlite_schema WHERE name = 'less') "
+            "WHERE name = ? AND tbl_name = ?",
+            (index, table),
+        )
+        connection.execute("DELETE FROM sqlite_schema WHERE name = 'less'")

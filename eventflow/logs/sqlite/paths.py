@@ -101,7 +101,10 @@ Found: TypeAlias = dict[str, int]
 
 @contextmanager
 def one_moment(connection: sqlite3.Connection) -> Iterator[None]:
-    """Have all questions answered as of one moment."""
+    """Have all questions answered as of one moment.
+
+    Cursors are to be closed or exhausted within it: an open one keeps the connection at this moment.
+    """
     if connection.in_transaction:
         yield
         return

@@ -63,7 +63,7 @@ _BY_POSITION: Final = f"{_COLUMNS} WHERE position > ? AND position <= ? ORDER BY
 _BY_VERSION: Final = f"{_COLUMNS} WHERE stream = ? AND version > ? AND version <= ? ORDER BY version {{}}"
 _BY_KEY: Final = f"{_COLUMNS} WHERE key = ? AND position <= ? ORDER BY position DESC"
 _BY_KEYS: Final = (
-    "WITH wanted (number) AS (VALUES {}) SELECT position, stream, version, crc, body FROM wanted JOIN event "
+    "WITH wanted (number) AS (VALUES {}) SELECT position, stream, version, crc, body, number FROM wanted JOIN event "
     "ON position = (SELECT max(position) FROM event WHERE key = number AND position <= ?)"
 )
 _INFO: Final = "SELECT name, value, crc FROM info LIMIT 10000"
@@ -207,12 +207,13 @@ class Page:
         broken, whole = "", True
         size = 0
         try:
-            for row in _select(connection, span, backwards=backwards):
-                rows.append(row)
-                size += len(row[4])
-                if len(rows) >= PAGE or size > _PAGE_BYTES:
-                    whole = False
-                    break
+            with closing(_select(connection, span, backwards=backwards)) as found:
+                for row in found:
+                    rows.append(row)
+                    size += len(row[4])
+                    if len(rows) >= PAGE or size > _PAGE_BYTES:
+                        whole = False
+                        break
         except sqlite3.DatabaseError as error:
             if is_busy(error):
                 raise
@@ -285,7 +286,7 @@ class Page:
         return f"position {number} is missing{self._broken}{beside}"
 
 
-def _select(connection: sqlite3.Connection, span: Span, *, backwards: bool) -> Iterable[Row]:
+def _select(connection: sqlite3.Connection, span: Span, *, backwards: bool) -> sqlite3.Cursor:
     order = "DESC" if backwards else "ASC"
     if span.stream:
         return connection.execute(_BY_VERSION.format(order), (span.stream, span.low, span.high))
@@ -298,14 +299,17 @@ def _given_up(connection: sqlite3.Connection, span: Span) -> Sequence[tuple[int,
         return () if _has_stream(connection, span.stream) else ((span.low + 1, span.high),)
     rows = connection.execute(_PRUNED_BEFORE, (span.low,)).fetchall()
     found: list[tuple[int, int]] = []
-    for first, last, crc in chain(rows, connection.execute(_PRUNED_AFTER, (span.low, span.high))):
-        check_row(f"the range of pruned positions from {first} on", first, last, crc)
-        if found and first <= found[-1][1]:
-            raise LogDamaged(f"the ranges of pruned positions overlap at {first}")
-        if found and first == found[-1][1] + 1:
-            found[-1] = (found[-1][0], last)
-        else:
-            found.append((first, last))
+    with closing(connection.execute(_PRUNED_AFTER, (span.low, span.high))) as more:
+        for first, last, crc in chain(rows, more):
+            check_row(f"the range of pruned positions from {first} on", first, last, crc)
+            if type(last) is not int or last < first or (found and first <= found[-1][1]):
+                raise LogDamaged(
+                    f"the range of pruned positions from {first} on is none, or overlaps another one"
+                )
+            if found and first == found[-1][1] + 1:
+                found[-1] = (found[-1][0], last)
+            else:
+                found.append((first, last))
     return found
 
 
@@ -340,7 +344,7 @@ def open_row(row: Row, names: Mapping[int, str]) -> Record:
 def find_info(connection: sqlite3.Connection) -> Mapping[str, str]:
     """What the log says of itself, by name."""
     found: dict[str, str] = {}
-    for name, value, crc in connection.execute(_INFO):
+    for name, value, crc in connection.execute(_INFO).fetchall():
         check_row(f"the row {name!r} of info", name, value, crc)
         found[name] = value
     if not {"id", "created"} <= found.keys():
@@ -371,9 +375,11 @@ def find_latest(
         marks = ", ".join(["(?)"] * len(numbers))
         rows = connection.execute(_BY_KEYS.format(marks), (*numbers.values(), last)).fetchall()
         _learn_names(connection, {row[1] for row in rows}, names)
-        records = {_key_of(record): record for record in (open_row(row, names) for row in rows)}
-        if not {digest_key(key) for key in records} <= set(numbers.values()):
-            raise LogDamaged("the index of keys gives a record that bears another key")
+        records = {}
+        for *row, number in rows:
+            record = open_row(tuple(row), names)
+            _check_key(record, number)
+            records[record.key] = record
         missing = [key for key in numbers if key not in records]
         found.update({key: record for key, record in records.items() if key in numbers})
         taken = {digest_key(key) for key in records} if missing else ()
@@ -391,17 +397,16 @@ def _find_last(connection: sqlite3.Connection, key: str, last: int, names: dict[
             record = open_row(row, names)
             if record.key == key:
                 return record
-            if digest_key(_key_of(record)) != digest_key(key):  # and not another key of the same number
-                raise LogDamaged(
-                    f"record {record.position} is found by the key {key!r} and bears another one"
-                )
+            _check_key(record, digest_key(key))  # it bears another key of the same number
     return None
 
 
-def _key_of(record: Record) -> str:
-    if record.key is None:
-        raise LogDamaged(f"record {record.position} is found by a key and bears none")
-    return record.key
+def _check_key(record: Record, number: int) -> None:
+    """See that a record that is found by the number of a key bears such a key."""
+    if record.key is None or digest_key(record.key) != number:
+        raise LogDamaged(
+            f"record {record.position} is found by a key that it does not bear, but another or none"
+        )
 
 
 def find_values(

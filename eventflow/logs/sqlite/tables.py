@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from typing import Final
 
 import msgspec
@@ -94,8 +95,9 @@ def _named(connection: sqlite3.Connection, number: int, names: Sequence[str]) ->
             f"SELECT name, data, crc FROM read_row WHERE model = ? AND name IN ({marks}) ORDER BY name",  # noqa: S608 - marks only
             (number, *part),
         )
-        for name, data, _ in _checked(rows, number):
-            yield name, data
+        with closing(rows):
+            for name, data, _ in _checked(rows, number):
+                yield name, data
 
 
 def _check_all(
@@ -106,11 +108,12 @@ def _check_all(
         "SELECT name, data, crc FROM read_row WHERE model = ? ORDER BY name", (model.id,)
     )
     count = total = 0
-    for name, data, crc in _checked(rows, model.id):
-        count += 1
-        total += crc
-        if into is not None and name.startswith(into[0]):
-            into[1][name] = data
+    with closing(rows):  # or the connection would stay at this moment for as long as the error is kept
+        for name, data, crc in _checked(rows, model.id):
+            count += 1
+            total += crc
+            if into is not None and name.startswith(into[0]):
+                into[1][name] = data
     if (count, total % _TOTAL) != (model.rows, model.total):
         raise LogDamaged(
             f"the read model {table!r} has {count} rows, which are not the {model.rows} that it had"

@@ -13,14 +13,15 @@ turns, however many calls each has waiting.
 
 A body that runs a flow waits for bodies that need lanes of their own.  So as long as a run was called from within
 a lane, that lane does not count, and the pool may have one thread more; otherwise a pool whose lanes all
-wait like this would wait for ever.
+wait like this would wait for ever.  A body may also wait for a thread of its own that runs a flow, which cannot be
+seen from here.  So each event loop that has calls waiting has one lane at least, beyond the limit if need be.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from contextvars import Context, ContextVar, copy_context
 from queue import SimpleQueue
@@ -85,6 +86,8 @@ class Pool:
         self._lent = 0
         """Busy lanes whose body waits for a run, for each of which there may be another lane."""
         self._waiting: deque[Lanes] = deque()
+        self._held: Counter[int] = Counter()
+        """Lanes that are claimed or busy, by event loop."""
 
     @property
     def limit(self) -> int:
@@ -108,11 +111,13 @@ class Pool:
         with self._lock:
             given = min(owner.granted, wanted)
             if given < owner.granted:
-                self._taken -= owner.granted - given
+                self._free(owner, owner.granted - given)
                 self._grant()
             owner.granted = 0
             if not self._waiting:
                 given += self._take(min(wanted - given, self._limit + self._lent - self._taken), owner)
+            if given < wanted and not self._held[owner.loop_id]:
+                given += self._take(1, owner)
             owner.wanted = wanted - given
             if owner.waits:
                 self._grant(owner)  # there is room if a thread was refused before
@@ -127,17 +132,17 @@ class Pool:
         """Run a call in a lane that was claimed for it."""
         self._jobs.put(job)
 
-    def give_up(self, count: int) -> None:
+    def give_up(self, owner: Lanes, count: int) -> None:
         """Take back lanes that were claimed and are not needed."""
         with self._lock:
-            self._taken -= count
+            self._free(owner, count)
             self._grant()
 
     def forget(self, owner: Lanes) -> None:
         """Take back all that a run has not used; it does not wait any more."""
         with self._lock:
             owner.wanted = 0
-            self._taken -= owner.granted
+            self._free(owner, owner.granted)
             owner.granted = 0
             self._grant()
 
@@ -162,7 +167,7 @@ class Pool:
             stay.over = True
             if stay.nested:
                 self._lent -= 1
-            self._taken -= 1
+            self._free(owner, 1)
             self._grant(owner)
 
     # With the lock:
@@ -175,8 +180,15 @@ class Pool:
                 owner.ask_again()
                 break
             self._taken += 1
+            self._held[owner.loop_id] += 1
             taken += 1
         return taken
+
+    def _free(self, owner: Lanes, count: int) -> None:
+        self._taken -= count
+        self._held[owner.loop_id] -= count
+        if not self._held[owner.loop_id]:
+            del self._held[owner.loop_id]
 
     def _start(self) -> bool:
         name = f"eventflow-lane-{self._threads + 1}"
@@ -189,7 +201,13 @@ class Pool:
 
     def _grant(self, awake: Lanes | None = None) -> None:
         """Hand free lanes to the runs that wait, in turn; `awake` is about to look by itself."""
-        while self._waiting and self._limit + self._lent > self._taken:
+        while self._waiting:
+            if self._limit + self._lent <= self._taken:
+                starved = next((owner for owner in self._waiting if not self._held[owner.loop_id]), None)
+                if starved is None:
+                    return
+                self._waiting.remove(starved)
+                self._waiting.appendleft(starved)
             owner = self._waiting[0]
             if owner.wanted:
                 if not self._take(1, owner):
@@ -197,7 +215,7 @@ class Pool:
                 owner.granted += 1
                 owner.wanted -= 1
                 if owner is not awake and not owner.nudge():  # its event loop is closed
-                    self._taken -= owner.granted
+                    self._free(owner, owner.granted)
                     owner.granted = owner.wanted = 0
             self._waiting.popleft()
             owner.waits = owner.wanted > 0
@@ -244,6 +262,7 @@ class Lanes:
     def __init__(self, world: World, pool: Pool | None = None) -> None:
         """Make an executor for the running event loop, by default on the process's pool."""
         self._loop = asyncio.get_running_loop()
+        self.loop_id: Final = id(self._loop)
         self._world = world
         self._pool = shared_pool() if pool is None else pool
         self._claimed = 0
@@ -288,7 +307,7 @@ class Lanes:
         count = min(count, self._claimed)
         if count:
             self._claimed -= count
-            self._pool.give_up(count)
+            self._pool.give_up(self, count)
 
     def submit(self, call: Callable[[], Any], done: Callable[[Outcome], None]) -> None:
         """Run `call` in a lane, in a copy of the caller's context variables, then `done` on the loop.

@@ -232,7 +232,7 @@ async def test_a_copied_folder_frees_no_run(path: Path) -> None:
 async def test_files_that_went_during_the_last_commit_are_missed_at_the_end(path: Path, gone: str) -> None:
     """No later append finds it out, so whoever ran a run is told before it counts as ended."""
     async with SQLiteLog(path) as log:
-        with pytest.raises(LogReplaced, match=r"deleted, moved or replaced|deleted or replaced"):  # noqa: PT012 - leaving the block is what raises
+        with pytest.raises(LogReplaced, match=r"deleted, moved, replaced or cut off|deleted or replaced"):  # noqa: PT012 - leaving the block is what raises
             async with log.hold("r"):
                 await log.append(write("run/r", 0, 1))
                 os.unlink(f"{path}{gone}")  # noqa: PTH108 - in an async function
@@ -381,3 +381,16 @@ def test_a_loop_after_the_other_may_go_on(path: Path) -> None:
 async def _append(log: SQLiteLog, number: int) -> None:
     await log.append(write("run/a", number, number))
     assert await log.head() == number + 1
+
+
+async def test_a_database_that_was_cut_off_is_missed(path: Path) -> None:
+    """It is the same file, and what was in it is gone: nothing is acknowledged after that."""
+    log = await SQLiteLog.open(path)
+    await log.append(write("run/a", 0, *range(300)))
+    await log.append(write("run/a", 300, *range(300)))
+    os.truncate(path, 0)
+    with pytest.raises(LogReplaced, match="cut off"):
+        await log.append(write("run/a", 600, 1))
+    with pytest.raises(LogReplaced):
+        await log.append(write("run/a", 600, 1))
+    await log.aclose()

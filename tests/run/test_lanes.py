@@ -271,3 +271,39 @@ def test_a_forked_child_has_lanes_of_its_own() -> None:
     assert run() == 42
     assert in_child(0) == 42, "forked by the main thread"
     assert asyncio.run(forked.options(log=MemoryLog()).value()) == 42, "forked in a lane"
+
+
+def test_a_body_may_wait_for_threads_of_its_own_that_run_flows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pool cannot see that, yet the flows go on: each event loop has a lane, also where one is all there is."""
+
+    @task(version="1")
+    def leaf(number: int) -> int:
+        return number + 1
+
+    @flow
+    def inner(number: int) -> int:
+        return leaf(number)
+
+    @task(version="1")
+    def waits(number: int) -> int:
+        found: list[int] = []
+
+        def run() -> None:
+            found.append(asyncio.run(inner.options(log=MemoryLog()).value(number)))
+
+        own = threading.Thread(target=run)
+        own.start()
+        own.join()
+        return found[0]
+
+    @flow
+    def outer(numbers: list[int]) -> list[int]:
+        return waits.map(numbers)
+
+    monkeypatch.setenv("EVENTFLOW_THREADS", "1")
+
+    async def main() -> None:
+        with anyio.fail_after(30):
+            assert await outer.options(log=MemoryLog()).value([1, 2, 3]) == [2, 3, 4]
+
+    asyncio.run(main())

@@ -12,6 +12,7 @@ Other processes of ours tidy up under the append lock only, and we hold it.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +24,15 @@ from eventflow.logs.sqlite.process import Identity, has_open, identity_of
 __all__ = ["Places"]
 
 _WAL: Final = "-wal"
+
+
+def _look(path: str) -> tuple[int, int, int]:
+    """Device, inode and size in bytes of the file at a path; of none, numbers that no file has."""
+    try:
+        found = os.stat(path)  # noqa: PTH116 - at each append; a Path costs as much again
+    except OSError:
+        return -1, -1, -1
+    return found.st_dev, found.st_ino, found.st_size
 
 
 class Places:
@@ -39,6 +49,8 @@ class Places:
         self._path = path
         self._database = str(path)
         self._wal = f"{path.resolve()}{_WAL}"  # SQLite makes it beside the file that a link leads to
+        self._size_bytes = 0
+        """Of the database, which never shrinks."""
         wal = identity_of(self._wal)
         self._wal_identity = wal
         self.check()
@@ -46,9 +58,14 @@ class Places:
             raise self._replaced(f"{path}{_WAL if wal is None else ''}")
 
     def check(self) -> None:
-        """Raise `LogReplaced` unless both files are where they were."""
-        if identity_of(self._database) != self.identity:
+        """Raise `LogReplaced` unless both files are where they were, and the database was not cut off.
+
+        A `-wal` of no bytes proves nothing: other programs may have folded it into the database.
+        """
+        found = _look(self._database)
+        if found[:2] != self.identity or found[2] < self._size_bytes:
             raise self._replaced(self._database)
+        self._size_bytes = found[2]
         if identity_of(self._wal) != self._wal_identity:
             raise self._replaced(self._wal)
 
@@ -63,7 +80,7 @@ class Places:
 
     def _replaced(self, name: str) -> LogReplaced:
         return LogReplaced(
-            f"{name} was deleted, moved or replaced while the log {self._path} is open: nothing more is stored by "
+            f"{name} was deleted, moved, replaced or cut off while the log {self._path} is open: nothing more is stored by "
             "this handle, and what was not acknowledged may be lost. Put the file back or see who takes it away, "
             "then open the log again"
         )

@@ -240,7 +240,7 @@ def _shown(view: RunView, facts: RunFacts, slot: int, what: str) -> str:
             if label == name or label.startswith(f"{name}[")
         }
     except Exception as error:  # noqa: BLE001 - without the user's code not every value opens
-        return f"({type(error).__name__})"
+        return f"(not shown: {type(error).__name__}, it opens only with the flow's code)"
     if not given:
         return _written(node, name)
     if [*given] == [f"{name}[{nth}]" for nth in range(len(given))]:

@@ -17,6 +17,7 @@ from eventflow.cli.looking import find_run, opened, recorded_entry
 from eventflow.cli.progress import Counts, ended_badly, watch
 from eventflow.cli.trouble import Exit, Trouble, command_line, explained, in_shell
 from eventflow.cli.writing import Colored, Unprintable, as_json, say, write_json
+from eventflow.events import RunFinished
 from eventflow.flow_parameters import from_text
 from eventflow.flows import Flow
 from eventflow.ports import EventLog
@@ -172,7 +173,8 @@ async def _run(
         launch = _launch(flow, run_id, given, log)
         if not given.quiet:
             say(f"{flow.name} {run_id}" + (f", a rerun of {old}" if old is not None else ""))
-        watching = asyncio.create_task(watch(log, flow.graph, run_id, quiet=given.quiet))
+        was_over = await _is_over(log, run_id)
+        watching = asyncio.create_task(watch(log, flow.graph, run_id, quiet=given.quiet or was_over))
         try:
             if old is not None:
                 state = await _rerun(launch, old, given.log)
@@ -184,7 +186,16 @@ async def _run(
             await asyncio.gather(watching, return_exceptions=True)
         counts = watching.result() if not watching.cancelled() else None
         value = await _value_of(flow, launch, state)
+    if was_over and not given.quiet:
+        say(f"run {run_id} had finished before, so nothing was run")
     return _summarize(run_id, state, counts, value, given, time.monotonic() - began)
+
+
+async def _is_over(log: EventLog, run_id: str) -> bool:
+    """Whether a run has finished already, so that it is only shown."""
+    async for record in log.read(stream=f"run/{run_id}", backwards=True):
+        return isinstance(record.event, RunFinished)
+    return False
 
 
 async def _rerun(launch: Launch[..., Any], old: str, log: str | None) -> State:
@@ -245,3 +256,4 @@ def _say_outcome(
     say(f"{run_id} ", Colored(outcome, outcome, bold=True), f"{done}, {took_s:.1f} s{why}")
     if outcome != "success":
         say(f"look at it with: {command_line('show', run_id, log=given.log)}")
+        say(f"run the rest once it is mended: {command_line('rerun', run_id, log=given.log)}")

@@ -69,7 +69,7 @@ def check_shape(recorded: Graph, today: Graph, run_id: str) -> None:
         raise FlowChanged(
             f"run {run_id!r} was started with another shape of flow {today.name!r}:",
             tuple(_differences(_rows(recorded), _rows(today))),
-            f"finish it with the old code, or begin again with `rerun({run_id!r})`",
+            f"finish it with the old code, or keep the results that still fit in a new run: `rerun({run_id!r})`",
         )
 
 
@@ -93,7 +93,7 @@ def _check_code(recorded: Graph, today: Graph, facts: RunFacts, run_id: str) -> 
             f"run {run_id!r}: the code of tasks changed that have finished, so their results are not what "
             "today's code gives:",
             changes,
-            f"begin again with `rerun({run_id!r})`, or keep the results: `options(on_change='keep')`",
+            "keep these results and go on: `options(on_change='keep')`; to have them made again, start a new run",
         )
 
 
@@ -119,7 +119,7 @@ def _check_types(openers: Openers, today: Graph, facts: RunFacts, run_id: str) -
         raise of_another_type(
             f"run {run_id!r} holds values whose type is another one today",
             held,
-            f"begin again with `rerun({run_id!r})`, or go on with `options(on_change='keep')`, which opens what does "
+            f"have them made again by a new run: `rerun({run_id!r})`, or go on with `options(on_change='keep')`, which opens what does "
             "not depend on it",
         )
 

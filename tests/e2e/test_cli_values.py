@@ -153,8 +153,19 @@ def test_a_failed_run_counts_and_names_what_failed_not_what_never_ran(folder: Pa
     assert " 1/4 " in command("runs", "--log", url, cwd=folder).stdout
     for words in (["show", "p"], ["events", "p"]):
         assert advice in command(*words, "--log", url, cwd=folder).stdout
-    line = failed.stderr.rpartition("look at it with: eventflow ")[2]
+    line = failed.stderr.rpartition("look at it with: eventflow ")[2].splitlines()[0]
     assert "summarize" in command(*shlex.split(line), cwd=folder).stdout
+
+
+def test_a_run_that_had_finished_says_that_nothing_was_run(folder: Path) -> None:
+    """Its progress is not told again, and what would run the rest after a fix is named."""
+    first = command("run", "flows:pages", "--run-id", "p", cwd=folder, code=1)
+    assert "attempt 1 failed" in first.stderr
+    for words in (["resume", "p"], ["run", "flows:pages", "--run-id", "p"]):
+        again = command(*words, cwd=folder, code=1)
+        assert "run p had finished before, so nothing was run" in again.stderr
+        assert "attempt 1 failed" not in again.stderr
+        assert "run the rest once it is mended: eventflow rerun p" in again.stderr
 
 
 def test_advice_is_what_one_can_type_here(folder: Path) -> None:
@@ -181,5 +192,5 @@ def test_advice_on_a_changed_flow_names_the_commands(folder: Path) -> None:
     command("run", "flows:pages", "-p", "numbers=[2]", "--run-id", "b", *log, cwd=folder, code=1)
     (folder / "flows.py").write_text(FLOWS.replace("return summarize(", "return summarize.named('other')("))
     said = command("resume", "a", *log, cwd=folder, code=6).stderr
-    assert "begin again with `eventflow rerun a --log sqlite:///x.db`" in said
+    assert "in a new run: `eventflow rerun a --log sqlite:///x.db`" in said
     assert "rerun('a')" not in said

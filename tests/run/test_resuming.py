@@ -187,7 +187,7 @@ def test_what_changed_is_a_table() -> None:
             "  add    add(a=x, b=1)              add(a=x, b=2)",
             "  add-2  add(a=x, b=0)              add(a=x, b=0, after add)",
             "  add-3  add(a=add, b=add-2)        add(a=each of [add, add-2], b=each of [1, 2])",
-            "finish it with the old code, or begin again with `rerun('r')`",
+            "finish it with the old code, or keep the results that still fit in a new run: `rerun('r')`",
         ]
 
     simulate(main)

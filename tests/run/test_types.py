@@ -154,7 +154,7 @@ def test_the_difference_is_a_table() -> None:
                 .run()
             )
         way_out = (
-            "begin again with `rerun('r')`, or go on with `options(on_change='keep')`, which opens what does not "
+            "have them made again by a new run: `rerun('r')`, or go on with `options(on_change='keep')`, which opens what does not "
             "depend on it"
         )
         assert str(caught.value).splitlines() == [

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from eventflow import Flow, Parameter, SQLiteLog, task
-from eventflow.events import LogDamaged
+from eventflow.events import Draft, LogDamaged, RunReleased
+from eventflow.logs.sqlite import reading
 from eventflow.ports import Write
-from eventflow.testing.conformance.hooks import collect, facts, marks, write
+from eventflow.testing.conformance.hooks import NOON, collect, facts, marks, write
 from tests.logs.breaking_sqlite import execute_plain, omit
 
 NAMES = "sqlite_autoindex_stream_1", "stream (name)"
@@ -171,3 +172,20 @@ async def test_a_snapshot_of_another_name_is_none(tmp_path: Path) -> None:
         assert (await log.snapshot("run/a"), await log.snapshot("run/b")) == (None, b"b")
         await log.keep_snapshot("run/a", b"anew")
         assert await log.snapshot("run/a") == b"anew"
+
+
+@pytest.mark.parametrize("page", [2, 512])
+async def test_large_records_are_read_as_small_ones_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: int
+) -> None:
+    """A page has as many of them as fit into memory, in either direction, and misses none."""
+    monkeypatch.setattr(reading, "PAGE", page)
+    monkeypatch.setattr(reading, "_PAGE_BYTES", 4 << 20)
+    sizes = [3, 2 << 20, 5, 3 << 20, 2 << 20, 7, 9 << 20, 1, 2]
+    drafts = [Draft(NOON, RunReleased(claim=1, reason="x" * size)) for size in sizes]
+    async with SQLiteLog(tmp_path / "log.db") as log:
+        await log.append(Write("run/a", 0, drafts))
+        for stream in (None, "run/a"):
+            found = await collect(log.read(stream=stream))
+            assert [record.event for record in found] == [draft.event for draft in drafts]
+            assert await collect(log.read(stream=stream, backwards=True)) == found[::-1]

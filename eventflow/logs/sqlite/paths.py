@@ -49,7 +49,8 @@ POSITION_MAX: Final = 1 << 53
 
 _NAMED: Final = (
     "WITH wanted (name, crc) AS (VALUES {}) SELECT wanted.name, found.id, other.id, other.name, other.crc FROM wanted "
-    "LEFT JOIN stream AS found ON found.name = wanted.name LEFT JOIN stream AS other ON other.crc = wanted.crc"
+    "LEFT JOIN stream AS found ON found.name = wanted.name LEFT JOIN stream AS other ON other.crc = wanted.crc "
+    "LIMIT ?"
 )
 _CANDIDATES_MAX: Final = 100
 """Names that share a checksum; of a million streams two may."""
@@ -126,7 +127,8 @@ def streams_named(connection: sqlite3.Connection, names: Sequence[str]) -> Found
     wanted: list[object] = []
     for name in names:
         wanted += (name, sum_of(name))
-    rows = connection.execute(_NAMED.format(marks), wanted).fetchmany(len(names) * _CANDIDATES_MAX)
+    limit = len(names) * _CANDIDATES_MAX
+    rows = connection.execute(_NAMED.format(marks), [*wanted, limit]).fetchall()
     found: Found = {}
     by_sum: dict[str, set[int]] = {}
     for name, number, other, named, crc in rows:

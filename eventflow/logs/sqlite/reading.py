@@ -30,6 +30,7 @@ from eventflow.logs.sqlite.files import prepare_reader
 from eventflow.logs.sqlite.packs import PackReader, Place, find_rows
 from eventflow.logs.sqlite.paths import check_stream, end_of_log, end_of_stream, one_moment, streams_named
 from eventflow.logs.sqlite.patience import outlast
+from eventflow.logs.sqlite.schema import BLOB_MAX
 from eventflow.logs.sqlite.sums import check_row, sum_of
 from eventflow.logs.sqlite.transaction import digest_key
 from eventflow.ports import LogClosed, Value
@@ -59,8 +60,10 @@ Row: TypeAlias = tuple[int, int, int, int, bytes]
 """Position, number of the stream, version, checksum, body."""
 
 _COLUMNS: Final = "SELECT position, stream, version, crc, body FROM event"
-_BY_POSITION: Final = f"{_COLUMNS} WHERE position > ? AND position <= ? ORDER BY position {{}}"
-_BY_VERSION: Final = f"{_COLUMNS} WHERE stream = ? AND version > ? AND version <= ? ORDER BY version {{}}"
+_BY_POSITION: Final = f"{_COLUMNS} WHERE position > ? AND position <= ? ORDER BY position {{}} LIMIT ?"
+_BY_VERSION: Final = (
+    f"{_COLUMNS} WHERE stream = ? AND version > ? AND version <= ? ORDER BY version {{}} LIMIT ?"
+)
 _BY_KEY: Final = f"{_COLUMNS} WHERE key = ? AND position <= ? ORDER BY position DESC"
 _BY_KEYS: Final = (
     "WITH wanted (number) AS (VALUES {}) SELECT position, stream, version, crc, body, number FROM wanted JOIN event "
@@ -73,6 +76,8 @@ _PRUNED_BEFORE: Final = "SELECT first, last, crc FROM pruned WHERE first <= ? OR
 _PRUNED_AFTER: Final = "SELECT first, last, crc FROM pruned WHERE first > ? AND first <= ? ORDER BY first"
 _LAST: Final = (1 << 63) - 1
 """Beyond every position."""
+_ROW_BYTES: Final = 1 << 20
+"""Of a row that is fetched together with others."""
 _PAGE_BYTES: Final = 8 << 20
 """A page ends with the record that reaches this, however few there are."""
 
@@ -203,27 +208,10 @@ class Page:
         cls, connection: sqlite3.Connection, span: Span, names: dict[int, str], *, backwards: bool
     ) -> Page:
         """Fetch a page; `names` are those of streams met before, and more are added."""
-        rows: list[Row] = []
-        broken, whole = "", True
-        size = 0
-        try:
-            with closing(_select(connection, span, backwards=backwards)) as found:
-                for row in found:
-                    rows.append(row)
-                    size += len(row[4])
-                    if len(rows) >= PAGE or size > _PAGE_BYTES:
-                        whole = False
-                        break
-        except sqlite3.DatabaseError as error:
-            if is_busy(error):
-                raise
-            broken = f" ({error})"  # what came before it is in `rows`
-        except TypeError:
-            broken = " (a body is no blob)"
-        column: Literal[0, 2] = 2 if span.stream else 0
+        rows, whole, broken = _fetch(connection, span, backwards=backwards)
         rest = Span(span.stream, span.high, span.high)
-        if not whole:
-            last = rows[-1][column]
+        last = None if whole else rows[-1][2 if span.stream else 0]
+        if isinstance(last, int):  # or the record itself will tell
             rest = Span(span.stream, span.low, last - 1) if backwards else Span(span.stream, last, span.high)
         page = cls(span, rest, rows, names, backwards=backwards)
         if broken or not page._is_dense():
@@ -286,11 +274,44 @@ class Page:
         return f"position {number} is missing{self._broken}{beside}"
 
 
+def _fetch(connection: sqlite3.Connection, span: Span, *, backwards: bool) -> tuple[Sequence[Row], bool, str]:
+    """The first rows of a span, whether those are all, and what kept others from being read.
+
+    Rows are small, so they are fetched at once, within a limit that no memory is lost by. A page with others, or one
+    that is damaged, is fetched row by row.
+    """
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _ROW_BYTES)
+    try:
+        with closing(_select(connection, span, backwards=backwards)) as cursor:
+            rows = cursor.fetchall()
+            return rows, len(rows) < PAGE, ""
+    except sqlite3.DatabaseError as error:
+        if is_busy(error):
+            raise
+    finally:
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, BLOB_MAX)
+    rows, size = [], 0
+    try:
+        with closing(_select(connection, span, backwards=backwards)) as cursor:
+            for row in cursor:
+                rows.append(row)
+                size += len(row[4])
+                if size > _PAGE_BYTES:
+                    return rows, False, ""
+    except sqlite3.DatabaseError as error:
+        if is_busy(error):
+            raise
+        return rows, True, f" ({error})"  # what came before it is in `rows`
+    except TypeError:
+        return rows, True, " (a body is no blob)"
+    return rows, len(rows) < PAGE, ""
+
+
 def _select(connection: sqlite3.Connection, span: Span, *, backwards: bool) -> sqlite3.Cursor:
     order = "DESC" if backwards else "ASC"
     if span.stream:
-        return connection.execute(_BY_VERSION.format(order), (span.stream, span.low, span.high))
-    return connection.execute(_BY_POSITION.format(order), (span.low, span.high))
+        return connection.execute(_BY_VERSION.format(order), (span.stream, span.low, span.high, PAGE))
+    return connection.execute(_BY_POSITION.format(order), (span.low, span.high, PAGE))
 
 
 def _given_up(connection: sqlite3.Connection, span: Span) -> Sequence[tuple[int, int]]:
@@ -331,7 +352,11 @@ def open_row(row: Row, names: Mapping[int, str]) -> Record:
     stream = names.get(number)
     if stream is None:
         raise LogDamaged(f"record {position} belongs to stream {number}, which has no name")
-    if type(body) is not bytes or checksum(body, position) != crc:
+    try:
+        sound = checksum(body, position) == crc
+    except TypeError:  # the body is no blob
+        sound = False
+    if not sound:
         raise LogDamaged(f"record {position} (version {version} of {stream!r}) fails its checksum")
     record = decode(position, stream, body)
     if record.version != version:

@@ -93,7 +93,8 @@ def _check_code(recorded: Graph, today: Graph, facts: RunFacts, run_id: str) -> 
             f"run {run_id!r}: the code of tasks changed that have finished, so their results are not what "
             "today's code gives:",
             changes,
-            "keep these results and go on: `options(on_change='keep')`; to have them made again, start a new run",
+            f"keep these results: go on with `options(on_change='keep')`, or in a new run with `rerun({run_id!r})`; to have "
+            "them made again, start a new run",
         )
 
 

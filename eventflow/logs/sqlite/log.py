@@ -438,7 +438,7 @@ class SQLiteLog:
         opened = await self._ready()
         with opened.locks.hold(run) as mine:
             yield mine
-        if mine:
+        if mine and self._open is opened:
             opened.check_places()  # the files may have gone during the last commit
 
     async def is_live(self, run: str) -> bool:

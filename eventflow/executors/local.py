@@ -35,8 +35,7 @@ __all__ = ["THREADS", "Lanes", "Pool", "shared_pool"]
 THREADS: Final = 32
 """Threads of the process's pool where nothing else is said.
 
-Bodies in threads mostly wait for disks and networks, so it does not depend on the number of processors: with 6 of
-them, as `cores + 4` gives on a small machine, 1,000 bodies that wait 10 ms took five times as long.
+Bodies in threads mostly wait for disks and networks, so it does not depend on the number of processors.
 """
 START_AGAIN_S: Final = 0.1
 """How long to wait before another thread is tried, after the system refused one."""

@@ -138,7 +138,8 @@ class _Describer:
                 found = tuple(make(self, thing))
                 if kind == "class" and not found:
                     return None
-                return ClassDef(name, kind, found, _options(thing, kind), _schema(thing))
+                hooks = () if self._deep else tuple(_pickling_hooks(thing))
+                return ClassDef(name, kind, found, (*_options(thing, kind), *hooks), _schema(thing))
         return None
 
     def _behind(self, thing: Any) -> tuple[str, tuple[FieldDef, ...]]:
@@ -234,6 +235,19 @@ def _pickles_itself(kind: type) -> bool:
     """Whether a class, or a base of it that does not come with Python, says how it is pickled."""
     bases = [base for base in kind.__mro__ if not _is_standard(base)]
     return any(name in vars(base) for base in bases for name in _OWN_PICKLING)
+
+
+def _pickling_hooks(kind: type) -> Iterator[str]:
+    """The methods that take part in pickling, and the module that wrote them if it was not the class's author.
+
+    `@dataclass(frozen=True, slots=True)` adds `__setstate__`.  It takes a list of values; the attributes of the class
+    without slots are a dict, and of a dict it would take the keys for the values.
+    """
+    for name in _OWN_PICKLING:
+        base = next((base for base in kind.__mro__ if name in vars(base)), object)
+        if not _is_standard(base):
+            author = getattr(vars(base)[name], "__module__", None)
+            yield name if author == base.__module__ else f"{name} by {author}"
 
 
 _Make = Callable[[_Describer, Any], Iterator[FieldDef]]

@@ -140,6 +140,33 @@ def test_a_pickle_is_refused_while_its_classes_are_others(name: str) -> None:
     assert "cannot be found" in str(changed_pickle(*signed, KEYS))
 
 
+_WAYS = {
+    "dict": "@dataclass\nclass T:\n    a: int\n    b: int\n",
+    "slots": "@dataclass(slots=True)\nclass T:\n    a: int\n    b: int\n",
+    "frozen slots": "@dataclass(frozen=True, slots=True)\nclass T:\n    a: int\n    b: int\n",
+    "own": (
+        "@dataclass\nclass T:\n    a: int\n    b: int\n"
+        "    def __getstate__(self): return (self.b, self.a)\n"
+        "    def __setstate__(self, state): self.b, self.a = state\n"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("then", _WAYS)
+@pytest.mark.parametrize("now", _WAYS)
+def test_a_class_with_the_same_fields_and_another_way_of_pickling(then: str, now: str) -> None:
+    """Its old pickles open as the same value or not at all: an example is `slots=True` added to a frozen dataclass."""
+    signed = sign_pickle(edit(_WAYS[then]).T(1, 2), KEYS)
+    assert signed is not None
+    shop = edit(_WAYS[now])
+    try:
+        opened = open_pickle(*signed, KEYS)
+    except (TypeChanged, AttributeError):  # which a serializer makes a `DeserializationError`
+        assert then != now
+    else:
+        assert (type(opened), opened.a, opened.b) == (shop.T, 1, 2)
+
+
 def _made(shop: Any) -> list[Any]:
     """An instance of `T`, whatever it takes."""
     for given in ({"a": 1}, {"A": 3}, {"lat": 1.0, "lon": 2.0}, {"us": {}}):

@@ -51,7 +51,7 @@ from eventflow.logs.sqlite import SQLiteLog
 from eventflow.ports import EventLog
 from eventflow.projections import Fold, replay
 from eventflow.result import Inline
-from eventflow.runview import RunView
+from eventflow.views.run import RunView
 
 AnyFlow: TypeAlias = Flow[..., Any]
 

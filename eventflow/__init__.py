@@ -6,20 +6,20 @@ in an append-only log, and everything else (state, cached inputs, retries, dashb
 
 from typing import TYPE_CHECKING, Any
 
-from eventflow.caching import inputs, nothing, parameters
-from eventflow.context import Skip, context
-from eventflow.flows import Flow, Parameter, ParameterError, flow
+from eventflow.authoring.cache_options import inputs, nothing, parameters
+from eventflow.authoring.flows import Flow, Parameter, ParameterError, flow
+from eventflow.authoring.nodes import BuildError, NodeIsNotAValue
+from eventflow.authoring.tasks import exponential, task, unmapped
 from eventflow.logs.memory import MemoryLog
-from eventflow.nodes import BuildError, NodeIsNotAValue
+from eventflow.logs.urls import open_log
 from eventflow.projections import Fold, Projection, Runs, Timeline, follow, replay
 from eventflow.result import NoResult, Result, ResultNotLoaded, ResultSerializer, SerializationError
-from eventflow.runner.changes import FlowChanged
+from eventflow.runner.compatibility import FlowChanged
 from eventflow.runner.parameters import ParametersDiffer
-from eventflow.runs import NoValue, RunNotFinished, state_of
-from eventflow.runview import Picture, RunNotFound, RunView
-from eventflow.settings import open_log
+from eventflow.runner.task_context import Skip, context
+from eventflow.runs.launch import NoValue, RunNotFinished, state_of
 from eventflow.states import State, TaskError
-from eventflow.tasks import exponential, task, unmapped
+from eventflow.views.run import Picture, RunNotFound, RunView
 
 if TYPE_CHECKING:
     from eventflow.logs.sqlite import SQLiteLog

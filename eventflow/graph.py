@@ -27,9 +27,9 @@ from typing import TypeAlias
 
 import msgspec
 
+from eventflow.fingerprints.type_defs import ClassDef, Description, Type
 from eventflow.result import Payload
 from eventflow.serializers import digest_of
-from eventflow.serializers.typedefs import ClassDef, Description, Type
 
 __all__ = [
     "Arg",

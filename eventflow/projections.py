@@ -14,7 +14,7 @@ with changed bytes, counts as deleted.  fold(all) = fold(snapshot + tail) at
 every cut, for `apply` sees nothing but its state and the record.
 
 Built in: `RunView`, `Timeline`, and the table projections `Runs` and `CacheHits`, which can also be kept row by
-row (`eventflow.tables`).  All find the handler of an event by its type, and pass by what they do not know.
+row (`eventflow.read_models`).  All find the handler of an event by its type, and pass by what they do not know.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from typing import Any, Final, Generic, Protocol, TypeVar, get_type_hints
 
 import msgspec
 
-from eventflow.cachehits import CacheHits
 from eventflow.events import (
     Address,
     Record,
@@ -47,7 +46,8 @@ from eventflow.events import (
     checksum,
 )
 from eventflow.ports import EventLog
-from eventflow.runlist import Runs
+from eventflow.views.cache import CacheHits
+from eventflow.views.run_list import Runs
 
 __all__ = [
     "Attempt",

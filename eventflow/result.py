@@ -24,7 +24,7 @@ from typing import Any, Final, Never, Protocol, Self, TypeAlias, runtime_checkab
 
 import msgspec
 
-from eventflow.identity import identical
+from eventflow.equality.identical import identical
 
 __all__ = [
     "DeserializationError",

@@ -13,8 +13,8 @@ from typing import Any
 
 import click
 
-from eventflow.cli.trouble import Exit, explained
-from eventflow.cli.writing import Colored, data_stream, say, write, write_json, write_table
+from eventflow.cli.errors import Exit, explained
+from eventflow.cli.output import Colored, data_stream, say, write, write_json, write_table
 
 __all__ = ["eventflow"]
 
@@ -93,7 +93,7 @@ def run(
     flow: str, parameters: tuple[str, ...], run_id: str | None, labels: tuple[str, ...], **rest: Any
 ) -> None:
     """Run a flow, with progress; its value goes to stdout."""
-    from eventflow.cli.running import read_labels, start  # noqa: PLC0415 - `--help` needs none of it
+    from eventflow.cli.launch import read_labels, start  # noqa: PLC0415 - `--help` needs none of it
 
     given = _given(rest, labels=read_labels(labels))
     sys.exit(start(flow, parameters, run_id, given))
@@ -106,10 +106,10 @@ def run(
 @_shared
 def resume(run: str, spec: str | None, keep_changed: bool, **rest: Any) -> None:
     """Go on with an unfinished run: what has finished is not run again."""
-    from eventflow.cli import running  # noqa: PLC0415
+    from eventflow.cli import launch  # noqa: PLC0415
 
     given = _given(rest, on_change="keep" if keep_changed else "refuse")
-    sys.exit(running.resume(run, spec, given))
+    sys.exit(launch.resume(run, spec, given))
 
 
 @eventflow.command()
@@ -119,13 +119,13 @@ def resume(run: str, spec: str | None, keep_changed: bool, **rest: Any) -> None:
 @_shared
 def rerun(run: str, spec: str | None, run_id: str | None, **rest: Any) -> None:
     """Make a new run that keeps a run's successes, with today's code."""
-    from eventflow.cli import running  # noqa: PLC0415
+    from eventflow.cli import launch  # noqa: PLC0415
 
-    sys.exit(running.rerun(run, spec, run_id, _given(rest)))
+    sys.exit(launch.rerun(run, spec, run_id, _given(rest)))
 
 
 def _given(rest: dict[str, Any], **options: Any) -> Any:
-    from eventflow.cli.running import Given  # noqa: PLC0415
+    from eventflow.cli.launch import Given  # noqa: PLC0415
 
     options["durability"] = rest["durability"]
     return Given(rest["log"], rest["quiet"], data_stream() if rest["as_json"] else None, options)
@@ -136,16 +136,16 @@ def _given(rest: dict[str, Any], **options: Any) -> Any:
 @_json
 def runs(log: str | None, as_json: bool) -> None:
     """List the runs of a log, the latest first."""
-    from eventflow.cli import looking  # noqa: PLC0415
+    from eventflow.cli import inspect  # noqa: PLC0415
 
-    rows = _from(log, looking.runs_in)
+    rows = _from(log, inspect.runs_in)
     if as_json:
         write_json(json.dumps(rows))
         return
     table = [
         (
             row["run"], row["flow"], Colored(row["state"], row["state"]), f"{row['done']}/{max(row['tasks'], row['done'])}",
-            looking.when(row["started_us"]), _seconds(row["took_s"]),
+            inspect.when(row["started_us"]), _seconds(row["took_s"]),
         )
         for row in rows
     ]  # fmt: skip
@@ -159,10 +159,10 @@ def runs(log: str | None, as_json: bool) -> None:
 @_json
 def show(run: str, at: int | None, log: str | None, as_json: bool) -> None:
     """Show a run's tasks, now or as of any of its events."""
-    from eventflow.cli import looking  # noqa: PLC0415
+    from eventflow.cli import inspect  # noqa: PLC0415
 
     async def read(log: Any) -> dict[str, Any]:
-        return await looking.show_run(log, await looking.find_run(log, run), at)
+        return await inspect.show_run(log, await inspect.find_run(log, run), at)
 
     found = _from(log, read)
     if as_json:
@@ -198,10 +198,10 @@ def show(run: str, at: int | None, log: str | None, as_json: bool) -> None:
 @_json
 def events(run: str, log: str | None, as_json: bool) -> None:
     """List the events of a run; values are told by their size only."""
-    from eventflow.cli import looking  # noqa: PLC0415
+    from eventflow.cli import inspect  # noqa: PLC0415
 
     async def read(log: Any) -> list[dict[str, Any]]:
-        return [row async for row in looking.events_of(log, await looking.find_run(log, run))]
+        return [row async for row in inspect.events_of(log, await inspect.find_run(log, run))]
 
     rows = _from(log, read)
     if as_json:
@@ -209,7 +209,7 @@ def events(run: str, log: str | None, as_json: bool) -> None:
         return
     table = [
         (
-            str(row["version"]), looking.when(row["at_us"])[11:], row["kind"], row["task"],
+            str(row["version"]), inspect.when(row["at_us"])[11:], row["kind"], row["task"],
             " ".join(f"{key}={_one_line(value)}" for key, value in row["details"].items()),
         )
         for row in rows
@@ -227,17 +227,17 @@ def cache() -> None:
 @_json
 def cache_ls(log: str | None, as_json: bool) -> None:
     """List the entries, those used last first."""
-    from eventflow.cli import cached, looking  # noqa: PLC0415
+    from eventflow.cli import cache, inspect  # noqa: PLC0415
 
-    rows = _from(log, cached.entries_of)
+    rows = _from(log, cache.entries_of)
     if as_json:
         write_json(json.dumps(rows))
         return
     table = [
         (
             row["key"][:12], row["task"], row["flow"], row["run"], str(row["hits"]), f"{row['took_s']:.2f}s",
-            str(row["size_bytes"]), looking.when(row["made_us"]),
-            "" if row["expires_us"] is None else looking.when(row["expires_us"]),
+            str(row["size_bytes"]), inspect.when(row["made_us"]),
+            "" if row["expires_us"] is None else inspect.when(row["expires_us"]),
         )
         for row in rows
     ]  # fmt: skip
@@ -249,9 +249,9 @@ def cache_ls(log: str | None, as_json: bool) -> None:
 @_json
 def cache_stats(log: str | None, as_json: bool) -> None:
     """Count hits, misses by reason, and the time saved, task by task."""
-    from eventflow.cli import cached  # noqa: PLC0415
+    from eventflow.cli import cache  # noqa: PLC0415
 
-    rows = _from(log, cached.stats_of)
+    rows = _from(log, cache.stats_of)
     if as_json:
         write_json(json.dumps(rows))
         return
@@ -272,16 +272,16 @@ def cache_stats(log: str | None, as_json: bool) -> None:
 @_json
 def cache_explain(run: str, task: str, log: str | None, as_json: bool) -> None:
     """Tell why a task was taken from the cache, or what set it apart from the nearest entry."""
-    from eventflow.cli import cached, looking  # noqa: PLC0415
+    from eventflow.cli import cache, inspect  # noqa: PLC0415
 
     async def read(found: Any) -> dict[str, Any]:
-        return await cached.explain(found, await looking.find_run(found, run), task)
+        return await cache.explain(found, await inspect.find_run(found, run), task)
 
     answer = _from(log, read)
     if as_json:
         write_json(json.dumps(answer))
         return
-    for line in cached.lines_of(answer):
+    for line in cache.lines_of(answer):
         write(line)
 
 
@@ -290,7 +290,7 @@ def cache_explain(run: str, task: str, log: str | None, as_json: bool) -> None:
 @click.option("--keep", type=click.Path(file_okay=False), metavar="DIR", help="Keep the log in this folder.")
 def demo(seconds: float, keep: str | None) -> None:
     """Kill a run of 103 tasks in the middle, resume it, and count what ran."""
-    from eventflow.demo.killing import play  # noqa: PLC0415
+    from eventflow.demo.kill_and_resume import play  # noqa: PLC0415
 
     with explained():
         sys.exit(play(seconds, keep))
@@ -298,7 +298,7 @@ def demo(seconds: float, keep: str | None) -> None:
 
 def _from(url: str | None, read: Callable[[Any], Any]) -> Any:
     """What `read` gives of a log that exists."""
-    from eventflow.cli.looking import opened  # noqa: PLC0415
+    from eventflow.cli.inspect import opened  # noqa: PLC0415
 
     async def main() -> Any:
         async with opened(url) as log:

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from eventflow.cli.writing import escaped, say, wants_color
+from eventflow.cli.output import escaped, say, wants_color
 from eventflow.events import (
     Address,
     Record,
@@ -31,7 +31,7 @@ from eventflow.events import (
 from eventflow.graph import Graph, TaskNode
 from eventflow.ports import EventLog
 from eventflow.projections import follow
-from eventflow.runfacts import cut
+from eventflow.views.run_facts import cut
 
 __all__ = ["Counts", "Progress", "ended_badly", "task_name", "watch"]
 

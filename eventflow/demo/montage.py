@@ -13,10 +13,10 @@ import os
 from collections.abc import Iterable
 from typing import Any, Final
 
-from eventflow.caching import inputs
+from eventflow.authoring.cache_options import inputs
+from eventflow.authoring.flows import Flow
+from eventflow.authoring.tasks import task
 from eventflow.demo.workload import Workload, job_digest, load
-from eventflow.flows import Flow
-from eventflow.tasks import task
 
 __all__ = ["COUNT_VARIABLE", "RECORDING", "SECONDS_VARIABLE", "build", "critical_path_s", "montage"]
 

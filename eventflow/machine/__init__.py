@@ -31,7 +31,7 @@ from eventflow.machine.inputs import bind, causes, sources
 from eventflow.machine.plan import Plan
 from eventflow.machine.ready import Due, ready
 from eventflow.machine.rules import FINISHED, IllegalEvent, Phase, Status
-from eventflow.machine.run import RunState
+from eventflow.machine.state import RunState
 
 __all__ = [
     "FINISHED",

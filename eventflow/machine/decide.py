@@ -44,7 +44,7 @@ from eventflow.machine.commands import (
 from eventflow.machine.inputs import sources, width_max
 from eventflow.machine.plan import Plan
 from eventflow.machine.rules import CRASHES, CRASHES_MAX, Phase, Status
-from eventflow.machine.run import RunState
+from eventflow.machine.state import RunState
 
 __all__ = ["decide"]
 

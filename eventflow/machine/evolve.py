@@ -44,7 +44,7 @@ from eventflow.machine.rules import (
     Status,
     outcome_of,
 )
-from eventflow.machine.run import Mapped, RunState
+from eventflow.machine.state import Mapped, RunState
 
 __all__ = ["evolve"]
 

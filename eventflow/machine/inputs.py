@@ -14,7 +14,7 @@ from eventflow.events import Source
 from eventflow.graph import Arg, Const, DictOf, Key, ListOf, ParameterNode, Ref, TaskNode, TupleOf
 from eventflow.machine.plan import Plan
 from eventflow.machine.rules import Status
-from eventflow.machine.run import RunState
+from eventflow.machine.state import RunState
 
 __all__ = ["Leaf", "bind", "causes", "leaf_of", "leaves", "sources", "width_max"]
 

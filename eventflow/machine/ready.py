@@ -13,7 +13,7 @@ import msgspec
 from eventflow.graph import Ref, TaskNode
 from eventflow.machine.plan import Plan
 from eventflow.machine.rules import FAILED, Phase, Status, Verdict, judge
-from eventflow.machine.run import RunState
+from eventflow.machine.state import RunState
 
 __all__ = ["Due", "ready"]
 

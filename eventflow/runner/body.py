@@ -20,10 +20,10 @@ from typing import Any, Final
 
 import msgspec
 
-from eventflow.context import TaskContext
 from eventflow.graph import Policy
 from eventflow.ports import Body
-from eventflow.runfacts import RunFacts
+from eventflow.runner.task_context import TaskContext
+from eventflow.views.run_facts import RunFacts
 
 __all__ = ["CLEANUP_S", "Attempt", "Limit", "takes_back", "within"]
 

@@ -48,21 +48,21 @@ from eventflow.ports import (
     World,
     Write,
 )
-from eventflow.runfacts import RunFacts
 from eventflow.runner import ownership
 from eventflow.runner.body import CLEANUP_S
-from eventflow.runner.caching import Cache
-from eventflow.runner.changes import check_finished
-from eventflow.runner.deciding import IN_FLIGHT_MAX, Decider
-from eventflow.runner.defining import Definition
+from eventflow.runner.cache_lookup import Cache
+from eventflow.runner.compatibility import check_finished
+from eventflow.runner.graph_record import Definition
+from eventflow.runner.live_values import Values
 from eventflow.runner.ownership import Lost, check_known, check_not_awaited
 from eventflow.runner.parameters import check_parameters
 from eventflow.runner.request import Request
+from eventflow.runner.round import IN_FLIGHT_MAX, Decider
 from eventflow.runner.task_runner import TaskRunner
-from eventflow.runner.values import Values
 from eventflow.runner.waiting import Waiting
 from eventflow.runner.workers import Workers
-from eventflow.runview import RunView, graph_of
+from eventflow.views.run import RunView, graph_of
+from eventflow.views.run_facts import RunFacts
 
 __all__ = ["FlowRunner"]
 

@@ -10,9 +10,9 @@ from eventflow.graph import Input, ListOf, Ref, TaskNode, TupleOf, unequal
 from eventflow.machine import Block, Map, Plan, RunState
 from eventflow.machine.rules import SLOTS_MAX
 from eventflow.result import KeyUnavailable
-from eventflow.runfacts import RunFacts
 from eventflow.runner.failures import failure_of, text_of
-from eventflow.runner.values import Values
+from eventflow.runner.live_values import Values
+from eventflow.views.run_facts import RunFacts
 
 __all__ = ["map_or_block", "why_blocked"]
 

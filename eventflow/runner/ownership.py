@@ -18,14 +18,14 @@ from typing import Final
 
 import anyio
 
-from eventflow.context import current
 from eventflow.events import RunFinished, RunReleased, RunStarted
 from eventflow.machine import Phase
 from eventflow.ports import EventLog
 from eventflow.projections import Fold, begin, dump
-from eventflow.runfacts import RunFacts
-from eventflow.runner.changes import check_shape
-from eventflow.runview import RunView, graph_of
+from eventflow.runner.compatibility import check_shape
+from eventflow.runner.task_context import current
+from eventflow.views.run import RunView, graph_of
+from eventflow.views.run_facts import RunFacts
 
 __all__ = [
     "Lost",

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from eventflow.identity import identical
+from eventflow.equality.identical import identical
+from eventflow.fingerprints.content import NoContent, content_of
 from eventflow.ports import EventLog
 from eventflow.result import Inline, KeyUnavailable, Payload, ResultNotLoaded, Stored
-from eventflow.runfacts import RunFacts
 from eventflow.runner.failures import brief
 from eventflow.runner.request import Request
-from eventflow.runview import RunView
-from eventflow.serializers.canonical import NoContent, content_of
+from eventflow.views.run import RunView
+from eventflow.views.run_facts import RunFacts
 
 __all__ = ["ParametersDiffer", "check_parameters"]
 

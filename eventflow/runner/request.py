@@ -10,7 +10,7 @@ from eventflow.events import Origin
 from eventflow.machine import Command
 from eventflow.ports import Durability, Value
 from eventflow.result import Payload
-from eventflow.runner.changes import OnChange
+from eventflow.runner.compatibility import OnChange
 
 __all__ = ["Request"]
 

@@ -13,19 +13,19 @@ from contextvars import copy_context
 from datetime import timedelta
 from typing import Any, Final, Literal, TypeAlias
 
-from eventflow.context import Skip as SkipSignal
-from eventflow.context import TaskContext, current
+from eventflow.fingerprints.content import content_of, quick_content
 from eventflow.machine import Command, Fail, Skip, Succeed
 from eventflow.ports import Outcome, Raised, ThreadExecutor, Value, World
 from eventflow.result import Inline, KeyUnavailable, ResultSerializer
-from eventflow.runfacts import RunFacts
 from eventflow.runner.body import CLEANUP_S, Attempt, Limit, takes_back, within
 from eventflow.runner.failures import failure_of, forget_frames, skip_reason, text_of
-from eventflow.runner.values import Values, to_store
+from eventflow.runner.live_values import Values, to_store
+from eventflow.runner.task_context import Skip as SkipSignal
+from eventflow.runner.task_context import TaskContext, current
 from eventflow.runner.workers import Worker, Workers
-from eventflow.runview import RunView
 from eventflow.serializers import Serializer, refuse_once
-from eventflow.serializers.canonical import content_of, quick_content
+from eventflow.views.run import RunView
+from eventflow.views.run_facts import RunFacts
 
 __all__ = ["TaskRunner"]
 

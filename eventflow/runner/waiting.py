@@ -18,7 +18,7 @@ from heapq import heappop, heappush
 
 from eventflow.machine import Plan, Reuse, RunState, Start
 from eventflow.ports import ThreadExecutor
-from eventflow.runfacts import RunFacts
+from eventflow.views.run_facts import RunFacts
 
 __all__ = ["Waiting"]
 

@@ -10,11 +10,11 @@
 Importing this package installs the default serializer, which `Result(value)` then uses.
 """
 
+from eventflow.codecs.registry import Codec, digest_of, has_digest, register_codec
+from eventflow.fingerprints.type_defs import TypeChanged
 from eventflow.result import install_default_serializer
-from eventflow.serializers.codecs import Codec, digest_of, has_digest, register_codec
 from eventflow.serializers.default import JSONSerializer, Serializer, is_immutable, refuse_once, reopen
 from eventflow.serializers.signed import Keyring
-from eventflow.serializers.typedefs import TypeChanged
 
 __all__ = [
     "Codec",

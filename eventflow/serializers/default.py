@@ -19,9 +19,8 @@ from uuid import UUID
 
 import msgspec
 
-from eventflow.pickled import is_once
-from eventflow.result import DeserializationError, Inline, ResultSerializer, SerializationError
-from eventflow.serializers.codecs import (
+from eventflow.codecs.plain import JSON, MSGPACK, SCALARS, pack, unpack
+from eventflow.codecs.registry import (
     RESERVED,
     Codec,
     codec_named,
@@ -30,11 +29,12 @@ from eventflow.serializers.codecs import (
     is_kept,
     registered_codecs,
 )
+from eventflow.codecs.tagged import TAGGED
+from eventflow.codecs.typed import TYPED, TYPED_JSON
+from eventflow.equality.pickle_parts import is_once
+from eventflow.result import DeserializationError, Inline, ResultSerializer, SerializationError
 from eventflow.serializers.faults import describe_fault, describe_once
-from eventflow.serializers.plain import JSON, MSGPACK, SCALARS, pack, unpack
 from eventflow.serializers.signed import Keyring, open_pickle, sign_pickle
-from eventflow.serializers.tagged import TAGGED
-from eventflow.serializers.typed import TYPED, TYPED_JSON
 
 __all__ = ["JSONSerializer", "Serializer", "is_immutable", "refuse_once", "reopen"]
 

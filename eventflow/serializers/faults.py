@@ -11,9 +11,9 @@ from enum import Enum
 from reprlib import repr as short
 from typing import Any, Final
 
-from eventflow.identity import fields_of
-from eventflow.pickled import is_once
-from eventflow.serializers.tagged import TAGGED
+from eventflow.codecs.tagged import TAGGED
+from eventflow.equality.identical import fields_of
+from eventflow.equality.pickle_parts import is_once
 
 __all__ = ["describe_fault", "describe_once"]
 

@@ -9,7 +9,7 @@ while these classes have it still: a class is compared when it is looked up, bef
     the rest                the pickle
 
 A pickle names classes by their module.  That of a running script is `__main__` in every process, so its home
-(see `eventflow.homes`) goes along: `python steps.py` and a program that imports `steps` open each other's pickles.
+(see `eventflow.fingerprints.script_modules`) goes along: `python steps.py` and a program that imports `steps` open each other's pickles.
 It is empty if the pickle does not mention `__main__`.
 """
 
@@ -22,10 +22,10 @@ from typing import Any, Final
 
 import msgspec
 
-from eventflow.homes import MAIN, loaded_as, script_home
+from eventflow.fingerprints.script_modules import MAIN, loaded_as, script_home
+from eventflow.fingerprints.type_defs import ClassDef, TypeChanged, class_differences
+from eventflow.fingerprints.type_describer import class_def
 from eventflow.result import DeserializationError
-from eventflow.serializers.describing import class_def
-from eventflow.serializers.typedefs import ClassDef, TypeChanged, class_differences
 
 __all__ = ["changed_classes", "load_noting", "load_same", "with_classes"]
 

@@ -6,10 +6,10 @@ from typing import Any, Final
 
 import msgspec
 
+from eventflow.fingerprints.type_defs import Difference, TypeChanged
 from eventflow.result import Inline, ResultSerializer
 from eventflow.serializers.default import JSONSerializer, Serializer
 from eventflow.serializers.signed import PICKLE_PREFIX
-from eventflow.serializers.typedefs import Difference, TypeChanged
 
 __all__ = ["AsRecorded", "opens_alone"]
 

@@ -14,11 +14,11 @@ from typing import Any, Final
 
 import msgspec
 
-from eventflow.identity import lost_in_pickle
-from eventflow.pickled import holds_once, pickle_of
+from eventflow.equality.identical import lost_in_pickle
+from eventflow.equality.pickle_parts import holds_once, pickle_of
+from eventflow.fingerprints.type_defs import TypeChanged
 from eventflow.result import KeyUnavailable, SerializationError, SignatureError
 from eventflow.serializers.pickled_classes import changed_classes, load_noting, load_same, with_classes
-from eventflow.serializers.typedefs import TypeChanged
 
 __all__ = ["PICKLE_PREFIX", "Keyring", "changed_pickle", "open_pickle", "sign_pickle"]
 

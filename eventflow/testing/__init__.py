@@ -7,7 +7,7 @@
 Nothing of the engine imports this package.
 """
 
-from eventflow.testing.crashing import Crash, CrashingLog
+from eventflow.testing.crash_log import Crash, CrashingLog
 from eventflow.testing.virtual import VirtualLoop, VirtualWorld, simulate
 
 __all__ = ["Crash", "CrashingLog", "VirtualLoop", "VirtualWorld", "simulate"]

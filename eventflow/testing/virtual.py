@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Final, TypeVar
 
-from eventflow.world import uuid7
+from eventflow.runs.world import uuid7
 
 __all__ = ["VirtualLoop", "VirtualWorld", "simulate"]
 

@@ -22,7 +22,7 @@ from eventflow import RunView, replay
 from eventflow.events import RunClaimed, RunFinished, TaskStarted, TaskSucceeded
 from eventflow.logs.sqlite import SQLiteLog
 from eventflow.result import Stored
-from eventflow.runview import Picture
+from eventflow.views.run import Picture
 
 __all__ = [
     "LIMIT_S",

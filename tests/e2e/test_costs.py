@@ -13,10 +13,10 @@ import msgspec
 import pytest
 
 from eventflow import Flow, SQLiteLog, inputs, task
+from eventflow.authoring.tasks import Task
 from eventflow.logs.sqlite.connection import Connection
-from eventflow.logs.sqlite.reading import Readers
+from eventflow.logs.sqlite.reads import Readers
 from eventflow.logs.sqlite.transaction import Append
-from eventflow.tasks import Task
 
 
 @task

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from eventflow import MemoryLog, SQLiteLog, flow, open_log, replay, settings, task
-from eventflow.executors.local import THREADS, shared_pool
+from eventflow import MemoryLog, SQLiteLog, flow, open_log, replay, task
+from eventflow.executors.threads import THREADS, shared_pool
+from eventflow.logs import urls
+from eventflow.logs.urls import LogNotNamed, SettingWrong, check_url, default_url, shared_log
 from eventflow.projections import Runs
-from eventflow.settings import LogNotNamed, SettingWrong, check_url, default_url, shared_log
 
 
 @task
@@ -243,9 +244,9 @@ def test_the_number_of_threads_is_a_setting(
     """`EVENTFLOW_THREADS` goes before `threads` in the project's table; a run gives its pool that size."""
     (project / "pyproject.toml").write_text(f'[tool.eventflow]\nlog = "memory:"\n{project_says}\n')
     monkeypatch.setenv("EVENTFLOW_THREADS", variable)
-    settings._threads_of.cache_clear()
+    urls._threads_of.cache_clear()
     asyncio.run(sums.run(1))
-    assert settings.threads() == shared_pool(expected).limit == expected
+    assert urls.threads() == shared_pool(expected).limit == expected
 
 
 @pytest.mark.parametrize("said", ["0", "-1", "many", "1.5", "1000000"])
@@ -255,9 +256,9 @@ def test_a_wrong_number_of_threads_is_named(
     """By the variable or the file that says it, and with the numbers that there are."""
     monkeypatch.setenv("EVENTFLOW_THREADS", said)
     with pytest.raises(SettingWrong, match=r"EVENTFLOW_THREADS: .* from 1 to 10000"):
-        settings.threads()
+        urls.threads()
     monkeypatch.delenv("EVENTFLOW_THREADS")
-    settings._threads_of.cache_clear()
+    urls._threads_of.cache_clear()
     (project / "pyproject.toml").write_text(f'[tool.eventflow]\nthreads = "{said}"')
     with pytest.raises(SettingWrong, match=r"pyproject\.toml"):
-        settings.threads()
+        urls.threads()

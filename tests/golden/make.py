@@ -33,12 +33,12 @@ import pytest
 from eventflow import Flow, RunView, State, replay, states
 from eventflow.events import Draft, Record, RunStarted, Unknown
 from eventflow.logs.sqlite import SQLiteLog
-from eventflow.logs.sqlite.sums import sum_of
+from eventflow.logs.sqlite.checksums import sum_of
 from eventflow.ports import EventLog, Write
 from eventflow.result import Forgotten, Inline, Result, Stored
 from eventflow.runner import ownership
-from eventflow.runview import Picture
 from eventflow.testing import Crash, CrashingLog, VirtualWorld, simulate
+from eventflow.views.run import Picture
 from tests.standstill import opened
 
 FOLDER: Final = Path(__file__).with_name("format-1")

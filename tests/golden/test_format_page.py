@@ -18,13 +18,13 @@ import msgspec
 import pytest
 
 from eventflow import events, graph
+from eventflow.codecs.registry import RESERVED
+from eventflow.codecs.tagged import Extension
 from eventflow.events import Draft, Known, TaskSucceeded, decode, encode
+from eventflow.fingerprints import type_defs as typedefs
 from eventflow.logs.sqlite import files, packs
 from eventflow.result import Payload
-from eventflow.runner import values
-from eventflow.serializers import typedefs
-from eventflow.serializers.codecs import RESERVED
-from eventflow.serializers.tagged import Extension
+from eventflow.runner import live_values
 from tests.golden import make
 
 ROOT = Path(__file__).parents[2]
@@ -146,7 +146,7 @@ def test_the_numbers_on_the_page_are_those_of_the_code() -> None:
     """Application, format, thresholds."""
     assert f"`application_id` {files.APPLICATION_ID:#x}" in PAGE
     assert f"`user_version` {files.FORMAT}, the number of the format" in PAGE
-    assert f"values up to {values.INLINE_MAX} bytes" in PAGE
+    assert f"values up to {live_values.INLINE_MAX} bytes" in PAGE
     assert f"Values above {packs.INLINE_MAX >> 10} KiB" in PAGE
 
 

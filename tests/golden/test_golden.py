@@ -23,6 +23,7 @@ import msgspec
 import pytest
 
 from eventflow import RunView, SQLiteLog, replay
+from eventflow.codecs.tagged import Extension
 from eventflow.events import (
     CacheMiss,
     Draft,
@@ -37,11 +38,10 @@ from eventflow.events import (
     encode,
     kind_of,
 )
+from eventflow.fingerprints.content import content_of
 from eventflow.graph import Arg, Graph, Policy
 from eventflow.result import Inline, Payload, Stored
 from eventflow.runner.ownership import UnknownEvents
-from eventflow.serializers.canonical import content_of
-from eventflow.serializers.tagged import Extension
 from eventflow.testing import VirtualWorld, simulate
 from tests.golden import make
 from tests.standstill import opened

@@ -28,9 +28,9 @@ import msgspec
 
 from eventflow import Flow, Parameter, Runs, RunView, SQLiteLog, inputs, replay, task
 from eventflow.events import Known, LogDamaged, checksum, name_digest
-from eventflow.logs.sqlite.sums import sum_of
+from eventflow.logs.sqlite.checksums import sum_of
 from eventflow.projections import CacheHits, Fold
-from eventflow.tables import Table
+from eventflow.read_models import Table
 
 __all__ = ["MEMORY_BYTES", "SECONDS", "SHAPES", "make", "write"]
 

@@ -23,8 +23,8 @@ from eventflow import Flow, Parameter, Runs, RunView, SQLiteLog, inputs, replay,
 from eventflow.events import LogDamaged, Record
 from eventflow.logs.sqlite import LogUnusable
 from eventflow.projections import CacheHits
+from eventflow.read_models import Table
 from eventflow.runner import ownership
-from eventflow.tables import Table
 from eventflow.testing import Crash, CrashingLog
 
 FLIPS: Final = int(os.environ.get("EVENTFLOW_FLIPS", "500"))

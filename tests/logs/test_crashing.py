@@ -13,7 +13,7 @@ from eventflow.logs import MemoryLog
 from eventflow.ports import LogClosed
 from eventflow.testing.conformance import LogConformance
 from eventflow.testing.conformance.hooks import collect, stored, value, write
-from eventflow.testing.crashing import Crash, CrashingLog
+from eventflow.testing.crash_log import Crash, CrashingLog
 from tests.logs import breaking
 
 

@@ -14,7 +14,7 @@ import anyio
 import pytest
 
 from eventflow.events import Draft, TaskStarted, TaskSucceeded
-from eventflow.logs.sqlite import SQLiteLog, committing, connection, reading, transaction
+from eventflow.logs.sqlite import SQLiteLog, connection, group_commit, reads, transaction
 from eventflow.logs.sqlite.connection import Connection
 from eventflow.logs.sqlite.transaction import Append
 from eventflow.ports import Conflict, LogClosed, OutcomeUnknown, Write
@@ -207,7 +207,7 @@ async def test_cancelled_under_way(log: CountedLog) -> None:
 
 async def test_an_outcome_that_does_not_come(log: CountedLog, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cancelled caller does not wait for ever: it is told that it cannot know, and may read it later."""
-    monkeypatch.setattr(committing, "PATIENCE_S", 0.01)
+    monkeypatch.setattr(group_commit, "PATIENCE_S", 0.01)
     with Blocked(log):
         append = asyncio.ensure_future(log.append(write("run/a", 0, 1)))
         await log.begun(1)
@@ -220,9 +220,9 @@ async def test_an_outcome_that_does_not_come(log: CountedLog, monkeypatch: pytes
 
 async def test_batches_and_backlog_are_bounded(log: CountedLog, monkeypatch: pytest.MonkeyPatch) -> None:
     """Many appends at once are committed in parts, by rows and by bytes; who finds no room waits outside."""
-    monkeypatch.setattr(committing, "BATCH_ROWS_MAX", 10)
-    monkeypatch.setattr(committing, "BATCH_BYTES_MAX", 10_000)
-    monkeypatch.setattr(committing, "BACKLOG_ROWS_MAX", 40)
+    monkeypatch.setattr(group_commit, "BATCH_ROWS_MAX", 10)
+    monkeypatch.setattr(group_commit, "BATCH_BYTES_MAX", 10_000)
+    monkeypatch.setattr(group_commit, "BACKLOG_ROWS_MAX", 40)
     assert log._open is not None
     commits = log._open.commits
     async with asyncio.TaskGroup() as tasks:
@@ -244,7 +244,7 @@ async def test_batches_and_backlog_are_bounded(log: CountedLog, monkeypatch: pyt
 
 async def test_closing_finishes_what_was_taken_up(log: CountedLog, monkeypatch: pytest.MonkeyPatch) -> None:
     """`aclose` waits for appends under way; those that still look for room are refused, and store nothing."""
-    monkeypatch.setattr(committing, "BACKLOG_ROWS_MAX", 4)
+    monkeypatch.setattr(group_commit, "BACKLOG_ROWS_MAX", 4)
     with Blocked(log):
         appends = [asyncio.ensure_future(log.append(write(f"run/{n}", 0, n, n))) for n in range(8)]
         await settle()
@@ -391,7 +391,7 @@ def test_the_event_loop_ends_first(tmp_path: Path) -> None:
 
 async def test_keys_of_one_number(log: CountedLog, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keys are found by a short digest; where two have the same one, each still finds its own record."""
-    for module in (reading, transaction):
+    for module in (reads, transaction):
         monkeypatch.setattr(module, "digest_key", lambda key: 7)
     await log.append(*(Write(f"run/{n}", 0, facts(n, key=key)) for n, key in enumerate("abca")))
     assert {key: marks([record]) for key, record in (await log.latest("abcd")).items()} == {

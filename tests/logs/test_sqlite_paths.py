@@ -11,7 +11,7 @@ import pytest
 
 from eventflow import Flow, Parameter, SQLiteLog, task
 from eventflow.events import Draft, LogDamaged, RunReleased
-from eventflow.logs.sqlite import reading
+from eventflow.logs.sqlite import reads
 from eventflow.ports import Write
 from eventflow.testing.conformance.hooks import NOON, collect, facts, marks, write
 from tests.logs.breaking_sqlite import execute_plain, omit
@@ -137,7 +137,7 @@ async def test_a_key_is_not_answered_by_another_one(tmp_path: Path) -> None:
 async def test_a_table_that_is_damaged_is_made_again(tmp_path: Path, harm: str) -> None:
     """Its rows are made of the events once more, and then it is as it was; a look that cannot write makes them, too."""
     from eventflow import Runs
-    from eventflow.tables import Table
+    from eventflow.read_models import Table
 
     @task(version="1")
     async def one() -> int:
@@ -179,8 +179,8 @@ async def test_large_records_are_read_as_small_ones_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: int
 ) -> None:
     """A page has as many of them as fit into memory, in either direction, and misses none."""
-    monkeypatch.setattr(reading, "PAGE", page)
-    monkeypatch.setattr(reading, "_PAGE_BYTES", 4 << 20)
+    monkeypatch.setattr(reads, "PAGE", page)
+    monkeypatch.setattr(reads, "_PAGE_BYTES", 4 << 20)
     sizes = [3, 2 << 20, 5, 3 << 20, 2 << 20, 7, 9 << 20, 1, 2]
     drafts = [Draft(NOON, RunReleased(claim=1, reason="x" * size)) for size in sizes]
     async with SQLiteLog(tmp_path / "log.db") as log:

@@ -15,7 +15,7 @@ import pytest
 from eventflow import flow, task
 from eventflow.logs.sqlite import LogOfAnotherLoop, LogReplaced, LogUnusable, SQLiteLog
 from eventflow.logs.sqlite.process import has_open, identity_of
-from eventflow.settings import open_log, shared_log
+from eventflow.logs.urls import open_log, shared_log
 from eventflow.testing.conformance.hooks import stored, value, write
 
 ROOT = Path(__file__).parents[2]

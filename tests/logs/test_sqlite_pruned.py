@@ -13,8 +13,8 @@ import pytest
 
 from eventflow import Flow, Runs, RunView, replay, task
 from eventflow.events import Draft, LogDamaged, Unknown, checksum, encode
-from eventflow.logs.sqlite import SQLiteLog, reading
-from eventflow.logs.sqlite.sums import sum_of
+from eventflow.logs.sqlite import SQLiteLog, reads
+from eventflow.logs.sqlite.checksums import sum_of
 from eventflow.ports import Write
 from eventflow.testing.conformance.hooks import NOON, collect, facts, marks, write
 from tests.logs.breaking_sqlite import execute_plain, lose
@@ -72,7 +72,7 @@ async def test_readers_pass_over_what_was_pruned(
     log: SQLiteLog, page: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Forwards, backwards, from any position, of one stream, and those who follow; the rest keeps its positions."""
-    monkeypatch.setattr(reading, "PAGE", page)
+    monkeypatch.setattr(reads, "PAGE", page)
     before = await collect(log.read())
     prune(log.path, "run/odd")
     after = await collect(log.read(after=13))
@@ -116,7 +116,7 @@ async def test_a_stream_that_is_pruned_while_it_is_read_ends(
     log: SQLiteLog, monkeypatch: pytest.MonkeyPatch, anew: bool
 ) -> None:
     """After what was read; it is no damage, and a stream that begins anew under its name is not spliced on."""
-    monkeypatch.setattr(reading, "PAGE", 2)
+    monkeypatch.setattr(reads, "PAGE", 2)
     reader = log.read(stream="run/odd")
     first = await anext(reader)
     prune(log.path, "run/odd")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from eventflow import Flow, MemoryLog, flow, task
-from eventflow.nodes import BuildError
+from eventflow.authoring.nodes import BuildError
 from eventflow.testing.virtual import VirtualWorld, simulate
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from eventflow import MemoryLog, Skip, inputs, parameters, task
 from eventflow.ports import EventLog
-from eventflow.testing.crashing import Crash, CrashingLog
+from eventflow.testing.crash_log import Crash, CrashingLog
 from eventflow.testing.virtual import VirtualWorld, simulate
 from tests.properties.flows import Journal, Sketch, Step, build, picture_of, sketches, value_of
 

@@ -10,9 +10,9 @@ from typing import Any
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from eventflow.fingerprints.content import content_of, quick_content
 from eventflow.result import Inline
 from eventflow.serializers import Serializer
-from eventflow.serializers.canonical import content_of, quick_content
 
 leaves = st.one_of(
     st.none(), st.booleans(), st.integers(), st.integers(-2, 300), st.floats(), st.text(max_size=3),

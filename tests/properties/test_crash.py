@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventflow import MemoryLog, RunView, replay
-from eventflow.testing.crashing import Crash, CrashingLog
+from eventflow.testing.crash_log import Crash, CrashingLog
 from eventflow.testing.virtual import VirtualWorld, simulate
 from tests.properties.flows import (
     Journal,

@@ -22,7 +22,7 @@ from eventflow import RunView, replay
 from eventflow.events import TaskSucceeded
 from eventflow.logs.sqlite import LogUnusable, LogWriteFailed, SQLiteLog, connection
 from eventflow.result import Stored
-from eventflow.testing.crashing import Crash, CrashingLog
+from eventflow.testing.crash_log import Crash, CrashingLog
 from eventflow.testing.virtual import VirtualWorld, simulate
 from tests.properties.flows import (
     Journal,

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventflow import Flow, MemoryLog, Parameter, inputs, parameters, task
-from eventflow.cachehits import CacheEntry, CacheHits, differences, nearest
 from eventflow.events import TaskStarted
 from eventflow.projections import replay
 from eventflow.testing.virtual import VirtualWorld, simulate
+from eventflow.views.cache import CacheEntry, CacheHits, differences, nearest
 
 Call = tuple[int, int, int, str, bool]
 """Two inputs, a parameter, a version, and whether the result is declared as a list."""

@@ -14,9 +14,9 @@ import msgspec
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from eventflow.codecs.plain import is_same
 from eventflow.result import Inline, Result, SerializationError, enc_hook, identical
 from eventflow.serializers import Serializer
-from eventflow.serializers.plain import is_same
 
 
 class Order(msgspec.Struct):

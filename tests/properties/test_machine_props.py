@@ -31,8 +31,8 @@ from eventflow.machine import (
     ready,
 )
 from eventflow.result import Inline
-from eventflow.runfacts import RunFacts, advance
-from eventflow.runview import RunView
+from eventflow.views.run import RunView
+from eventflow.views.run_facts import RunFacts, advance
 from tests.properties.flows import Journal, Sketch, build, sketches
 
 PAYLOAD = Inline("msgpack", b"\x01", b"d" * 16)

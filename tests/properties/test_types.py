@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from eventflow import Flow, MemoryLog, Parameter, inputs, task
 from eventflow.ports import EventLog
 from eventflow.result import DeserializationError
-from eventflow.runner.changes import FlowChanged
+from eventflow.runner.compatibility import FlowChanged
 from eventflow.runner.parameters import ParametersDiffer
 from eventflow.states import State
-from eventflow.testing.crashing import Crash, CrashingLog
+from eventflow.testing.crash_log import Crash, CrashingLog
 from eventflow.testing.virtual import VirtualWorld, simulate
 from tests.edited import edit
 

@@ -30,7 +30,7 @@ from eventflow import (
 from eventflow.events import CacheMiss, Record, TaskReused, TaskStarted, TaskSucceeded
 from eventflow.ports import Value
 from eventflow.states import Cached, Failed, Success
-from eventflow.testing.crashing import Crash, CrashingLog
+from eventflow.testing.crash_log import Crash, CrashingLog
 from eventflow.testing.virtual import VirtualWorld, simulate
 
 ran: list[Any] = []

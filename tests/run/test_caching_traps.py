@@ -19,15 +19,15 @@ import msgspec
 import pytest
 
 from eventflow import Flow, MemoryLog, flow, inputs, nothing, parameters, replay, task
-from eventflow.cachehits import CacheHits, entries_under
-from eventflow.cli.cached import explain
+from eventflow.cli.cache import explain
 from eventflow.events import TaskReused, TaskStarted
+from eventflow.fingerprints.content import NoContent, content_of
+from eventflow.fingerprints.types import schema_of, settings_of
 from eventflow.result import Inline
-from eventflow.schemas import schema_of, settings_of
 from eventflow.serializers import JSONSerializer, digest_of
-from eventflow.serializers.canonical import NoContent, content_of
-from eventflow.testing.crashing import Crash, CrashingLog
+from eventflow.testing.crash_log import Crash, CrashingLog
 from eventflow.testing.virtual import VirtualWorld, simulate
+from eventflow.views.cache import CacheHits, entries_under
 
 
 async def value_of(found: Flow[..., Any], log: MemoryLog, name: str = "t") -> Any:

@@ -12,10 +12,10 @@ import anyio
 import pytest
 
 from eventflow import MemoryLog, flow, task
-from eventflow.executors import local
-from eventflow.executors.local import THREADS, Lanes, Pool, shared_pool
+from eventflow.executors import threads
+from eventflow.executors.threads import THREADS, Lanes, Pool, shared_pool
 from eventflow.ports import Outcome, Raised, Returned
-from eventflow.world import RealWorld
+from eventflow.runs.world import RealWorld
 
 here: ContextVar[str] = ContextVar("here", default="nowhere")
 
@@ -225,7 +225,7 @@ async def test_a_thread_that_cannot_be_started_is_waited_for(monkeypatch: pytest
         start(thread)
 
     monkeypatch.setattr(threading.Thread, "start", refused)
-    monkeypatch.setattr(local, "START_AGAIN_S", 0.001)
+    monkeypatch.setattr(threads, "START_AGAIN_S", 0.001)
     pool = Pool(4)
     lanes = Lanes(RealWorld(), pool)
     done = Collected(10)

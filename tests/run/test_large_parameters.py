@@ -13,7 +13,7 @@ from eventflow import Flow, MemoryLog, SQLiteLog, State, flow, task
 from eventflow.events import RunStarted, TaskReused, TaskStarted
 from eventflow.ports import Durability, EventLog
 from eventflow.result import Stored
-from eventflow.testing.crashing import Crash, CrashingLog
+from eventflow.testing.crash_log import Crash, CrashingLog
 
 MANY = list(range(300))
 NAMED = {"k": MANY, "other": "x" * 700}

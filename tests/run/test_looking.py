@@ -10,7 +10,7 @@ import pytest
 from eventflow import MemoryLog, RunNotFinished, RunNotFound, flow, state_of, task
 from eventflow.result import DeserializationError
 from eventflow.states import Failed, Success
-from eventflow.testing.crashing import Crash, CrashingLog
+from eventflow.testing.crash_log import Crash, CrashingLog
 from tests.run.pipeline import nightly
 
 ran: list[Any] = []

@@ -10,16 +10,16 @@ import anyio
 import pytest
 
 from eventflow import Flow, MemoryLog, flow, task
-from eventflow.executors.local import Lanes
-from eventflow.runner.deciding import IN_FLIGHT_MAX
+from eventflow.executors.threads import Lanes
 from eventflow.runner.flow_runner import FlowRunner
+from eventflow.runner.live_values import Values
 from eventflow.runner.request import Request
+from eventflow.runner.round import IN_FLIGHT_MAX
 from eventflow.runner.task_runner import TaskRunner
-from eventflow.runner.values import Values
 from eventflow.runner.workers import Workers
-from eventflow.runview import RunView
-from eventflow.testing.crashing import CrashingLog
+from eventflow.testing.crash_log import CrashingLog
 from eventflow.testing.virtual import VirtualWorld, simulate
+from eventflow.views.run import RunView
 
 
 @task

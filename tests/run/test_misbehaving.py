@@ -23,7 +23,7 @@ from eventflow import (
     task,
 )
 from eventflow.events import TaskFailed
-from eventflow.executors.local import THREADS
+from eventflow.executors.threads import THREADS
 from eventflow.result import Inline
 from eventflow.testing import VirtualWorld, simulate
 

@@ -10,10 +10,10 @@ import pytest
 from eventflow import Flow, MemoryLog, Parameter, RunNotFound, RunView, flow, replay, task
 from eventflow.events import Draft, FlowDefined, RunStarted, TaskReused
 from eventflow.ports import Write
-from eventflow.runner.changes import FlowChanged
+from eventflow.runner.compatibility import FlowChanged
 from eventflow.runner.parameters import ParametersDiffer
 from eventflow.states import Cached
-from eventflow.testing.crashing import Crash, CrashingLog
+from eventflow.testing.crash_log import Crash, CrashingLog
 from eventflow.testing.virtual import VirtualWorld, simulate
 
 

@@ -12,7 +12,7 @@ import pytest
 from eventflow import Flow, MemoryLog, RunView, context, exponential, replay, task
 from eventflow.events import TaskAbandoned, TaskFailed, TaskStarted
 from eventflow.states import Crashed, Failed, Retrying, Success, TimedOut
-from eventflow.testing.crashing import Crash, CrashingLog
+from eventflow.testing.crash_log import Crash, CrashingLog
 from eventflow.testing.virtual import EPOCH_US, VirtualWorld, simulate
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from eventflow import Flow, MemoryLog, flow, inputs, task, unmapped
-from eventflow.nodes import BuildError
+from eventflow.authoring.nodes import BuildError
 from eventflow.testing.virtual import VirtualWorld, simulate
 
 

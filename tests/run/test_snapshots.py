@@ -127,4 +127,4 @@ async def test_a_snapshot_of_other_code_is_not_used(log: SQLiteLog, monkeypatch:
     assert restore(kept, view) is not None
     monkeypatch.setattr(RunView, "modules", (*RunView.modules, "eventflow.states"))
     assert restore(kept, view) is None
-    assert {"eventflow.runfacts", "eventflow.machine.evolve"} <= set(RunView.modules)
+    assert {"eventflow.views.run_facts", "eventflow.machine.evolve"} <= set(RunView.modules)

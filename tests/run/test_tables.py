@@ -13,10 +13,10 @@ import msgspec
 import pytest
 
 from eventflow import Flow, MemoryLog, SQLiteLog, flow, inputs, replay, task, unmapped
-from eventflow import tables as module
+from eventflow import read_models as module
 from eventflow.ports import Checkpoint, EventLog
 from eventflow.projections import CacheHits, Runs
-from eventflow.tables import Table, TableProjection
+from eventflow.read_models import Table, TableProjection
 
 
 @task(cache_on=inputs())

@@ -10,9 +10,9 @@ import pytest
 
 from eventflow import Flow, MemoryLog, State, flow, task
 from eventflow.events import RunClaimed
-from eventflow.runs import RunNotFinished
+from eventflow.runs.launch import RunNotFinished
 from eventflow.states import Running
-from eventflow.testing.crashing import Crash, CrashingLog
+from eventflow.testing.crash_log import Crash, CrashingLog
 from eventflow.testing.virtual import VirtualWorld, simulate
 
 

@@ -9,13 +9,13 @@ import msgspec
 import pytest
 
 from eventflow import Flow, MemoryLog, flow, inputs, task
+from eventflow.fingerprints.type_defs import TypeChanged
 from eventflow.ports import EventLog
 from eventflow.result import DeserializationError, Inline
-from eventflow.runner.changes import FlowChanged
+from eventflow.runner.compatibility import FlowChanged
 from eventflow.serializers import digest_of
-from eventflow.serializers.typedefs import TypeChanged
 from eventflow.states import Cached
-from eventflow.testing.crashing import Crash, CrashingLog
+from eventflow.testing.crash_log import Crash, CrashingLog
 from eventflow.testing.virtual import VirtualWorld, simulate
 from tests.edited import edit
 

@@ -8,7 +8,7 @@ import time
 import anyio
 import pytest
 
-from eventflow.executors.local import Lanes
+from eventflow.executors.threads import Lanes
 from eventflow.ports import Outcome, Returned
 from eventflow.testing import VirtualWorld, simulate
 

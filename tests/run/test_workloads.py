@@ -11,7 +11,7 @@ import pytest
 from eventflow import Flow, MemoryLog, context, task
 from eventflow.demo.workload import Workload, expected_digest, job_digest
 from eventflow.events import TaskSucceeded
-from eventflow.testing.crashing import Crash, CrashingLog
+from eventflow.testing.crash_log import Crash, CrashingLog
 from eventflow.testing.virtual import VirtualWorld, simulate
 from tests.recorded import available, load
 

@@ -9,10 +9,10 @@ import pytest
 from typing_extensions import TypeAliasType
 
 from eventflow import BuildError, Flow, flow, task
-from eventflow.flow_parameters import FlowParameter
+from eventflow.authoring.callables import unaliased
+from eventflow.authoring.nodes import element_type, ref_of
+from eventflow.authoring.parameters import FlowParameter
 from eventflow.graph import Ref
-from eventflow.nodes import element_type, ref_of
-from eventflow.signatures import unaliased
 
 T = TypeVar("T")
 U = TypeVar("U")

@@ -21,10 +21,10 @@ import attrs
 import msgspec
 import pytest
 
+from eventflow.codecs import registry
+from eventflow.fingerprints.content import NoContent, content_of, full_name, quick_content
 from eventflow.result import Inline
 from eventflow.serializers import JSONSerializer, Serializer, digest_of, register_codec
-from eventflow.serializers import codecs as registry
-from eventflow.serializers.canonical import NoContent, content_of, full_name, quick_content
 
 
 @dataclass
@@ -267,7 +267,7 @@ _PROGRAM = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from tests.unit.test_canonical import DISTINCT
-from eventflow.serializers.canonical import content_of
+from eventflow.fingerprints.content import content_of
 for value in DISTINCT:
     print(content_of(value).hex())
 """

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from eventflow.cli.output import Colored, Unprintable, as_json, escaped, say, write, write_json, write_table
 from eventflow.cli.progress import Counts, _table
-from eventflow.cli.writing import Colored, Unprintable, as_json, escaped, say, write, write_json, write_table
 
 HOSTILE = "\x1b]0;title\x07\x1b[31m\x9b2J\x7f\u202etxt\u2066\u2028\U000e0041\ufeff\r\n\t\x00"
 """Titles, colours, C1, DEL, marks that turn the direction of text, separators, tags, a byte order mark."""

@@ -20,7 +20,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from eventflow.code import code_of
+from eventflow.fingerprints.code import code_of
 
 
 class Colour(enum.Enum):
@@ -256,7 +256,7 @@ def test_a_digest_is_kept_for_its_function(tmp_path: Path) -> None:
 
 
 SCRIPT = """
-from eventflow.code import code_of
+from eventflow.fingerprints.code import code_of
 def make(value, zones=frozenset({"x", "y", "z"})):
     def inner(a, b=("k", frozenset({"p", "q", "r"})), *, c=1.5):
         return value, zones

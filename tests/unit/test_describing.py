@@ -10,12 +10,12 @@ from typing import Any
 import msgspec
 import pytest
 
+from eventflow.fingerprints.type_defs import Description, TypeChanged, differences
+from eventflow.fingerprints.type_describer import class_def, describe
 from eventflow.graph import described
 from eventflow.result import SerializationError
 from eventflow.serializers import Keyring
-from eventflow.serializers.describing import class_def, describe
 from eventflow.serializers.signed import changed_pickle, open_pickle, sign_pickle
-from eventflow.serializers.typedefs import Description, TypeChanged, differences
 from tests.edited import edit
 
 KEYS = Keyring({"k": bytes(16)})

@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from eventflow.context import Skip
 from eventflow.events import Failure
 from eventflow.runner.failures import brief, failure_of, forget_frames, skip_reason, text_of
+from eventflow.runner.task_context import Skip
 
 
 def raised(error: BaseException) -> BaseException:

@@ -19,13 +19,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventflow.flows import Flow, Parameter, ParameterError, flow
+from eventflow.authoring.flows import Flow, Parameter, ParameterError, flow
+from eventflow.authoring.nodes import BuildError, Node
+from eventflow.authoring.tasks import task, unmapped
+from eventflow.fingerprints.types import schema_of
 from eventflow.graph import Const, DictOf, Input, ListOf, ParameterNode, Ref, TaskNode, TupleOf, refs
-from eventflow.nodes import BuildError, Node
 from eventflow.result import Inline
-from eventflow.schemas import schema_of
 from eventflow.serializers import digest_of
-from eventflow.tasks import task, unmapped
 
 if TYPE_CHECKING:
     from fractions import Fraction as OnlyForTypes

@@ -15,8 +15,8 @@ from typing import Annotated, Any, NamedTuple
 
 import pytest
 
+from eventflow.authoring.nodes import Node, NodeIsNotAValue, element_type, owner_of, ref_of
 from eventflow.graph import Ref
-from eventflow.nodes import Node, NodeIsNotAValue, element_type, owner_of, ref_of
 
 
 class Owner:

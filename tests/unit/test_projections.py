@@ -48,7 +48,7 @@ from eventflow.projections import (
     restore,
 )
 from eventflow.result import Inline
-from eventflow.runlist import FlowRow, RunRow
+from eventflow.views.run_list import FlowRow, RunRow
 
 DOCS = Path(__file__).parents[2] / "docs" / "projections.md"
 NONE = Inline("msgpack", b"\xc0", b"d" * 16)

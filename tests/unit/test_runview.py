@@ -11,9 +11,9 @@ import pytest
 from eventflow import Flow, MemoryLog, RunNotFound, RunView, Skip, State, replay, states, task, unmapped
 from eventflow.events import Record
 from eventflow.result import Inline, Result, Withheld
-from eventflow.runview import PartOf, Picture, RunFacts
 from eventflow.serializers import Serializer
 from eventflow.testing.virtual import VirtualWorld, simulate
+from eventflow.views.run import PartOf, Picture, RunFacts
 
 
 @task(version="1")

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Optional, TypedDict, Uni
 import msgspec
 import pytest
 
-from eventflow.schemas import schema_of
+from eventflow.fingerprints.types import schema_of
 
 
 @dataclass

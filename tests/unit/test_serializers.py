@@ -20,6 +20,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 import pytest
 
+from eventflow.codecs import registry
 from eventflow.result import (
     DeserializationError,
     Inline,
@@ -31,7 +32,6 @@ from eventflow.serializers import (
     JSONSerializer,
     Keyring,
     Serializer,
-    codecs,
     digest_of,
     is_immutable,
     register_codec,
@@ -112,10 +112,10 @@ class Failing(Hex):
 
 @pytest.fixture(autouse=True)
 def _own_registry() -> Iterator[None]:
-    present = dict(codecs._registered)
+    present = dict(registry._registered)
     yield
-    codecs._registered.clear()
-    codecs._registered.update(present)
+    registry._registered.clear()
+    registry._registered.update(present)
 
 
 def cyclic() -> list[Any]:

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from eventflow.flows import Flow
+from eventflow.authoring.flows import Flow
+from eventflow.authoring.nodes import BuildError
+from eventflow.authoring.tasks import Skip, Task, exponential, task, unmapped
 from eventflow.graph import Policy
-from eventflow.nodes import BuildError
 from eventflow.result import Inline
-from eventflow.tasks import Skip, Task, exponential, task, unmapped
 
 
 async def fetch(day: str) -> list[int]:

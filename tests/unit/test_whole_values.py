@@ -22,7 +22,7 @@ import attrs
 import msgspec
 import pytest
 
-from eventflow.identity import identical
+from eventflow.equality.identical import identical
 from eventflow.result import SerializationError
 from eventflow.serializers import JSONSerializer, Keyring, Serializer
 

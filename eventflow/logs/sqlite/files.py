@@ -25,11 +25,11 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Final
 
+from eventflow.logs.sqlite.checksums import sum_of
 from eventflow.logs.sqlite.connection import Connection
 from eventflow.logs.sqlite.errors import LogUnusable, has_journal
 from eventflow.logs.sqlite.process import identity_of, is_born
 from eventflow.logs.sqlite.schema import SCHEMA, check_schema, harden, tables_in
-from eventflow.logs.sqlite.sums import sum_of
 
 __all__ = [
     "APPLICATION_ID",

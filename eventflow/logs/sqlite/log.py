@@ -37,18 +37,17 @@ from anyio.lowlevel import checkpoint_if_cancelled
 
 from eventflow.events import Record
 from eventflow.logs.sqlite import process
-from eventflow.logs.sqlite.committing import Submitted
+from eventflow.logs.sqlite.checksums import sum_of
 from eventflow.logs.sqlite.connection import Connection, open_here
 from eventflow.logs.sqlite.errors import LogForked, LogOfAnotherLoop, LogUnusable, explain
 from eventflow.logs.sqlite.files import FORMAT, prepare_reader
-from eventflow.logs.sqlite.keys import LogKeyring, LogKeys
+from eventflow.logs.sqlite.group_commit import Submitted
 from eventflow.logs.sqlite.locks import is_live
-from eventflow.logs.sqlite.looking import Looker
-from eventflow.logs.sqlite.opening import POLL_S, Opened, open_for_writing
 from eventflow.logs.sqlite.packs import PackReader
 from eventflow.logs.sqlite.patience import outlast
 from eventflow.logs.sqlite.process import inside
-from eventflow.logs.sqlite.reading import (
+from eventflow.logs.sqlite.read_only import Looker
+from eventflow.logs.sqlite.reads import (
     Page,
     find_head,
     find_info,
@@ -58,9 +57,10 @@ from eventflow.logs.sqlite.reading import (
     find_values,
 )
 from eventflow.logs.sqlite.schema import BLOB_MAX
-from eventflow.logs.sqlite.sums import sum_of
+from eventflow.logs.sqlite.signing_key import LogKeyring, LogKeys
 from eventflow.logs.sqlite.tables import find_rows_of, write_rows
 from eventflow.logs.sqlite.transaction import Append, Ledger, stage
+from eventflow.logs.sqlite.writable import POLL_S, Opened, open_for_writing
 from eventflow.ports import Checkpoint, Durability, Keyring, LogClosed, RowsFound, Ticket, Value, Write
 
 __all__ = ["LogInfo", "SQLiteLog"]

@@ -17,8 +17,8 @@ from typing import Final
 import msgspec
 
 from eventflow.events import LogDamaged
-from eventflow.logs.sqlite.paths import POSITION_MAX, one_moment
-from eventflow.logs.sqlite.sums import check_row, sum_of
+from eventflow.logs.sqlite.checksums import check_row, sum_of
+from eventflow.logs.sqlite.lookups import POSITION_MAX, one_moment
 from eventflow.ports import Checkpoint, RowsFound
 
 __all__ = ["find_rows_of", "write_rows"]

@@ -22,10 +22,17 @@ from typing import Any, Final
 import msgspec
 
 from eventflow.events import Draft, LogDamaged, Record, checksum, encode, kind_of, name_digest
+from eventflow.logs.sqlite.checksums import check_row, sum_of
 from eventflow.logs.sqlite.connection import Connection
+from eventflow.logs.sqlite.lookups import (
+    SEGMENT,
+    end_of_log,
+    end_of_stream,
+    moment,
+    segment_of,
+    streams_named,
+)
 from eventflow.logs.sqlite.packs import INLINE_MAX, PackWriter, find_rows
-from eventflow.logs.sqlite.paths import SEGMENT, end_of_log, end_of_stream, moment, segment_of, streams_named
-from eventflow.logs.sqlite.sums import check_row, sum_of
 from eventflow.ports import Conflict, Value, Write
 
 __all__ = ["Append", "Ledger", "digest_key", "stage", "store"]

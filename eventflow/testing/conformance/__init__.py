@@ -15,10 +15,10 @@ No test waits for time to pass; those that wait for another task give up after `
 
 from __future__ import annotations
 
-from eventflow.testing.conformance.appending import Appending
+from eventflow.testing.conformance.appends import Appending
 from eventflow.testing.conformance.hooks import PATIENCE, L
-from eventflow.testing.conformance.living import Living
-from eventflow.testing.conformance.reading import Reading
+from eventflow.testing.conformance.ownership import Living
+from eventflow.testing.conformance.reads import Reading
 
 __all__ = ["PATIENCE", "LogConformance"]
 

@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any, assert_type
 
 from eventflow import Flow, Parameter, exponential, flow, task, unmapped
-from eventflow.tasks import Task
+from eventflow.authoring.tasks import Task
 
 
 class Order:

@@ -1,0 +1,237 @@
+"""From what a person writes as an argument to what the graph keeps of it.
+
+    a node                                    Ref
+    a list, tuple or dict with nodes in it    ListOf, TupleOf, DictOf
+    anything else                             Const: serialized now, by the declared type, never pickled
+
+A constant that cannot be kept is an error here, before anything runs.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from types import NoneType
+from typing import Any, Final, Generic, NamedTuple, TypeVar, get_origin
+
+import msgspec
+
+from eventflow.authoring.callables import unaliased
+from eventflow.authoring.nodes import BuildError, Node, Owner, declared_type, element_type, owner_of, ref_of
+from eventflow.equality.pickle_parts import is_once
+from eventflow.graph import Arg, Const, DictOf, Key, ListOf, Ref, TupleOf
+from eventflow.result import Inline, ResultSerializer, SerializationError
+from eventflow.serializers import Serializer, digest_of
+from eventflow.serializers.faults import describe_fault
+from eventflow.views.sequences import elements_of, refused, refused_type
+
+__all__ = [
+    "Place",
+    "Unmapped",
+    "argument",
+    "constant",
+    "each_argument",
+    "own_ref",
+    "quick",
+    "serializer_for",
+    "unmapped",
+]
+
+T = TypeVar("T")
+
+
+class Unmapped(Generic[T]):
+    """An argument of `.map` that every child gets whole; made by `unmapped`."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: T) -> None:
+        self.value = value
+
+
+def unmapped(value: T) -> Unmapped[T]:
+    """Mark an argument of `.map` that is not mapped over: every child gets all of it."""
+    return Unmapped(value)
+
+
+class Place(NamedTuple):
+    """Where a value was written, for messages."""
+
+    flow: Owner
+    what: str
+    """`task 'total', argument 'orders'`."""
+
+    def __str__(self) -> str:
+        return f"in flow {self.flow.name!r}, {self.what}"
+
+
+_CONTAINERS: Final = frozenset((list, tuple, dict))
+_SCALARS: Final = frozenset((str, int, float, bool, bytes, NoneType))
+_encode: Final = msgspec.msgpack.Encoder().encode
+
+
+@lru_cache(maxsize=4096)
+def _plain_constant(data: bytes) -> Const:
+    """The constant of these bytes, one for all equal ones: a large flow repeats few values in many places."""
+    return Const(Inline("msgpack", data, digest_of(data)))
+
+
+def quick(value: Any, flow: Owner) -> Arg | None:
+    """What nearly every argument is, in little time: a node of this flow or a small plain value."""
+    kind = type(value)
+    if kind is Node:
+        return value._ref if value._owner is flow else None  # noqa: SLF001
+    if kind in _SCALARS:
+        try:
+            data = _encode(value)
+        except (OverflowError, UnicodeEncodeError):
+            return None  # beyond msgpack: the serializer knows another way, or the right words
+        return _plain_constant(data)
+    return None
+
+
+def argument(value: Any, declared: Any, place: Place) -> Arg:
+    """What the graph keeps of an argument; `BuildError` for what it cannot keep."""
+    found = quick(value, place.flow)
+    if found is not None:
+        return found
+    if isinstance(value, Node):
+        return own_ref(value, place)
+    if isinstance(value, Unmapped):
+        raise BuildError(f"{place}: unmapped() has a meaning only inside .map(); pass the value itself")
+    if type(value) in _CONTAINERS and _holds_node(value):
+        return _container(value, declared, place, ())
+    return constant(value, declared, place)
+
+
+def own_ref(node: Node, place: Place) -> Ref:
+    """Where a node's value comes from; `BuildError` if the node belongs to another flow."""
+    if owner_of(node) is not place.flow:
+        raise BuildError(
+            f"{place}: {node!r} belongs to another flow; a node means something only in the flow in which it was "
+            f"made: call the task here too, or make the value a Parameter"
+        )
+    return ref_of(node)
+
+
+def each_argument(value: Any, declared: Any, place: Place) -> Arg:
+    """What the graph keeps of an argument that is mapped over; `declared` is the type of one element."""
+    is_node = isinstance(value, Node)
+    written = unaliased(declared_type(value)) if is_node else type(value)
+    kind = get_origin(written) or written
+    refusal = refused_type(kind) if is_node else refused(value)
+    if refusal is not None:
+        fix = "write list(...) around it" if is_once(value) else refusal.fix + " in a task" * is_node
+        said = (
+            f"{refusal.what} is not mapped over ({value!r:.80})"
+            if refused_type(kind) is None
+            else f"{value!r:.80} is {refusal.what}, which is not mapped over"
+        )
+        raise BuildError(f"{place}: {said}: {fix}; or wrap it in unmapped() to give it whole to every child")
+    if is_node:
+        return argument(value, declared, place)
+    parts = value if kind in (list, tuple) else elements_of(value)
+    # A constant for each element, so that no child opens the others.
+    return ListOf(tuple([_part(part, i, declared, place) for i, part in enumerate(parts)]))
+
+
+def constant(value: Any, declared: Any, place: Place) -> Const:
+    """Serialize a constant by its declared type; `BuildError` if nothing can keep it."""
+    try:
+        found = serializer_for(declared).serialize(value)
+    except SerializationError as error:
+        raise BuildError(f"{place}: {_why_not(value)}") from error
+    return Const(found)
+
+
+@lru_cache(maxsize=512)
+def _serializer_for(declared: Any) -> ResultSerializer:
+    return Serializer(declared)
+
+
+def serializer_for(declared: Any) -> ResultSerializer:
+    """The serializer of a declared type, shared by all who declare it."""
+    try:
+        return _serializer_for(declared)
+    except TypeError:  # a type with unhashable metadata
+        return Serializer(declared)
+
+
+def _holds_node(container: Any) -> bool:
+    """Whether a node is somewhere in nested lists, tuples and dicts; each of them is looked at once."""
+    seen: set[int] = set()
+    todo = [container]
+    while todo:
+        found = todo.pop()
+        kind = type(found)
+        if kind is Node:
+            return True
+        if kind in _CONTAINERS and id(found) not in seen:
+            seen.add(id(found))
+            todo.extend(found.values() if kind is dict else found)
+            if kind is dict:
+                todo.extend(key for key in found if type(key) is Node)
+    return False
+
+
+def _part(value: Any, key: Key, declared: Any, place: Place) -> Arg:
+    return quick(value, place.flow) or argument(
+        value, declared, Place(place.flow, f"{place.what}[{key!r:.60}]")
+    )
+
+
+def _container(value: Any, declared: Any, place: Place, outer: tuple[int, ...]) -> Arg:
+    """Turn a list, tuple or dict with nodes in it into an expression, item by item."""
+    if id(value) in outer:
+        raise BuildError(f"{place}: the {type(value).__name__} contains itself, which is a cycle")
+    within = (*outer, id(value))
+
+    def item(key: Key, part: Any) -> Arg:
+        found = quick(part, place.flow)
+        if found is not None:
+            return found
+        inner = element_type(declared, key)
+        if type(part) in _CONTAINERS and _holds_node(part):
+            return _container(part, inner, Place(place.flow, f"{place.what}[{key!r:.60}]"), within)
+        return _part(part, key, inner, place)
+
+    if type(value) is not dict:
+        items = tuple([item(i, part) for i, part in enumerate(value)])
+        return ListOf(items) if type(value) is list else TupleOf(items)
+    for key in value:
+        if type(key) not in (str, int) or quick(key, place.flow) is None:
+            raise BuildError(
+                f"{place}: a dict with nodes in it has int or str keys, not {key!r:.80}; "
+                f"pass a list of pairs and make the dict in the task"
+            )
+    return DictOf(tuple(value), tuple([item(key, part) for key, part in value.items()]))
+
+
+def _why_not(value: Any) -> str:
+    if _hides_node(value, set()):
+        return (
+            f"a {type(value).__qualname__} cannot hold a node, only lists, tuples and dicts can; pass the node "
+            f"as an argument of its own, or build the {type(value).__qualname__} in a task"
+        )
+    if callable(value):
+        return f"{value!r:.80} cannot be kept in a graph; if it is a task, call it to get its node"
+    return (
+        f"a constant is part of the graph, and nothing can keep {describe_fault(value)}; annotate the parameter "
+        f"with a type that msgspec knows, or make the value in a task"
+    )
+
+
+def _hides_node(value: Any, seen: set[int]) -> bool:
+    """Whether a node is inside something that cannot hold one."""
+    if isinstance(value, Node):
+        return True
+    if id(value) in seen:
+        return False
+    seen.add(id(value))
+    if isinstance(value, dict):
+        parts = [*value, *value.values()]
+    elif isinstance(value, list | tuple | set | frozenset):
+        parts = list(value)
+    else:
+        slots = getattr(type(value), "__slots__", ())
+        parts = [*getattr(value, "__dict__", {}).values(), *(getattr(value, name, None) for name in slots)]
+    return any(_hides_node(part, seen) for part in parts)

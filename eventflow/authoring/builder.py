@@ -1,0 +1,408 @@
+"""One flow while it is being built: every call of a task inside it adds a node here.
+
+A `Builder` grows a graph from its beginning to its end, so a node can refer only to nodes before it and a
+cycle cannot be written.  Which builder is meant is a context variable: each thread and each asyncio task
+builds its own flow, and a flow is not built inside another one.
+
+Adding a plain node costs a few microseconds whatever the size of the flow: arguments that are nodes or small
+plain values are taken up in `call` itself, all others go through `arguments`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
+from functools import cached_property, partial
+from types import FunctionType
+from typing import Any, Final
+
+import msgspec
+
+from eventflow.authoring.arguments import (
+    Place,
+    Unmapped,
+    argument,
+    constant,
+    each_argument,
+    own_ref,
+    quick,
+    serializer_for,
+)
+from eventflow.authoring.callables import Signature, nearest, type_text
+from eventflow.authoring.nodes import BuildError, Node, element_type
+from eventflow.authoring.parameters import FlowParameter
+from eventflow.fingerprints.code import Code, code_of, note_source
+from eventflow.fingerprints.content import NoContent, full_name
+from eventflow.fingerprints.type_defs import Description
+from eventflow.fingerprints.type_describer import describe
+from eventflow.fingerprints.types import settings_of
+from eventflow.graph import (
+    Arg,
+    Const,
+    Graph,
+    Input,
+    Key,
+    ListOf,
+    ParameterNode,
+    Policy,
+    Ref,
+    TaskDef,
+    TaskNode,
+    described,
+    unequal,
+)
+from eventflow.graph import Node as GraphNode
+from eventflow.ports import Body
+from eventflow.result import Result, ResultSerializer
+from eventflow.serializers import digest_of
+
+__all__ = ["Builder", "Definition", "active"]
+
+active: Final[ContextVar[Builder | None]] = ContextVar("eventflow_builder", default=None)
+"""The flow being built here, if any."""
+
+
+class Definition:
+    """What `@task` learnt of a function: the live counterpart of a `TaskDef`."""
+
+    def __init__(
+        self,
+        name: str,
+        fn: FunctionType,
+        signature: Signature,
+        policy: Policy,
+        *,
+        is_async: bool,
+        delay: Callable[[int], float] | None,
+        cache_key: Callable[..., Any] | None,
+        serializer: ResultSerializer | None,
+        version: str | None,
+        depends_on: Sequence[FunctionType],
+    ) -> None:
+        self.name = name
+        self.fn = fn
+        self.signature = signature
+        self.policy = policy
+        self._is_async = is_async
+        self._delay = delay
+        self._cache_key = cache_key
+        for function in (fn, *depends_on, cache_key):
+            if isinstance(function, FunctionType):
+                note_source(function)
+        self._serializer = serializer
+        self._version = version
+        self._depends_on = depends_on
+
+    @property
+    def code(self) -> Code:
+        """The digest of the function's code, or why there is none."""
+        return code_of(self.fn, version=self._version, depends_on=self._depends_on)
+
+    @cached_property
+    def returns(self) -> Any:
+        """The declared type of what the function returns."""
+        return self.signature.type_of("return")
+
+    @cached_property
+    def returns_each(self) -> Any:
+        """The declared type of a mapped call."""
+        return list[self.returns]  # type: ignore[name-defined]  # made of a value
+
+    @cached_property
+    def types(self) -> Mapping[str, tuple[bytes, Description]]:
+        """Digest and description of every type that the function declares, by argument, or `return`."""
+        names = ("return", *self.signature.names)
+        found = {name: describe(self.signature.type_of(name)) for name in names}
+        return {name: (known.digest, known) for name, known in found.items() if known is not None}
+
+    @cached_property
+    def body(self) -> Body:
+        """What a runner calls."""
+        serializer = self._serializer or serializer_for(self.returns)
+        key = self._cache_key and partial(_with_defaults, self._cache_key, self.signature.defaults)
+        return Body(self.fn, self._is_async, serializer, self._open_constant, self._delay, key, self._digests)
+
+    def _digests(self) -> tuple[bytes, bytes]:
+        """Those of the code and of the code of `cache_key`, as they are now: closures may have changed."""
+        return self.code.digest, self._keyer()[0]
+
+    def _open_constant(self, name: str, path: tuple[Key, ...], const: Const) -> Any:
+        """The value of a constant, by the type that the argument declares where it stands."""
+        declared = self.signature.type_of(name)
+        for key in path:
+            declared = element_type(declared, key)
+        return Result(const.value, True, serializer_for(declared)).deserialize().value
+
+    def graph_form(self, name: str) -> TaskDef:
+        """The data that goes into the graph, under a name that is unique there."""
+        code, types = self.code, self.types
+        returns = types["return"][0] if "return" in types else b""
+        takes = tuple((argument, digest) for argument, (digest, _) in types.items() if argument != "return")
+        keeper, why_no_keeper = self._keeper()
+        found = TaskDef(name, full_name(self.fn), code.digest, self.policy, returns, takes, keeper)
+        if self.policy.cache is None:
+            return found
+        keyer, why_no_key = self._keyer()
+        reason = code.reason or why_no_key or why_no_keeper
+        return msgspec.structs.replace(found, keyer=keyer, codeless=reason)
+
+    def _keeper(self) -> tuple[bytes, str]:
+        """The digest of the task's own serializer with its settings, and why these cannot be compared."""
+        serializer = self._serializer
+        if serializer is None:
+            return b"", ""
+        try:
+            return settings_of(serializer), ""
+        except NoContent as error:
+            of_class = digest_of(full_name(type(serializer)).encode())
+            if self._version is not None:
+                return of_class, ""
+            return (
+                of_class,
+                f"its serializer has settings that cannot be compared ({error}): give the task a version=",
+            )
+
+    def _keyer(self) -> tuple[bytes, str]:
+        """The digest of the code of `cache_key`, or why there is none."""
+        key = self._cache_key
+        if key is None or self._version is not None:
+            return b"", ""
+        if not isinstance(key, FunctionType):
+            return (
+                b"",
+                f"its cache_key is a {type(key).__qualname__}: write a function, or give the task a version=",
+            )
+        code = code_of(key)
+        return code.digest, code.reason and f"of its cache_key: {code.reason}"
+
+
+def _with_defaults(key: Callable[..., Any], defaults: Mapping[str, Any], /, **given: Any) -> Any:
+    """Call a `cache_key` with all arguments that the body will have."""
+    return key(**{**defaults, **given})
+
+
+class Builder:
+    """The graph of one flow as it grows."""
+
+    __slots__ = (
+        "_index",
+        "_names",
+        "_nodes",
+        "_task_names",
+        "_tasks",
+        "_types",
+        "bodies",
+        "name",
+        "parameters",
+        "traced",
+    )
+
+    name: str
+    traced: bool
+    """Made by calling a function, whose signature has the parameters."""
+    parameters: dict[str, FlowParameter]
+    bodies: dict[str, Body]
+    """The live side of every task, by the name of its `TaskDef`."""
+
+    def __init__(self, name: str, *, traced: bool = False) -> None:
+        self.name = name
+        self.traced = traced
+        self.parameters = {}
+        self.bodies = {}
+        self._nodes: list[GraphNode] = []
+        self._names: dict[str, int] = {}
+        self._tasks: list[TaskDef] = []
+        self._task_names: dict[str, int] = {}
+        self._index: dict[Definition, int] = {}
+        self._types: dict[bytes, Description] = {}
+
+    def name_of(self, index: int) -> str:
+        """The name of a node."""
+        return self._nodes[index].name
+
+    def parameter(self, parameter: FlowParameter) -> Node:
+        """Add a parameter; `BuildError` for a name in use, and for a type or default that cannot serve."""
+        name = parameter.name
+        if name in self._names:
+            raise BuildError(
+                f"in flow {self.name!r}, the name {name!r} of a parameter is taken already; parameters keep "
+                f"their names, so declare them before the tasks, and each once"
+            )
+        checked = parameter.checked(self.name)
+        default: Const | None = None
+        if not checked.required:
+            default = constant(checked.default, checked.type, Place(self, f"default of parameter {name!r}"))
+        self._names[name] = 1
+        self.parameters[name] = checked
+        index = len(self._nodes)
+        declared = describe(checked.type)
+        digest = b"" if declared is None else declared.digest
+        if declared is not None:
+            self._types[digest] = declared
+        self._nodes.append(ParameterNode(name, default is None, default, type_text(checked.type), digest))
+        return Node(self, Ref(index), checked.type)
+
+    def call(
+        self,
+        definition: Definition,
+        label: str | None,
+        after: tuple[Node, ...],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+    ) -> Node:
+        """Add a node for one call of a task."""
+        bound = self._bind(definition, args, kwargs)
+        inputs = [
+            Input(name, quick(value, self) or self._argument(definition, name, value))
+            for name, value in bound.items()
+        ]
+        return self._add_task(definition, label, after, inputs, False)
+
+    def map(
+        self,
+        definition: Definition,
+        label: str | None,
+        after: tuple[Node, ...],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        *,
+        zip_shortest: bool,
+    ) -> Node:
+        """Add a node for one child per element; a plain call when every argument is unmapped."""
+        bound = self._bind(definition, args, kwargs)
+        inputs: list[Input] = []
+        for name, value in bound.items():
+            if isinstance(value, Unmapped):
+                inputs.append(Input(name, self._argument(definition, name, value.value)))
+            else:
+                place = self._place(definition, name)
+                arg = each_argument(value, definition.signature.type_of(name), place)
+                inputs.append(Input(name, arg, True))
+        mapped = any(item.each for item in inputs)
+        widths = {
+            item.name: len(item.arg.items) for item in inputs if item.each and isinstance(item.arg, ListOf)
+        }
+        if len({*widths.values()}) > 1 and not zip_shortest:
+            raise BuildError(f"in flow {self.name!r}, {unequal(definition.name, widths)}")
+        return self._add_task(definition, label, after, inputs, mapped, zip_shortest=mapped and zip_shortest)
+
+    def finish(self, returned: Any, reference: tuple[int, ...]) -> Graph:
+        """The graph, to be called once; `returned` is None or nodes, bare or in lists, tuples and dicts."""
+        value = None if returned is None else self._value(returned)
+        for found in self._tasks:
+            self._check_cache(found)
+        types, classes = described(self._types)
+        return Graph(self.name, tuple(self._tasks), tuple(self._nodes), value, reference, types, classes)
+
+    def _check_cache(self, found: TaskDef) -> None:
+        """See that the parameters on which a task is cached are the flow's."""
+        cache = found.policy.cache
+        for name in () if cache is None or cache.parameters is None else cache.parameters:
+            if name not in self.parameters:
+                raise BuildError(
+                    f"in flow {self.name!r}, task {found.name!r} is cached on parameters({name!r})"
+                    f"{nearest(name, list(self.parameters))}"
+                )
+
+    def named(self, name: str) -> tuple[int]:
+        """The index of the task node of that name; `BuildError` if there is none."""
+        tasks = {node.name: i for i, node in enumerate(self._nodes) if isinstance(node, TaskNode)}
+        if name not in tasks:
+            raise BuildError(
+                f"flow {self.name!r} has no task {name!r} to refer to{nearest(name, list(tasks))}"
+            )
+        return (tasks[name],)
+
+    def calls_of(self, definition: Definition) -> tuple[int, ...]:
+        """The indices of all nodes of one task; `BuildError` if there is none."""
+        wanted = self._index.get(definition)
+        if wanted is None:
+            raise BuildError(f"flow {self.name!r} never calls task {definition.name!r}, which it refers to")
+        return tuple(i for i, n in enumerate(self._nodes) if isinstance(n, TaskNode) and n.task == wanted)
+
+    def task_index(self, node: object, what: str) -> int:
+        """The index of the task that a node belongs to; `BuildError` for a parameter or no node of ours."""
+        if not isinstance(node, Node):
+            raise BuildError(
+                f"in flow {self.name!r}, {what} takes nodes, what calls of tasks give: not {node!r:.80}"
+            )
+        index = own_ref(node, Place(self, what)).node
+        if isinstance(self._nodes[index], ParameterNode):
+            raise BuildError(
+                f"in flow {self.name!r}, {what} takes nodes of tasks, not parameter {self.name_of(index)!r}"
+            )
+        return index
+
+    def _value(self, returned: Any) -> Arg:
+        place = Place(self, "the returned value")
+        arg = argument(returned, Any, place) if isinstance(returned, Node | list | tuple | dict) else None
+        if arg is None or isinstance(arg, Const):
+            raise BuildError(
+                f"{place}: {returned!r:.80} was not made by a task of this flow; return a node (what a call of a "
+                f"task gives), a list, tuple or dict of nodes, or nothing"
+            )
+        return arg
+
+    def _bind(
+        self, definition: Definition, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Mapping[str, Any]:
+        try:
+            return definition.signature.bind(args, kwargs)
+        except TypeError as error:
+            raise BuildError(f"in flow {self.name!r}, {error}") from None
+
+    def _place(self, definition: Definition, name: str) -> Place:
+        return Place(self, f"task {definition.name!r}, argument {name!r}")
+
+    def _argument(self, definition: Definition, name: str, value: Any) -> Arg:
+        return argument(value, definition.signature.type_of(name), self._place(definition, name))
+
+    def _add_task(
+        self,
+        definition: Definition,
+        label: str | None,
+        after: tuple[Node, ...],
+        inputs: list[Input],
+        mapped: bool,
+        *,
+        zip_shortest: bool = False,
+    ) -> Node:
+        task = self._index.get(definition)
+        if task is None:
+            task = self._define(definition)
+        waits: tuple[int, ...] = ()
+        if after:
+            what = f"task {definition.name!r}: .after()"
+            waits = tuple(dict.fromkeys(self.task_index(node, what) for node in after))
+        name = _unique(self._names, label or definition.name)
+        index = len(self._nodes)
+        self._nodes.append(TaskNode(name, task, tuple(inputs), waits, mapped, zip_shortest))
+        return Node(self, Ref(index), definition.returns_each if mapped else definition.returns)
+
+    def _define(self, definition: Definition) -> int:
+        found = definition.graph_form(_unique(self._task_names, definition.name))
+        self._index[definition] = len(self._tasks)
+        self._tasks.append(found)
+        self._types.update(definition.types.values())
+        if found.codeless:
+            warnings.warn(
+                f"in flow {self.name!r}, task {found.name!r} is never cached, for its code has no digest: {found.codeless}",
+                stacklevel=2,
+            )
+        self.bodies[found.name] = definition.body
+        return len(self._tasks) - 1
+
+
+def _unique(taken: dict[str, int], name: str) -> str:
+    """The name itself, or with the first free number, as in `fetch-2`."""
+    count = taken.get(name)
+    if count is None:
+        taken[name] = 1
+        return name
+    numbered = name
+    while numbered in taken:
+        count += 1
+        numbered = f"{name}-{count}"
+    taken[name], taken[numbered] = count, 1
+    return numbered

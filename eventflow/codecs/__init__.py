@@ -1,0 +1,1 @@
+"""One format per module: value ⇄ bytes. `registry` finds a codec by its name."""

@@ -1,0 +1,304 @@
+"""The digest of a task's code: what tells a resumed or cached task that its function is still the same.
+
+It covers what the author wrote and what the function carries with it: signature and body (without
+decorators, comments, docstrings and layout), the values of its defaults, of its closure and of its attributes, and the
+helpers named in `depends_on=`.  It does not cover globals, which is what `depends_on=` and `version=` are for.
+
+A digest must never be equal for code that differs, so whatever cannot be digested soundly (a list in a
+closure may change before the call, an object may be anything) gives no digest, and the reason in words.
+It is the same in every process: no addresses, no hash order, no line numbers.
+"""
+
+from __future__ import annotations
+
+import ast
+import datetime as dt
+import enum
+import functools
+import linecache
+import os
+import struct
+import types
+from collections.abc import Callable, Iterator, Sequence
+from decimal import Decimal
+from fractions import Fraction
+from hashlib import blake2b
+from pathlib import PosixPath, PurePosixPath, PureWindowsPath, WindowsPath
+from typing import Any, Final
+from uuid import UUID
+from weakref import WeakKeyDictionary
+from zoneinfo import ZoneInfo
+
+import msgspec
+
+from eventflow.fingerprints.script_modules import home_of
+
+__all__ = ["Code", "code_of", "note_source"]
+
+
+class Code(msgspec.Struct, frozen=True):
+    """The digest of a function's code, or why there is none."""
+
+    digest: bytes = b""
+    """BLAKE2b-128; empty when there is none."""
+    reason: str = ""
+    """Why there is none, in words that follow "its code has no digest because"."""
+
+
+def code_of(
+    fn: types.FunctionType,
+    *,
+    version: str | None = None,
+    depends_on: Sequence[types.FunctionType] = (),
+) -> Code:
+    """Digest the code of a function and its helpers; `version` stands for all of it when given."""
+    if version is not None:
+        return Code(_digest(b"version", _text(version)))
+    parts: list[bytes] = []
+    for function in (fn, *depends_on):
+        found = _known.get(function)
+        if found is None or not found.is_current():
+            cells: _Cells = []
+            try:
+                found = _Known(_function(function, [], cells), cells)
+            except _Undigestable as why:
+                return Code(reason=str(why))
+            _known[function] = found
+        if function is not fn:  # the body calls it by its name
+            parts.append(_text(function.__name__))
+        parts.append(found.digest)
+    return Code(_digest(b"code", *parts) if depends_on else parts[0])
+
+
+def note_source(fn: types.FunctionType) -> None:
+    """Remember how the file of a function is, which has just been imported: an edited one is not its source any more."""
+    _stamps.setdefault(fn, _stamp(fn.__code__.co_filename))
+
+
+def _held_by(place: tuple[Any, str]) -> Any:
+    return getattr(*place)
+
+
+class _Known:
+    """The digest of one function, as long as it and its closures hold what they held."""
+
+    __slots__ = ("_cells", "digest")
+
+    def __init__(self, digest: bytes, cells: _Cells) -> None:
+        self.digest = digest
+        self._cells = cells
+
+    def is_current(self) -> bool:
+        try:
+            return all(_held_by(place) is value for place, value in self._cells)
+        except ValueError:  # a cell was emptied
+            return False
+
+
+_known: Final[WeakKeyDictionary[types.FunctionType, _Known]] = WeakKeyDictionary()
+_stamps: Final[WeakKeyDictionary[types.FunctionType, tuple[int, int] | None]] = WeakKeyDictionary()
+
+
+def _stamp(file: str) -> tuple[int, int] | None:
+    """When a file was changed, and its size; None for what is no file."""
+    try:
+        found = os.stat(file)  # noqa: PTH116 - once for every function
+    except (OSError, ValueError):
+        return None
+    return found.st_mtime_ns, found.st_size
+
+
+class _Undigestable(Exception):
+    """There is no sound digest; the message is the reason."""
+
+
+def _digest(*parts: bytes) -> bytes:
+    found = blake2b(digest_size=16)
+    for part in parts:
+        found.update(len(part).to_bytes(8, "big"))
+        found.update(part)
+    return found.digest()
+
+
+_Cells = list[tuple[tuple[Any, str], Any]]
+"""Objects and their attributes that a digest was made of, with what they held then: cells, codes, defaults."""
+
+
+def _function(fn: types.FunctionType, outer: list[types.FunctionType], cells: _Cells) -> bytes:
+    """Digest one function; `outer` are those being digested, which may refer to each other in a ring."""
+    if fn in outer:
+        return _digest(b"ring", str(outer.index(fn)).encode())
+    chain = [*outer, fn]
+    cells += [((fn, name), getattr(fn, name)) for name in ("__code__", "__defaults__", "__kwdefaults__")]
+    source, rebound = _source(fn)
+    parts = [_text(source)]
+    defaults = [*enumerate(fn.__defaults__ or ()), *sorted((fn.__kwdefaults__ or {}).items())]
+    for key, value in defaults:
+        parts += [_text(str(key)), _value(value, f"a default of {fn.__qualname__!r}", chain, cells)]
+    for name, value in sorted(vars(fn).items()):
+        if name != "__wrapped__":  # what a decorator hung on it, for the body to see
+            parts += [
+                _text(name),
+                _value(value, f"the attribute {name!r} of {fn.__qualname__!r}", chain, cells),
+            ]
+    for name, cell in zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=True):
+        what = f"the closure variable {name!r} of {fn.__qualname__!r}"
+        if name in rebound:
+            raise _Undigestable(
+                f"{what} is rebound (`nonlocal`): return the value, or give the task a version="
+            )
+        try:
+            value = cell.cell_contents
+        except ValueError:
+            raise _Undigestable(f"{what} has no value yet: define it before the flow is built") from None
+        cells.append(((cell, "cell_contents"), value))
+        parts += [_text(name), _value(value, what, chain, cells)]
+    return _digest(b"function", *parts)
+
+
+# ── source ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+_Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
+_DOCUMENTED: Final = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+
+
+def _source(fn: types.FunctionType) -> tuple[str, set[str]]:
+    """The normal form of a function's source, and the names that it rebinds outside itself.
+
+    Its own name is no part of it: a renamed copy is the same.
+    """
+    code = fn.__code__
+    stamp = _stamp(code.co_filename)
+    if _stamps.setdefault(fn, stamp) != stamp:
+        raise _Undigestable(
+            f"{code.co_filename} has changed since {fn.__qualname__!r} was imported: start the program anew"
+        )
+    linecache.checkcache(code.co_filename)
+    lines = linecache.getlines(code.co_filename, fn.__globals__)
+    missing = _Undigestable(
+        f"the source of {fn.__qualname__!r} was not found (in {code.co_filename}): put it into a file, or give the task "
+        "a version="
+    )
+    if not lines:
+        raise missing
+    try:
+        found = _definitions("".join(lines)).get((code.co_firstlineno, code.co_name), ())
+    except (SyntaxError, ValueError):
+        raise missing from None
+    alike = {_normal(node): node for node in found if _arguments(node) == _taken(code)}
+    if not alike:
+        raise missing  # the file changed after it was imported
+    if len(alike) > 1:
+        raise _Undigestable(f"{code.co_name!r} in line {code.co_firstlineno} is one of several in that line")
+    source, node = alike.popitem()
+    rebound = [inner.names for inner in ast.walk(node) if isinstance(inner, ast.Nonlocal)]
+    return source, {name for names in rebound for name in names}
+
+
+@functools.lru_cache(maxsize=8)
+def _definitions(source: str) -> dict[tuple[int, str], list[_Definition]]:
+    """Every function of a file by its first line (decorators included, as the interpreter counts) and name."""
+    found: dict[tuple[int, str], list[_Definition]] = {}
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Lambda):
+            found.setdefault((node.lineno, "<lambda>"), []).append(node)
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+            found.setdefault((first, node.name), []).append(node)
+    return found
+
+
+def _arguments(node: _Definition) -> set[str]:
+    args = node.args
+    every = [*args.posonlyargs, *args.args, *args.kwonlyargs, args.vararg, args.kwarg]
+    return {arg.arg for arg in every if arg is not None}
+
+
+def _taken(code: types.CodeType) -> set[str]:
+    count = code.co_argcount + code.co_kwonlyargcount
+    count += bool(code.co_flags & 0x04) + bool(code.co_flags & 0x08)  # *args, **kwargs
+    return set(code.co_varnames[:count])
+
+
+def _normal(node: _Definition) -> str:
+    """Unparsed, which stays the same between Python versions where a dump of the tree would not."""
+    tree = ast.parse(ast.unparse(node))  # a copy to change, free of positions
+    top = tree.body[0]
+    for inner in ast.walk(tree):
+        if isinstance(inner, _DOCUMENTED) and ast.get_docstring(inner, clean=False) is not None:
+            inner.body = inner.body[1:] or [ast.Pass()]
+    if isinstance(top, ast.FunctionDef | ast.AsyncFunctionDef):
+        top.name, top.decorator_list = "_", []
+        _forget_defaults(top.args)
+    elif isinstance(top, ast.Expr) and isinstance(top.value, ast.Lambda):
+        _forget_defaults(top.value.args)
+    return ast.unparse(tree)
+
+
+def _forget_defaults(args: ast.arguments) -> None:
+    """Leave only that there is a default: its value is digested, not the words that made it."""
+    args.defaults = [ast.Constant(...) for _ in args.defaults]
+    args.kw_defaults = [None if default is None else ast.Constant(...) for default in args.kw_defaults]
+
+
+# ── values ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _text(value: str) -> bytes:
+    return value.encode("utf-8", "surrogatepass")
+
+
+def _repr(value: object) -> bytes:
+    return repr(value).encode()
+
+
+_BY_REPR: Final = (
+    bool, types.NoneType, types.EllipsisType, bytes, range, Decimal, Fraction, UUID, dt.date, dt.timedelta,
+    dt.timezone, PurePosixPath, PureWindowsPath, PosixPath, WindowsPath,
+)  # fmt: skip
+_SCALARS: Final[dict[type, Callable[[Any], bytes]]] = {
+    str: _text,
+    int: lambda value: hex(value).encode(),  # decimal text of large numbers is refused by the interpreter
+    float: lambda value: struct.pack(">d", value),  # -0.0 and every NaN apart
+    complex: lambda value: struct.pack(">dd", value.real, value.imag),
+    types.ModuleType: lambda value: _text(value.__name__),
+    **dict.fromkeys(_BY_REPR, _repr),
+}
+"""Immutable types whose bytes tell every two values apart and are the same everywhere."""
+_FIXED_ZONES: Final = (types.NoneType, dt.timezone, ZoneInfo)
+_CHANGEABLE: Final = (list, dict, set, bytearray)
+
+
+def _value(value: Any, what: str, chain: list[types.FunctionType], cells: _Cells) -> bytes:
+    """Digest a value that a function carries with it, by type and content."""
+    kind = type(value)
+    if kind is types.FunctionType:
+        return _function(value, chain, cells)
+    return _digest(_text(f"{home_of(kind)}.{kind.__qualname__}"), *_content(value, kind, what, chain, cells))
+
+
+def _content(
+    value: Any, kind: type, what: str, chain: list[types.FunctionType], cells: _Cells
+) -> Iterator[bytes]:
+    if kind in _SCALARS:
+        yield _SCALARS[kind](value)
+    elif kind is tuple:
+        yield from [_value(item, what, chain, cells) for item in value]
+    elif kind is frozenset:
+        yield from sorted(_value(item, what, chain, cells) for item in value)
+    elif isinstance(value, enum.Enum):
+        yield _text(str(value.name))
+        yield _value(value.value, what, chain, cells)
+    elif kind in (dt.datetime, dt.time) and type(value.tzinfo) in _FIXED_ZONES:
+        yield _repr(value)
+    elif kind is types.BuiltinFunctionType and isinstance(value.__self__, types.ModuleType):
+        yield _text(f"{value.__self__.__name__}.{value.__qualname__}")
+    else:
+        raise _Undigestable(_why_not(value, what))
+
+
+def _why_not(value: object, what: str) -> str:
+    fix = "pass it as an argument, or give the task a version="
+    if isinstance(value, _CHANGEABLE):
+        return f"{what} is a {type(value).__name__}, which may change: use a tuple or frozenset, {fix}"
+    return f"{what} is a {type(value).__qualname__}, whose content is not known: {fix}"

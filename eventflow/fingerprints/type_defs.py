@@ -1,0 +1,206 @@
+"""What a declared type was, as data: what its fields are called, in which order, with which defaults.
+
+Bytes of a declared type say nothing of it, and a pickle names its classes only.  So a description is recorded
+beside them, and a value is opened only while the type of today has the same one.  Its digest is its identity;
+messages, previews and forms are made from it.
+
+    Type           an expression: `list[shop:Order] | None`
+    ClassDef       a class that has something inside: its fields, or the members of an enum
+    Description    a type, with every class that it reaches, each once, so that recursion needs no nesting
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+
+import msgspec
+
+from eventflow.codecs.registry import digest_of
+from eventflow.result import DeserializationError
+
+__all__ = ["ClassDef", "Description", "Difference", "FieldDef", "Type", "TypeChanged", "differences"]
+
+
+class TypeChanged(DeserializationError):
+    """A value was kept when its type was another one, so it might be read as something else; it was not opened."""
+
+    def __init__(self, what: str, differences: tuple[Difference, ...]) -> None:
+        super().__init__(what)
+        self.what = what
+        self.differences = differences
+        """What of the type differs."""
+
+    def __str__(self) -> str:
+        rows = "".join(f"\n  {row.name}: {row.then} → {row.now}" for row in self.differences)
+        return f"{self.what}{':' if rows else ''}{rows}"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return TypeChanged, (self.what, self.differences)
+
+
+class Type(msgspec.Struct, frozen=True, array_like=True):
+    """A type expression."""
+
+    name: str
+    """`int`, `list`, `module:QualName`; or `union`, `literal`, `annotated`, `arguments` (of a callable)."""
+    args: tuple[Type, ...] = ()
+    marks: tuple[str, ...] = ()
+    """The values of a `literal`, the constraints of an `annotated`, as text."""
+
+    def text(self, *, full: bool = False) -> str:
+        """As people write it; with `full` the names have their modules."""
+        args = [arg.text(full=full) for arg in self.args]
+        match self.name:
+            case "union":
+                return " | ".join(args)
+            case "literal":
+                return f"Literal[{', '.join(self.marks)}]"
+            case "annotated":
+                return f"Annotated[{', '.join([*args, *self.marks])}]"
+            case "arguments":
+                return f"[{', '.join(args)}]"
+        name = self.name if full else self.name.rpartition(":")[2]
+        return f"{name}[{', '.join(args)}]" if args else name
+
+
+class FieldDef(msgspec.Struct, frozen=True, array_like=True):
+    """A field of a class, or a member of an enum."""
+
+    name: str
+    type: Type
+    required: bool = True
+    default: str = ""
+    """What stands for a value that is not given, as text; of a member, its value."""
+    wire: str = ""
+    """The name under which it is written; empty if it is its own."""
+
+
+class ClassDef(msgspec.Struct, frozen=True, array_like=True):
+    """A class with what belongs to it."""
+
+    name: str
+    """`module:QualName`; unlike classes of one name in one description are numbered: `module:QualName#2`."""
+    kind: str
+    """`struct`, `dataclass`, `attrs`, `namedtuple`, `typeddict`, `enum`, `model` (pydantic), `class` (any other),
+    `newtype`, `alias`, `typevar`."""
+    fields: tuple[FieldDef, ...] = ()
+    """In order."""
+    options: tuple[str, ...] = ()
+    """What else counts on the wire, e.g. `array_like`."""
+    schema: str = ""
+    """JSON schema of a pydantic class."""
+
+
+class Description(msgspec.Struct, frozen=True, array_like=True, dict=True):
+    """A declared type with all classes that it reaches, in the order in which they are met."""
+
+    type: Type
+    classes: tuple[ClassDef, ...] = ()
+
+    @cached_property
+    def digest(self) -> bytes:
+        """Its identity: BLAKE2b-128 of its MessagePack."""
+        return digest_of(msgspec.msgpack.encode(self))
+
+
+class Difference(msgspec.Struct, frozen=True):
+    """One thing that is not what it was."""
+
+    name: str
+    """`Order.price`, `Order` or `type`."""
+    then: str
+    now: str
+
+
+_ABSENT = "(not there)"
+
+
+def differences(then: Description | None, now: Description | None) -> tuple[Difference, ...]:
+    """What sets two descriptions apart, in words; None is a type that was not declared."""
+    if then is None or now is None:
+        if then is now:
+            return ()
+        return (Difference("type", _told(then), _told(now)),)
+    found: list[Difference] = []
+    if then.type != now.type:
+        found.append(_pair("type", then.type, now.type))
+    before, after = ({known.name: known for known in side.classes} for side in (then, now))
+    for name in dict.fromkeys((*before, *after)):
+        if name in before and name in after:
+            found += class_differences(before[name], after[name])
+    if not found and then != now:
+        found.append(Difference("type", _names(before), _names(after)))
+    return tuple(found)
+
+
+def class_differences(then: ClassDef | None, now: ClassDef | None) -> Iterator[Difference]:
+    """What sets two forms of one class apart; None is a class that had, or has, nothing to describe."""
+    if then is None or now is None:
+        known = then or now
+        if known is not None:
+            label = known.name.rpartition(":")[2]
+            yield Difference(
+                label, then.kind if then else "nothing declared", now.kind if now else "nothing declared"
+            )
+        return
+    label = now.name.rpartition(":")[2]
+    if then.kind != now.kind:
+        yield Difference(label, then.kind, now.kind)
+    before, after = ({field.name: field for field in side.fields} for side in (then, now))
+    for name in dict.fromkeys((*before, *after)):
+        was, became = before.get(name), after.get(name)
+        if was != became:
+            yield _field_pair(f"{label}.{name}", was, became)
+    common = [[name for name in side if name in before and name in after] for side in (before, after)]
+    if common[0] != common[1]:
+        yield Difference(f"{label} (order)", ", ".join(before), ", ".join(after))
+    if then.options != now.options:
+        yield Difference(f"{label} (form)", *(", ".join(side.options) or "plain" for side in (then, now)))
+    if then.schema != now.schema and before == after:
+        yield Difference(f"{label} (schema)", *_schema_parts(then.schema, now.schema))
+
+
+def _field_pair(label: str, then: FieldDef | None, now: FieldDef | None) -> Difference:
+    pair = [_field(side, full=False) for side in (then, now)]
+    if pair[0] == pair[1]:
+        pair = [_field(side, full=True) for side in (then, now)]
+    return Difference(label, *pair)
+
+
+def _field(field: FieldDef | None, *, full: bool) -> str:
+    if field is None:
+        return _ABSENT
+    parts = [field.type.text(full=full)]
+    if field.default:
+        parts.append(f"= {field.default}")
+    elif not field.required:
+        parts.append("optional")
+    if field.wire:
+        parts.append(f"written as {field.wire!r}")
+    return " ".join(parts)
+
+
+def _pair(label: str, then: Type, now: Type) -> Difference:
+    short = then.text(), now.text()
+    return Difference(
+        label, *(short if short[0] != short[1] else (then.text(full=True), now.text(full=True)))
+    )
+
+
+def _told(side: Description | None) -> str:
+    return "not declared" if side is None else side.type.text()
+
+
+def _names(classes: Mapping[str, ClassDef]) -> str:
+    return ", ".join(classes) or "no classes"
+
+
+def _schema_parts(then: str, now: str) -> tuple[str, str]:
+    """Where two texts part, with a little around it."""
+    at = next(
+        (i for i, (a, b) in enumerate(zip(then, now, strict=False)) if a != b), min(len(then), len(now))
+    )
+    begin = max(0, at - 12)
+    cut = [f"…{side[begin : begin + 40]}…" if side else "none" for side in (then, now)]
+    return cut[0], cut[1]

@@ -1,0 +1,437 @@
+"""Describes types: from a declared type to the data of `typedefs`.
+
+The same type has the same description in every process and Python version.  Members and fields come with all
+that decides how bytes open or what fills a gap: order, names on the wire, defaults by content.  Methods,
+validators and converters are code, and no part of it.
+
+Classes of the standard library are known by their names, for its enums grow with Python.  So is a class that
+pickles itself (`__reduce__`, `__getstate__` …) and declares no fields: its format is its own affair.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import inspect
+import sys
+import types
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
+from json import dumps
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Final,
+    ForwardRef,
+    Literal,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+    is_typeddict,
+)
+from weakref import WeakKeyDictionary
+
+import msgspec
+
+from eventflow.fingerprints.content import NoContent, content_of, full_name
+from eventflow.fingerprints.type_defs import ClassDef, Description, FieldDef, Type
+
+__all__ = ["class_def", "describe"]
+
+
+def describe(declared: Any) -> Description | None:
+    """The description of a declared type; None for `Any`, which declares nothing."""
+    if declared is Any:
+        return None
+    is_class = isinstance(declared, type) and get_origin(declared) is None
+    known = _described.get(declared) if is_class else None
+    if known is not None:
+        return known
+    describer = _Describer()
+    outer = describer.expression(declared)
+    found = Description(outer, tuple(form for form in describer.classes.values() if form is not None))
+    if is_class and describer.is_resolved:  # else a name in it may be defined later
+        _described[declared] = found
+    return found
+
+
+_described: Final[WeakKeyDictionary[type, Description]] = WeakKeyDictionary()
+"""Many tasks declare one class."""
+
+
+@lru_cache(maxsize=2048)
+def class_def(kind: type) -> ClassDef | None:
+    """What belongs to one class, others in it by name only; None for a class of which nothing is declared."""
+    return _Describer(deep=False).inside(kind, full_name(kind))
+
+
+_UNIONS: Final = (Union, types.UnionType)
+_SCALARS: Final = (types.NoneType, bool, int, float, str, bytes)
+_TEXT_MAX: Final = 60
+_OWN_PICKLING: Final = ("__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__getnewargs_ex__")
+_STANDARD: Final = str(enum.__file__).rpartition("enum")[0]
+"""Where the standard library is."""
+
+
+class _Describer:
+    """One description as it grows: the classes that were met, under names that tell them apart."""
+
+    def __init__(self, *, deep: bool = True) -> None:
+        self._deep = deep
+        self._names: dict[int, str] = {}
+        self._met: list[Any] = []  # kept, for they are known by their identity
+        self.classes: dict[str, ClassDef | None] = {}
+        self.is_resolved = True
+
+    def expression(self, declared: Any) -> Type:  # noqa: PLR0911 - one return for each form
+        """The expression of a type."""
+        if declared is None or declared is types.NoneType:
+            return Type("None")
+        if declared is ...:
+            return Type("...")
+        origin, args = get_origin(declared), get_args(declared)
+        if origin is Annotated:
+            return Type("annotated", (self.expression(args[0]),), tuple(map(_mark, args[1:])))
+        if origin is Literal:
+            return Type("literal", (), tuple(map(told, args)))
+        if origin in _UNIONS:
+            return Type("union", tuple(map(self.expression, args)))
+        if origin is not None:
+            return Type(self._named(origin), tuple(map(self.expression, args)))
+        if isinstance(declared, list | tuple):
+            return Type("arguments", tuple(map(self.expression, declared)))
+        if isinstance(declared, str | ForwardRef):
+            self.is_resolved = False
+            return Type(ascii(declared if isinstance(declared, str) else declared.__forward_arg__))
+        return Type(self._named(declared))
+
+    def _named(self, thing: Any) -> str:
+        """The name of a class, or of what has a type behind it; what belongs to it is then in the table."""
+        known = self._names.get(id(thing))
+        if known is not None:
+            return known
+        base = name = _name_of(thing)
+        count = 1
+        while name in self.classes:
+            count += 1
+            name = f"{base}#{count}"
+        self._names[id(thing)] = name
+        self._met.append(thing)
+        if self._deep and not _is_standard(thing):
+            self.classes[name] = None  # its place, for it may be met again inside itself
+            self.classes[name] = self.inside(thing, name)
+            if self.classes[name] is None:
+                del self.classes[name]
+        return name
+
+    def inside(self, thing: Any, name: str) -> ClassDef | None:
+        """What belongs to a class of data, or to what has a type behind it; None for anything else."""
+        if _is_standard(thing):
+            return None
+        if not isinstance(thing, type):
+            kind, fields = self._behind(thing)
+            return ClassDef(name, kind, fields) if fields else None
+        for test, kind, make in _KINDS:
+            if test(thing):
+                found = tuple(make(self, thing))
+                if kind == "class" and not found:
+                    return None
+                hooks = () if self._deep else tuple(_pickling_hooks(thing))
+                return ClassDef(name, kind, found, (*_options(thing, kind), *hooks), _schema(thing))
+        return None
+
+    def _behind(self, thing: Any) -> tuple[str, tuple[FieldDef, ...]]:
+        """Of a NewType, an alias or a type variable: what it stands for."""
+        for part, kind in (("__supertype__", "newtype"), ("__value__", "alias"), ("__bound__", "typevar")):
+            found = getattr(thing, part, None)
+            if found is not None:
+                return kind, (FieldDef(part.strip("_"), self.expression(found)),)
+        bounds = getattr(thing, "__constraints__", ())
+        return "typevar", tuple(FieldDef(str(i), self.expression(bound)) for i, bound in enumerate(bounds))
+
+    def fields(self, kind: type, given: Iterator[tuple[str, bool, str, str]]) -> Iterator[FieldDef]:
+        """Fields by name, whether they are required, default and name on the wire."""
+        hints = hints_of(kind)
+        for name, required, default, wire in given:
+            declared = self.expression(hints[name]) if name in hints else Type("Any")
+            yield FieldDef(name, declared, required, default, "" if wire == name else wire)
+
+    def members(self, kind: type) -> Iterator[FieldDef]:
+        """The members of an enum, aliases included, as they are numbered or named."""
+        for name, member in dict(kind.__members__).items():  # type: ignore[attr-defined]
+            value = member._value_
+            yield FieldDef(name, Type(_name_of(type(value))), True, told(value))
+
+
+def _struct(kind: Any) -> Iterator[tuple[str, bool, str, str]]:
+    for field in msgspec.structs.fields(kind):
+        yield field.name, field.required, _default(field.default, field.default_factory), field.encode_name
+
+
+def _dataclass(kind: Any) -> Iterator[tuple[str, bool, str, str]]:
+    for field in dataclasses.fields(kind):
+        default = _default(field.default, field.default_factory)
+        yield field.name, not default, default if field.init else f"{default} (not in init)", field.name
+
+
+def _attrs(kind: Any) -> Iterator[tuple[str, bool, str, str]]:
+    for field in kind.__attrs_attrs__:
+        made = getattr(field.default, "factory", None)
+        default = _default(field.default if made is None else dataclasses.MISSING, made)
+        yield field.name, not default, default if field.init else f"{default} (not in init)", field.name
+
+
+def _named_tuple(kind: Any) -> Iterator[tuple[str, bool, str, str]]:
+    defaults = kind._field_defaults
+    for name in kind._fields:
+        yield name, name not in defaults, told(defaults[name]) if name in defaults else "", name
+
+
+def _typed_dict(kind: Any) -> Iterator[tuple[str, bool, str, str]]:
+    for name in hints_of(kind):
+        yield name, name in kind.__required_keys__, "", name
+
+
+def _model(kind: Any) -> Iterator[tuple[str, bool, str, str]]:
+    for name, field in kind.model_fields.items():
+        aliases = (field.alias, field.validation_alias, field.serialization_alias)
+        wires = dict.fromkeys(alias if isinstance(alias, str) else told(alias) for alias in aliases if alias)
+        default = "" if field.is_required() else _default(field.default, field.default_factory)
+        yield name, field.is_required(), default, ", ".join(wires) or name
+
+
+def _plain(kind: type) -> Iterator[tuple[str, bool, str, str]]:
+    """What a class that declares no fields lets see of them: annotations, slots, data among its attributes."""
+    bases = [base for base in kind.__mro__ if base is not object and not _is_standard(base)]
+    names: dict[str, tuple[bool, str]] = {}
+    for base in reversed(bases):
+        own = vars(base)
+        slots = own.get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else tuple(slots):
+            names.setdefault(name, (True, ""))
+        for name in own.get("__annotations__", {}):
+            names[name] = (name not in own, _class_default(own[name]) if name in own else "")
+        for name, part in own.items():
+            if not name.startswith("_") and _is_data(part) and name not in own.get("__annotations__", {}):
+                names[name] = (False, "")  # not its value, which may count or cache something
+    for name, (required, default) in names.items():
+        if name not in {"__dict__", "__weakref__"}:
+            yield name, required, default, name
+
+
+def _class_default(part: object) -> str:
+    """What an annotated class attribute says of instances without one of their own, unless it may change."""
+    return told(part) if type(part) in _SCALARS or isinstance(part, enum.Enum) else _name_of(type(part))
+
+
+def _is_data(part: object) -> bool:
+    """Whether a class attribute is a value that instances without one of their own show."""
+    return not callable(part) and not hasattr(type(part), "__get__")
+
+
+def _pickles_itself(kind: type) -> bool:
+    """Whether a class, or a base of it that does not come with Python, says how it is pickled."""
+    bases = [base for base in kind.__mro__ if not _is_standard(base)]
+    return any(name in vars(base) for base in bases for name in _OWN_PICKLING)
+
+
+def _pickling_hooks(kind: type) -> Iterator[str]:
+    """The methods that take part in pickling, and the module that wrote them if it was not the class's author.
+
+    `@dataclass(frozen=True, slots=True)` adds `__setstate__`.  It takes a list of values; the attributes of the class
+    without slots are a dict, and of a dict it would take the keys for the values.
+    """
+    for name in _OWN_PICKLING:
+        base = next((base for base in kind.__mro__ if name in vars(base)), object)
+        if not _is_standard(base):
+            author = getattr(vars(base)[name], "__module__", None)
+            yield name if author == base.__module__ else f"{name} by {author}"
+
+
+_Make = Callable[[_Describer, Any], Iterator[FieldDef]]
+
+
+def _by(given: Callable[[Any], Iterator[tuple[str, bool, str, str]]]) -> _Make:
+    return lambda describer, kind: describer.fields(kind, given(kind))
+
+
+_KINDS: Final[tuple[tuple[Callable[[Any], bool], str, _Make], ...]] = (
+    (lambda kind: issubclass(kind, enum.Enum), "enum", _Describer.members),
+    (lambda kind: issubclass(kind, msgspec.Struct), "struct", _by(_struct)),
+    (dataclasses.is_dataclass, "dataclass", _by(_dataclass)),
+    (lambda kind: hasattr(kind, "__attrs_attrs__"), "attrs", _by(_attrs)),
+    (is_typeddict, "typeddict", _by(_typed_dict)),
+    (lambda kind: issubclass(kind, tuple) and hasattr(kind, "_field_defaults"), "namedtuple", _by(_named_tuple)),
+    (lambda kind: hasattr(kind, "__pydantic_fields__") and hasattr(kind, "model_fields"), "model", _by(_model)),
+    (lambda kind: not _pickles_itself(kind), "class", _by(_plain)),
+)  # fmt: skip
+
+
+def _options(kind: Any, told_kind: str) -> tuple[str, ...]:
+    """What else decides how a class is written or read."""
+    found: list[str] = []
+    if told_kind == "struct":
+        config = kind.__struct_config__
+        found += [f"tag {config.tag_field}={config.tag!r}"] if config.tag is not None else []
+        found += [
+            name for name in ("array_like", "omit_defaults", "forbid_unknown_fields") if getattr(config, name)
+        ]
+    elif told_kind == "enum":
+        member = kind._member_type_
+        found += [f"of {_name_of(member)}"] if member is not object else []
+        found += ["flag"] if issubclass(kind, enum.Flag) else []
+    elif told_kind == "typeddict" and not kind.__total__:
+        found.append("total=False")
+    return tuple(found)
+
+
+def _schema(kind: Any) -> str:
+    """The JSON schema of a pydantic class, without what is only for people."""
+    if not hasattr(kind, "__pydantic_core_schema__"):
+        return ""
+    try:
+        if hasattr(kind, "model_json_schema"):
+            schema = kind.model_json_schema()
+        else:
+            schema = sys.modules["pydantic"].TypeAdapter(kind).json_schema()
+    except Exception:  # noqa: BLE001 - a type that has no JSON form, or a hook of the user's own
+        return ""
+    return dumps(_bare(schema), sort_keys=True, separators=(",", ":"), default=told)
+
+
+def _bare(schema: Any, *, named: bool = False) -> Any:
+    """A schema without titles and descriptions; `named` are mappings whose keys are names of fields."""
+    if isinstance(schema, list):
+        return [_bare(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    for_people = () if named else ("title", "description", "examples")
+    return {
+        key: _bare(part, named=not named and key in ("properties", "$defs"))
+        for key, part in schema.items()
+        if key not in for_people
+    }
+
+
+# ── names and values as text ─────────────────────────────────────────────────────────────────────────────────
+
+
+def told(value: object) -> str:
+    """A value in a few words that are the same everywhere; only its type, where it might be anything."""
+    kind = type(value)
+    if kind in _SCALARS or (kind in (list, dict, tuple, set) and not value):
+        short = "set()" if kind is set else _ascii(value)
+        if len(short) <= _TEXT_MAX:
+            return short
+    try:
+        content = content_of(value).hex()[:16]
+    except NoContent:
+        return _name_of(kind)
+    if isinstance(value, enum.Enum):
+        return f"{kind.__qualname__}.{value._name_} {content}"
+    return f"{kind.__qualname__} {content}"
+
+
+def _ascii(value: object) -> str:
+    try:
+        return ascii(value)
+    except ValueError:  # an integer of more digits than the interpreter writes
+        return " " * (_TEXT_MAX + 1)
+
+
+_NO_DEFAULT: Final = (msgspec.NODEFAULT, dataclasses.MISSING)
+
+
+def _default(value: object, factory: Any) -> str:
+    """A default by its content, or the factory that makes it; empty when there is none."""
+    if factory is not None and not any(factory is none for none in _NO_DEFAULT):
+        return _factory(factory)
+    if any(value is none for none in _NO_DEFAULT) or _name_of(type(value)) == "attr._make:_Nothing":
+        return ""
+    return told(value)
+
+
+def _factory(factory: Any) -> str:
+    """A factory by its name, and by what its code holds, for a lambda has no name of its own."""
+    name = _name_of(factory) if hasattr(factory, "__qualname__") else _name_of(type(factory))
+    code = getattr(factory, "__code__", None)
+    if code is None:
+        return f"{name}()"
+    held = sorted({told(part) for part in code.co_consts if part is not None and part != factory.__doc__})
+    return f"{name}({', '.join([*sorted(code.co_names), *held])})"
+
+
+def _mark(mark: object) -> str:
+    """A constraint."""
+    if isinstance(mark, msgspec.Meta):
+        return repr(mark).removeprefix("msgspec.").removeprefix("Meta(").removesuffix(")")
+    return told(mark)
+
+
+def _name_of(thing: Any) -> str:
+    """`module:QualName`; of a builtin the name alone."""
+    if isinstance(thing, type) or hasattr(thing, "__qualname__"):
+        return thing.__qualname__ if thing.__module__ == "builtins" else full_name(thing)
+    name = getattr(thing, "__name__", None)
+    if hasattr(thing, "__bound__") or hasattr(thing, "__constraints__"):  # a type variable
+        return f"~{name}"
+    if isinstance(name, str):
+        return f"{getattr(thing, '__module__', 'typing')}:{name}"
+    return str(thing).rpartition(".")[2] if type(thing).__module__ == "typing" else _name_of(type(thing))
+
+
+def _is_standard(thing: Any) -> bool:
+    """Whether something comes with Python, so that its name says enough."""
+    module = getattr(thing, "__module__", None)
+    if not isinstance(module, str) or module == "builtins":
+        return isinstance(thing, type) or not hasattr(thing, "__supertype__")
+    if not isinstance(thing, type) and hasattr(thing, "__bound__"):  # a type variable is its author's
+        return False
+    top = module.partition(".")[0]
+    if top == "msgspec":
+        return True
+    return top in sys.stdlib_module_names and _is_of_python(top) and _is_found(module, thing)
+
+
+def _is_found(module: str, thing: Any) -> bool:
+    """Whether a class stands where it says, which one made by `make_dataclass` does not."""
+    if not isinstance(thing, type):
+        return True
+    found: Any = sys.modules.get(module)
+    for part in thing.__qualname__.split("."):
+        found = getattr(found, part, None)
+    return found is thing
+
+
+@lru_cache(maxsize=512)
+def _is_of_python(top: str) -> bool:
+    """Whether the module of that name is Python's own, not a file of the user's that is called the same."""
+    file = getattr(sys.modules.get(top), "__file__", None)
+    return not file or (file.startswith(_STANDARD) and "-packages" not in file)
+
+
+def hints_of(kind: type) -> Mapping[str, Any]:
+    """The declared types of a class's fields, inherited ones first; what does not resolve is its text."""
+    try:
+        return _without_class_variables(get_type_hints(kind, include_extras=True))
+    except Exception:  # noqa: BLE001 - any expression may stand in an annotation
+        found: dict[str, Any] = {}
+        for base in reversed(kind.__mro__):
+            scope = vars(sys.modules.get(base.__module__, types.ModuleType("")))
+            for name, text in inspect.get_annotations(base).items():
+                holder = types.SimpleNamespace(__annotations__={name: text})
+                try:
+                    found[name] = get_type_hints(holder, scope, dict(vars(base)), include_extras=True)[name]
+                except Exception:  # noqa: BLE001 - this one does not resolve
+                    found[name] = text
+        return _without_class_variables(found)
+
+
+def _without_class_variables(hints: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {
+        name: hint
+        for name, hint in hints.items()
+        if hint is not ClassVar and get_origin(hint) is not ClassVar
+    }

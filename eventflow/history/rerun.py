@@ -1,0 +1,182 @@
+"""A new run that keeps an old one's successes: fix the bug and go on.
+
+A success is kept when its task still has the same name, task and inputs, its type and the classes in it are what they
+were, its bytes are sound, and everything upstream of it was kept.  So it is found by names, not by numbers, and a graph that grew or shrank is no hindrance.
+Each kept result enters the new run as `TaskReused(why="fork")`, so the new run is complete in itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from eventflow.events import LogDamaged, Origin
+from eventflow.graph import Arg, Const, Graph, ListOf, ParameterNode, Ref, TaskNode, TupleOf, refs
+from eventflow.machine import Command, Map, Plan, Reuse, Status
+from eventflow.result import DeserializationError, Inline, ResultNotLoaded, Stored
+from eventflow.runner.compatibility import constants_differ
+from eventflow.serializers import Keyring
+from eventflow.serializers.signed import PICKLE_PREFIX, changed_pickle
+from eventflow.views.openers import kept_differently
+from eventflow.views.run import RunView
+from eventflow.views.run_facts import RunFacts
+
+__all__ = ["kept_results"]
+
+_SUCCEEDED = (Status.SUCCEEDED, Status.REUSED)
+
+
+def kept_results(old: RunView, facts: RunFacts, new: Plan, keyring: Keyring | None) -> tuple[Command, ...]:
+    """Commands for the birth of the new run, in an order in which each is due when it comes."""
+    return tuple(_Keeper(old, facts, new, keyring).commands())
+
+
+class _Keeper:
+    def __init__(self, old: RunView, facts: RunFacts, new: Plan, keyring: Keyring | None) -> None:
+        self.old = old
+        self.facts = facts
+        self.new = new
+        self.keyring = keyring
+        self.same: dict[tuple[str, int, int], bool] = {}
+        """Graph in force, node then, node now → whether its results are still of the same type."""
+        self.kept: set[int] = set()
+        """Nodes of the new graph whose work is all there."""
+        self.children: dict[int, set[int]] = {}
+        """Mapped nodes of the new graph that have their children → those that are kept."""
+        self.next_slot = len(new.nodes)
+
+    def commands(self) -> Iterator[Command]:
+        index = self.old.plan.graph.index
+        for slot, node in enumerate(self.new.nodes):
+            if isinstance(node, ParameterNode):
+                self.kept.add(slot)
+                continue
+            before = index.get(node.name)
+            if before is not None and self._is_same(slot, before):
+                yield from self._mapped(slot, before) if node.mapped else self._plain(slot, before)
+
+    def _is_same(self, slot: int, before: int) -> bool:
+        followed = set(self._followed(slot))
+        listed = {up for item in self._lists(slot) for up in item}
+        for up in self.new.upstreams[slot]:
+            if up in followed:
+                if up not in self.children:
+                    return False
+            elif up not in self.kept and up not in listed:
+                return False
+        return _described(self.new.graph, slot) == _described(self.old.plan.graph, before)
+
+    def _plain(self, slot: int, before: int) -> Iterator[Command]:
+        command = self._reuse(slot, before, slot)
+        if command is not None:
+            self.kept.add(slot)
+            yield command
+
+    def _mapped(self, slot: int, before: int) -> Iterator[Command]:
+        run = self.facts.run
+        if run.status[before] != Status.MAPPED:
+            return
+        children = run.maps[before]
+        base, self.next_slot = self.next_slot, self.next_slot + children.width
+        yield Map(slot, children.width)
+        mine = self.children[slot] = set()
+        for nth in range(children.width):
+            command = None
+            if self._has_inputs(slot, nth):
+                command = self._reuse(base + nth, children.base + nth, slot)
+            if command is not None:
+                mine.add(nth)
+                yield command
+        if len(mine) == children.width:
+            self.kept.add(slot)
+
+    def _has_inputs(self, slot: int, nth: int) -> bool:
+        """Whether what child `nth` waits for by itself is kept."""
+        if any(nth not in self.children[up] for up in self._followed(slot)):
+            return False
+        return all(up in self.kept for item in self._lists(slot, nth) for up in item)
+
+    def _followed(self, slot: int) -> Iterator[int]:
+        """Mapped nodes that a mapped one follows child by child."""
+        node = self.new.nodes[slot]
+        assert isinstance(node, TaskNode)
+        for item in node.inputs:
+            if self.new.follows(item):
+                assert isinstance(item.arg, Ref)
+                yield item.arg.node
+
+    def _lists(self, slot: int, nth: int | None = None) -> Iterator[set[int]]:
+        """The task nodes in the written lists that a mapped node is mapped over, or in their item `nth`."""
+        node = self.new.nodes[slot]
+        assert isinstance(node, TaskNode)
+        for item in node.inputs:
+            if item.each and isinstance(item.arg, ListOf | TupleOf):
+                parts = item.arg.items if nth is None else item.arg.items[nth : nth + 1]
+                found = {ref.node for part in parts for ref in refs(part)}
+                yield {up for up in found if isinstance(self.new.nodes[up], TaskNode)}
+
+    def _reuse(self, slot: int, before: int, node: int) -> Reuse | None:
+        """The command that keeps what the slot `before` has for `slot`, which is of `node`; None if it cannot be kept."""
+        run = self.facts.run
+        if run.status[before] not in _SUCCEEDED:
+            return None
+        version = run.source[before]
+        payload = self.facts.kept[version]
+        if not self._is_of_type(node, before, version):
+            return None
+        if not isinstance(payload, Inline | Stored) or not self._is_there(payload):
+            return None
+        content = self.facts.contents.get(version)
+        return Reuse(slot, payload, Origin(self.old.stream, version), "fork", content=content)
+
+    def _is_of_type(self, node: int, before: int, version: int) -> bool:
+        """Whether result and constants of a task, or child of one, are declared to be what they were."""
+        flow = self.facts.flow_at(version)
+        was = self.facts.run.node(before)
+        found = self.same.get((flow, was, node))
+        if found is None:
+            then, now = self.old.openers.graphs[flow], self.new.graph
+            found = not kept_differently(then, was, now, node) and not any(
+                constants_differ(then, was, now, node)
+            )
+            self.same[flow, was, node] = found
+        return found
+
+    def _is_there(self, payload: Inline | Stored) -> bool:
+        """Whether its bytes can be read, are those that were written, and have today's classes in them.
+
+        If not, its task runs again.
+        """
+        if isinstance(payload, Stored):
+            if self.old.fetch is None:
+                return True
+            try:
+                payload = self.old.fetch(payload)
+            except (ResultNotLoaded, LogDamaged):
+                return False
+        if not payload.codec.startswith(PICKLE_PREFIX):
+            return True
+        try:
+            return changed_pickle(payload.codec, payload.data, self.keyring) is None
+        except DeserializationError:  # without its key it does not open
+            return False
+
+
+def _described(graph: Graph, node: int) -> bytes:
+    """What a task node is, in names instead of numbers."""
+    found = graph.nodes[node]
+    assert isinstance(found, TaskNode)
+
+    def named(arg: Arg) -> object:
+        match arg:
+            case Const():
+                return arg
+            case Ref(node=up, path=path):
+                return (graph.nodes[up].name, path)
+            case _:
+                keys = getattr(arg, "keys", ())
+                return (type(arg).__name__, keys, [named(part) for part in arg.items])
+
+    inputs = [(item.name, named(item.arg), item.each) for item in found.inputs]
+    return msgspec.msgpack.encode((graph.tasks[found.task].name, inputs, found.mapped, found.zip_shortest))

@@ -1,0 +1,207 @@
+"""Two paths to the same fact: where a stream is, where it ends, where the log ends.
+
+What is found by an index is checked against what it says of itself.  But a damaged index can also leave out what is
+there, and then nothing is found that could be checked: a finished run would be a new one, and run again.  So what
+is *not* there is asked for twice, by two trees of pages that share none:
+
+    the name of a stream   by its index, and by that of the checksums of names
+    the end of a stream    by the index of versions, and by that of marks, each of which says among which `SEGMENT`
+                           positions the stream has records; the last of those are then looked at one by one
+    the end of the log     the last record follows on another one, or proves its position by its checksum, and
+                           nothing is found after it
+
+Where the two disagree the log is damaged, and nobody writes.  All of it is asked for once for a stream and a
+process, or once for a look; who appends to a stream whose end is known asks nothing.
+
+Each function must be called within a transaction, so that both answers are of one moment.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final, Self, TypeAlias
+
+import msgspec
+
+from eventflow.events import LogDamaged, checksum, name_digest
+from eventflow.logs.sqlite.checksums import check_row, sum_of
+
+__all__ = [
+    "POSITION_MAX",
+    "SEGMENT",
+    "End",
+    "check_stream",
+    "end_of_log",
+    "end_of_stream",
+    "moment",
+    "one_moment",
+    "segment_of",
+    "streams_named",
+]
+
+SEGMENT: Final = 64
+"""Positions that share a mark; a power of two, part of the format."""
+
+POSITION_MAX: Final = 1 << 53
+"""No log has more records."""
+
+_NAMED: Final = (
+    "WITH wanted (name, crc) AS (VALUES {}) SELECT wanted.name, found.id, other.id, other.name, other.crc FROM wanted "
+    "LEFT JOIN stream AS found ON found.name = wanted.name LEFT JOIN stream AS other ON other.crc = wanted.crc "
+    "LIMIT ?"
+)
+_CANDIDATES_MAX: Final = 100
+"""Names that share a checksum; of a million streams two may."""
+_END: Final = (
+    "SELECT position, version, crc, body, "
+    "(SELECT position FROM event WHERE stream = ?1 AND mark IS NOT NULL ORDER BY position DESC LIMIT 1) "
+    "FROM event WHERE stream = ?1 ORDER BY version DESC LIMIT 1"
+)
+_AMONG: Final = "SELECT stream FROM event WHERE position > ? AND position <= ? ORDER BY position LIMIT 64"
+_LAST: Final = "SELECT position FROM event ORDER BY position DESC LIMIT 2"
+_RECORD: Final = "SELECT crc, body FROM event WHERE position = ?"
+_BEYOND: Final = "SELECT position FROM event WHERE position > ? LIMIT 1"
+
+
+class _Stamp(msgspec.Struct, array_like=True, gc=False):
+    """The beginning of a stored envelope; the rest is not looked at."""
+
+    stream: int
+    version: int
+    at: int
+
+
+_stamp: Final = msgspec.msgpack.Decoder(_Stamp).decode
+
+
+class End(msgspec.Struct, frozen=True, gc=False):
+    """The last record of a stream, as it is found."""
+
+    stream: str
+    position: int
+    version: int
+    crc: int
+    body: bytes
+
+    @property
+    def at(self) -> int:
+        """Its moment; raises `LogDamaged` unless it is what was written there."""
+        return moment(self.stream, self.version, self.position, self.crc, self.body)
+
+    def checked(self) -> Self:
+        """It, if it is what was written there; raises `LogDamaged`."""
+        moment(self.stream, self.version, self.position, self.crc, self.body)
+        return self
+
+
+Found: TypeAlias = dict[str, int]
+"""Names of streams → their numbers."""
+
+
+@contextmanager
+def one_moment(connection: sqlite3.Connection) -> Iterator[None]:
+    """Have all questions answered as of one moment.
+
+    Cursors are to be closed or exhausted within it: an open one keeps the connection at this moment.
+    """
+    if connection.in_transaction:
+        yield
+        return
+    connection.execute("BEGIN")
+    try:
+        yield
+    finally:
+        _end(connection)
+
+
+def _end(connection: sqlite3.Connection) -> None:
+    if connection.in_transaction:  # an error may have ended it
+        connection.execute("ROLLBACK")
+
+
+def streams_named(connection: sqlite3.Connection, names: Sequence[str]) -> Found:
+    """The numbers of the streams of those names that there are; of no name there may be too many at once."""
+    marks = ", ".join(["(?, ?)"] * len(names))
+    wanted: list[object] = []
+    for name in names:
+        wanted += (name, sum_of(name))
+    limit = len(names) * _CANDIDATES_MAX
+    rows = connection.execute(_NAMED.format(marks), [*wanted, limit]).fetchall()
+    found: Found = {}
+    by_sum: dict[str, set[int]] = {}
+    for name, number, other, named, crc in rows:
+        if number is not None:
+            found[name] = number
+        if other is not None:
+            check_row(f"the name of stream {other}", named, crc)
+            if named == name:
+                by_sum.setdefault(name, set()).add(other)
+    for name in names:
+        if by_sum.get(name, set()) != ({found[name]} if name in found else set()):
+            raise LogDamaged(f"the indices of streams disagree about {name!r}")
+    return found
+
+
+def check_stream(number: int, name: Any, crc: object) -> str:
+    """The name of a stream, if it is what was written."""
+    check_row(f"the name of stream {number}", name, crc)
+    if isinstance(name, str):
+        return name
+    raise LogDamaged(f"the name of stream {number} is no text")
+
+
+def end_of_stream(connection: sqlite3.Connection, number: int, name: str) -> End:
+    """The last record of a stream that has a name, and so has records."""
+    row = connection.execute(_END, (number,)).fetchone()
+    if row is None:  # of a stream that was pruned, the name is gone too
+        raise LogDamaged(f"all records of {name!r} are missing")
+    position, version, crc, body, marked = row
+    if type(version) is not int or not 0 < position <= POSITION_MAX:
+        raise LogDamaged(f"the last record of {name!r} has no place")
+    end = (segment_of(position) + 1) * SEGMENT
+    if type(marked) is not int or not end - SEGMENT < marked <= position:
+        raise LogDamaged(
+            f"the indices of events disagree about the end of {name!r}, which may be version {version}"
+        )
+    if (number,) in connection.execute(_AMONG, (position, end)).fetchall():
+        raise LogDamaged(f"{name!r} has records after version {version} that are not found by their versions")
+    return End(name, position, version, crc, body)
+
+
+def end_of_log(connection: sqlite3.Connection) -> int:
+    """The last position; 0 for an empty log."""
+    rows = [position for (position,) in connection.execute(_LAST)]
+    last = int(rows[0]) if rows else 0
+    if last != (rows[1] if len(rows) > 1 else 0) + 1 and rows:  # what was before it may have been pruned
+        _check(f"record {last}, the last,", last, *connection.execute(_RECORD, (last,)).fetchone())
+    if last > POSITION_MAX:
+        raise LogDamaged(f"the last record is at position {last}, and no log has that")
+    if connection.execute(_BEYOND, (last,)).fetchone() is not None:
+        raise LogDamaged(f"position {last} is said to be the last, and there are records after it")
+    return last
+
+
+def segment_of(position: int) -> int:
+    """Which positions share a mark with this one."""
+    return (position - 1) // SEGMENT
+
+
+def moment(stream: str, version: int, position: int, crc: object, body: bytes) -> int:
+    """The moment of a stored record, which must be the one that was written there."""
+    _check(f"record {position} of {stream!r}", position, crc, body)
+    try:
+        found = _stamp(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise LogDamaged(f"record {position} of {stream!r} is no record: {error}") from error
+    if (found.stream, found.version) != (name_digest(stream), version):
+        raise LogDamaged(f"record {position} is found as version {version} of {stream!r} and says otherwise")
+    return found.at
+
+
+def _check(what: str, position: int, crc: object, body: object) -> None:
+    if not 0 < position <= POSITION_MAX:
+        raise LogDamaged(f"{what} is at position {position}, and no log has that")
+    if type(body) is not bytes or checksum(body, position) != crc:
+        raise LogDamaged(f"{what} fails its checksum")

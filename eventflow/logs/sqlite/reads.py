@@ -1,0 +1,448 @@
+"""Reading: pages from connections that cannot write, and what a reader asserts of them.
+
+A read is turned into a range of consecutive numbers, positions of the log or versions of a stream, and
+fetched page by page; no transaction and no cursor outlives its page.  Since the numbers are dense, a page
+must hold exactly those that it was asked for, but positions that were pruned: whatever else is missing is
+damage, and is named.  So is a record that fails its checksum, or says another version than its place.
+
+The records of a page are decoded one by one as they are asked for, so that damage comes after the good
+records before it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from itertools import chain
+from pathlib import Path
+from typing import Final, Literal, TypeAlias, TypeVar
+
+import anyio
+import msgspec
+
+from eventflow.events import LogDamaged, Record, checksum, decode
+from eventflow.logs.sqlite.checksums import check_row, sum_of
+from eventflow.logs.sqlite.connection import Connection, Link, call, connect
+from eventflow.logs.sqlite.errors import explain, is_busy
+from eventflow.logs.sqlite.files import prepare_reader
+from eventflow.logs.sqlite.lookups import check_stream, end_of_log, end_of_stream, one_moment, streams_named
+from eventflow.logs.sqlite.packs import PackReader, Place, find_rows
+from eventflow.logs.sqlite.patience import outlast
+from eventflow.logs.sqlite.schema import BLOB_MAX
+from eventflow.logs.sqlite.transaction import digest_key
+from eventflow.ports import LogClosed, Value
+from eventflow.serializers import has_digest
+
+__all__ = [
+    "PAGE",
+    "Page",
+    "Readers",
+    "Span",
+    "find_head",
+    "find_info",
+    "find_latest",
+    "find_snapshot",
+    "find_span",
+    "find_values",
+]
+
+PAGE: Final = 512
+"""Records fetched at once; more would fall out of the processor's cache before they are looked at."""
+
+READERS_MAX: Final = 2
+_BUSY_PAUSE_S: Final = 0.01
+
+T = TypeVar("T")
+Row: TypeAlias = tuple[int, int, int, int, bytes]
+"""Position, number of the stream, version, checksum, body."""
+
+_COLUMNS: Final = "SELECT position, stream, version, crc, body FROM event"
+_BY_POSITION: Final = f"{_COLUMNS} WHERE position > ? AND position <= ? ORDER BY position {{}} LIMIT ?"
+_BY_VERSION: Final = (
+    f"{_COLUMNS} WHERE stream = ? AND version > ? AND version <= ? ORDER BY version {{}} LIMIT ?"
+)
+_BY_KEY: Final = f"{_COLUMNS} WHERE key = ? AND position <= ? ORDER BY position DESC"
+_BY_KEYS: Final = (
+    "WITH wanted (number) AS (VALUES {}) SELECT position, stream, version, crc, body, number FROM wanted JOIN event "
+    "ON position = (SELECT max(position) FROM event WHERE key = number AND position <= ?)"
+)
+_INFO: Final = "SELECT name, value, crc FROM info LIMIT 10000"
+_KEYS_MAX: Final = 256
+"""Keys looked up at once."""
+_PRUNED_BEFORE: Final = "SELECT first, last, crc FROM pruned WHERE first <= ? ORDER BY first DESC LIMIT 1"
+_PRUNED_AFTER: Final = "SELECT first, last, crc FROM pruned WHERE first > ? AND first <= ? ORDER BY first"
+_LAST: Final = (1 << 63) - 1
+"""Beyond every position."""
+_ROW_BYTES: Final = 1 << 20
+"""Of a row that is fetched together with others."""
+_PAGE_BYTES: Final = 8 << 20
+"""A page ends with the record that reaches this, however few there are."""
+
+
+class Readers:
+    """Connections that read, opened as they are needed, lent for one call at a time."""
+
+    def __init__(self, path: Path, check: Callable[[Connection], object]) -> None:
+        """Have `check` called with each connection that is opened; what it raises is passed on."""
+        self._path = path
+        self._check = check
+        self._links: list[Link] = []
+        self._idle: list[Link] = []
+        self._free = anyio.Semaphore(READERS_MAX, fast_acquire=True)
+        self._closed = False
+
+    async def ask(self, question: Callable[[Connection], T]) -> T:
+        """Have a function answered on a reader's thread. A busy database is waited for."""
+        async with self._free:
+            while True:
+                if self._closed:
+                    raise LogClosed(f"the log {self._path} was closed; open it again")
+                try:
+                    return await self._ask_one(question)
+                except sqlite3.Error as error:
+                    if not is_busy(error):
+                        raise explain(error, self._path) from error
+                await anyio.sleep(_BUSY_PAUSE_S)
+
+    async def _ask_one(self, question: Callable[[Connection], T]) -> T:
+        link = self._idle.pop() if self._idle else await self._connect()
+        try:
+            return await call(link, question)
+        finally:
+            self._idle.append(link)
+
+    async def _connect(self) -> Link:
+        link = await connect(self._path, "ro")
+        try:
+            await call(link, self._prepare)
+        except BaseException:
+            await outlast(asyncio.ensure_future(link.close()))
+            raise
+        self._links.append(link)
+        return link
+
+    def _prepare(self, connection: Connection) -> None:
+        self._check(connection)
+        prepare_reader(connection, self._path)
+
+    async def close(self) -> None:
+        """Close them all, after the calls that are under way; those that wait for a reader are refused."""
+        self._closed = True
+        for _ in range(READERS_MAX):
+            await self._free.acquire()
+        for link in self._links:
+            await link.close()
+        for _ in range(READERS_MAX):
+            self._free.release()
+
+
+class Span(msgspec.Struct, frozen=True):
+    """What to read: numbers `low` < n ≤ `high`, of a stream or of the log (stream 0)."""
+
+    stream: int
+    low: int
+    high: int
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing left of it."""
+        return self.low >= self.high
+
+
+def find_span(
+    connection: sqlite3.Connection, stream: str | None, after: int, until: int | None
+) -> Span | None:
+    """The numbers to read for bounds that are positions; None when there is no such stream."""
+    if stream is None:
+        head = find_head(connection, None)
+        return Span(0, max(after, 0), head if until is None else min(until, head))
+    with one_moment(connection):
+        number = streams_named(connection, (stream,)).get(stream)
+        if number is None:
+            return None
+        end = end_of_stream(connection, number, stream)
+
+        def position_of(version: int) -> int:
+            """Of the first record that is there from a version on; in a stream, positions rise."""
+            found = connection.execute(
+                "SELECT position FROM event WHERE stream = ? AND version >= ? ORDER BY version LIMIT 1",
+                (number, version),
+            ).fetchone()
+            return _LAST if found is None else int(found[0])
+
+        versions = range(1, end.version + 1)
+        low = bisect_right(versions, after, key=position_of) if after > 0 else 0
+        high = len(versions) if until is None else bisect_right(versions, until, key=position_of)
+        return Span(number, low, high)
+
+
+def find_head(connection: sqlite3.Connection, stream: str | None) -> int:
+    """The last position of the log, or the last version of a stream; 0 when there is none."""
+    with one_moment(connection):
+        if stream is None:
+            return end_of_log(connection)
+        number = streams_named(connection, (stream,)).get(stream)
+        return 0 if number is None else end_of_stream(connection, number, stream).checked().version
+
+
+class Page:
+    """The first records of a span, as they were found; `rest` is what is left of it."""
+
+    def __init__(
+        self, span: Span, rest: Span, rows: Sequence[Row], names: Mapping[int, str], *, backwards: bool
+    ) -> None:
+        self.rest: Final = rest
+        self._span = span
+        self._rows = rows
+        self._names = names
+        self._backwards = backwards
+        self._given_up: Sequence[tuple[int, int]] = ()
+        """Ranges of numbers that need not be there."""
+        self._broken = ""
+
+    @classmethod
+    def find(
+        cls, connection: sqlite3.Connection, span: Span, names: dict[int, str], *, backwards: bool
+    ) -> Page:
+        """Fetch a page; `names` are those of streams met before, and more are added."""
+        rows, whole, broken = _fetch(connection, span, backwards=backwards)
+        rest = Span(span.stream, span.high, span.high)
+        last = None if whole else rows[-1][2 if span.stream else 0]
+        if isinstance(last, int):  # or the record itself will tell
+            rest = Span(span.stream, span.low, last - 1) if backwards else Span(span.stream, last, span.high)
+        page = cls(span, rest, rows, names, backwards=backwards)
+        if broken or not page._is_dense():
+            page._broken = broken
+            page._given_up = _given_up(connection, page._reach())
+        _learn_names(connection, {span.stream, *(row[1] for row in rows)} - {0}, names)
+        return page
+
+    def _reach(self) -> Span:
+        """What of the span it covers."""
+        span, rest = self._span, self.rest
+        if rest.is_empty:
+            return span
+        if self._backwards:
+            return Span(span.stream, rest.high, span.high)
+        return Span(span.stream, span.low, rest.low)
+
+    def _is_dense(self) -> bool:
+        """Whether nothing can be missing; each number is looked at all the same."""
+        reach = self._reach()
+        return len(self._rows) == reach.high - reach.low
+
+    def records(self) -> Iterator[Record]:
+        """Open them one by one; raises `LogDamaged` at the first that is not what was written."""
+        span, names, backwards = self._span, self._names, self._backwards
+        column: Literal[0, 2] = 2 if span.stream else 0
+        step = -1 if backwards else 1
+        number = span.high if backwards else span.low + 1
+        for row in self._rows:
+            if row[column] != number:
+                self._check_gap(number, row, step)
+                number = row[column]
+            yield open_row(row, names)
+            number += step
+        if self.rest.is_empty and span.low < number <= span.high:
+            self._check_gap(number, None, step)
+
+    def _check_gap(self, number: int, row: Row | None, step: int) -> None:
+        """See that what is missing from a number on, until that of a row, was given up."""
+        column: Literal[0, 2] = 2 if self._span.stream else 0
+        beyond = self._span.low if self._backwards else self._span.high + 1
+        end: object = beyond if row is None else row[column]
+        if type(end) is int and (end - number) * step > 0:
+            for first, last in self._given_up if step > 0 else reversed(self._given_up):
+                if first <= number <= last:
+                    number = last + 1 if step > 0 else first - 1
+            if (end - number) * step <= 0:
+                return
+        raise LogDamaged(self._describe_gap(number))
+
+    def _describe_gap(self, number: int) -> str:
+        """Name what is missing, and what stands after it, which is where to look."""
+        column: Literal[0, 2] = 2 if self._span.stream else 0
+        rows = [row for row in self._rows if type(row[column]) is int and row[column] > number]
+        after = min(rows, key=lambda row: int(row[column]), default=None)
+        name = self._names.get(self._span.stream if after is None else after[1])
+        if self._span.stream:
+            return f"version {number} of {name!r} is missing{self._broken}"
+        beside = f": position {after[0]} ({name!r}) stands after it" if after is not None else ""
+        return f"position {number} is missing{self._broken}{beside}"
+
+
+def _fetch(connection: sqlite3.Connection, span: Span, *, backwards: bool) -> tuple[Sequence[Row], bool, str]:
+    """The first rows of a span, whether those are all, and what kept others from being read.
+
+    Rows are small, so they are fetched at once, within a limit that no memory is lost by. A page with others, or one
+    that is damaged, is fetched row by row.
+    """
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _ROW_BYTES)
+    try:
+        with closing(_select(connection, span, backwards=backwards)) as cursor:
+            rows = cursor.fetchall()
+            return rows, len(rows) < PAGE, ""
+    except sqlite3.DatabaseError as error:
+        if is_busy(error):
+            raise
+    finally:
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, BLOB_MAX)
+    rows, size = [], 0
+    try:
+        with closing(_select(connection, span, backwards=backwards)) as cursor:
+            for row in cursor:
+                rows.append(row)
+                size += len(row[4])
+                if size > _PAGE_BYTES:
+                    return rows, False, ""
+    except sqlite3.DatabaseError as error:
+        if is_busy(error):
+            raise
+        return rows, True, f" ({error})"  # what came before it is in `rows`
+    except TypeError:
+        return rows, True, " (a body is no blob)"
+    return rows, len(rows) < PAGE, ""
+
+
+def _select(connection: sqlite3.Connection, span: Span, *, backwards: bool) -> sqlite3.Cursor:
+    order = "DESC" if backwards else "ASC"
+    if span.stream:
+        return connection.execute(_BY_VERSION.format(order), (span.stream, span.low, span.high, PAGE))
+    return connection.execute(_BY_POSITION.format(order), (span.low, span.high, PAGE))
+
+
+def _given_up(connection: sqlite3.Connection, span: Span) -> Sequence[tuple[int, int]]:
+    """The numbers of a page that may be missing, as ranges that neither touch nor overlap."""
+    if span.stream:  # all of a stream that was pruned since the reading began, or nothing
+        return () if _has_stream(connection, span.stream) else ((span.low + 1, span.high),)
+    rows = connection.execute(_PRUNED_BEFORE, (span.low,)).fetchall()
+    found: list[tuple[int, int]] = []
+    with closing(connection.execute(_PRUNED_AFTER, (span.low, span.high))) as more:
+        for first, last, crc in chain(rows, more):
+            check_row(f"the range of pruned positions from {first} on", first, last, crc)
+            if type(last) is not int or last < first or (found and first <= found[-1][1]):
+                raise LogDamaged(
+                    f"the range of pruned positions from {first} on is none, or overlaps another one"
+                )
+            if found and first == found[-1][1] + 1:
+                found[-1] = (found[-1][0], last)
+            else:
+                found.append((first, last))
+    return found
+
+
+def _has_stream(connection: sqlite3.Connection, number: int) -> bool:
+    return connection.execute("SELECT 1 FROM stream WHERE id = ?", (number,)).fetchone() is not None
+
+
+def _learn_names(connection: sqlite3.Connection, streams: set[int], names: dict[int, str]) -> None:
+    for number in streams.difference(names):
+        if type(number) is int:
+            found = connection.execute("SELECT name, crc FROM stream WHERE id = ?", (number,)).fetchone()
+            if found is not None:
+                names[number] = check_stream(number, *found)
+
+
+def open_row(row: Row, names: Mapping[int, str]) -> Record:
+    """The record of a row, whose bytes must be those that were written."""
+    position, number, version, crc, body = row
+    stream = names.get(number)
+    if stream is None:
+        raise LogDamaged(f"record {position} belongs to stream {number}, which has no name")
+    try:
+        sound = checksum(body, position) == crc
+    except TypeError:  # the body is no blob
+        sound = False
+    if not sound:
+        raise LogDamaged(f"record {position} (version {version} of {stream!r}) fails its checksum")
+    record = decode(position, stream, body)
+    if record.version != version:
+        raise LogDamaged(
+            f"record {position} of {stream!r} stands as version {version} and says {record.version}"
+        )
+    return record
+
+
+def find_info(connection: sqlite3.Connection) -> Mapping[str, str]:
+    """What the log says of itself, by name."""
+    found: dict[str, str] = {}
+    for name, value, crc in connection.execute(_INFO).fetchall():
+        check_row(f"the row {name!r} of info", name, value, crc)
+        found[name] = value
+    if not {"id", "created"} <= found.keys():
+        raise LogDamaged("the log does not say any more which one it is, or when it was made")
+    return found
+
+
+def find_snapshot(connection: sqlite3.Connection, name: str) -> bytes | None:
+    """What is kept under a name, if it is what was kept: it can be made again."""
+    row = connection.execute("SELECT name, data, crc FROM snapshot WHERE name = ?", (name,)).fetchone()
+    if row is None or row[0] != name or type(row[1]) is not bytes or sum_of(*row[:2]) != row[2]:
+        return None
+    return row[1]
+
+
+def find_latest(
+    connection: sqlite3.Connection, keys: Sequence[str], until: int | None
+) -> Mapping[str, Record]:
+    """For each key that is there, its last record."""
+    last = _LAST if until is None else until
+    names: dict[int, str] = {}
+    if len(keys) == 1:  # what a chain asks at each step; half the time that the question for many takes
+        record = _find_last(connection, keys[0], last, names)
+        return {} if record is None else {keys[0]: record}
+    found: dict[str, Record] = {}
+    for start in range(0, len(keys), _KEYS_MAX):
+        numbers = {key: digest_key(key) for key in keys[start : start + _KEYS_MAX]}
+        marks = ", ".join(["(?)"] * len(numbers))
+        rows = connection.execute(_BY_KEYS.format(marks), (*numbers.values(), last)).fetchall()
+        _learn_names(connection, {row[1] for row in rows}, names)
+        records = {}
+        for *row, number in rows:
+            record = open_row(tuple(row), names)
+            _check_key(record, number)
+            records[record.key] = record
+        missing = [key for key in numbers if key not in records]
+        found.update({key: record for key, record in records.items() if key in numbers})
+        taken = {digest_key(key) for key in records} if missing else ()
+        for key in missing:
+            if numbers[key] in taken:  # another key of the same number came after it
+                record = _find_last(connection, key, last, names)
+                found.update({} if record is None else {key: record})
+    return found
+
+
+def _find_last(connection: sqlite3.Connection, key: str, last: int, names: dict[int, str]) -> Record | None:
+    with closing(connection.execute(_BY_KEY, (digest_key(key), last))) as rows:
+        for row in rows:
+            _learn_names(connection, {row[1]}, names)
+            record = open_row(row, names)
+            if record.key == key:
+                return record
+            _check_key(record, digest_key(key))  # it bears another key of the same number
+    return None
+
+
+def _check_key(record: Record, number: int) -> None:
+    """See that a record that is found by the number of a key bears such a key."""
+    if record.key is None or digest_key(record.key) != number:
+        raise LogDamaged(
+            f"record {record.position} is found by a key that it does not bear, but another or none"
+        )
+
+
+def find_values(
+    connection: sqlite3.Connection, packs: PackReader, digests: Iterable[bytes]
+) -> Mapping[bytes, Value]:
+    """The values that are there; one whose bytes are lost or have changed raises `LogDamaged`."""
+    found = {}
+    for digest, codec, data, *place in find_rows(connection, tuple(digests)):
+        if data is None:
+            data = packs.read(digest, Place(*place))  # noqa: PLW2901 - the rest of the row
+        elif not has_digest(data, digest):
+            raise LogDamaged(f"the value {digest.hex()} does not have its bytes any more; run its task again")
+        found[digest] = Value(digest, codec, data)
+    return {digest: found[digest] for digest in digests if digest in found}

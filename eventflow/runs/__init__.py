@@ -1,0 +1,1 @@
+"""A run from outside: its options, launching it, finding it, reading its state."""

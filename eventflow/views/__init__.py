@@ -1,0 +1,1 @@
+"""The built-in projections: pure folds of the log, and the pictures that people read from them."""

@@ -1,0 +1,368 @@
+"""What the cache holds and what it has saved, folded from the log.
+
+A table projection (see `eventflow.read_models`) with four kinds of rows:
+
+    entry/<namespace>, <key>   the last success that bears a key
+    task/<flow>, <task>        how often a task's result was taken, made, and why it was made
+    flow/<digest>              the cached tasks of a graph
+    run/<id>                   calls of cached tasks under way; gone when the run has finished
+
+Where there is a comma, a line break stands in the name: it is the one character that no part can have.
+Flows without a cached task, and their runs, leave no row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, MutableMapping
+from typing import Any, Final, TypeAlias
+
+import msgspec
+
+from eventflow.events import (
+    FlowDefined,
+    LogDamaged,
+    Origin,
+    Record,
+    RunClaimed,
+    RunFinished,
+    RunStarted,
+    TaskReused,
+    TaskStarted,
+    TaskSucceeded,
+)
+from eventflow.graph import CachePolicy, TaskDef, TaskNode
+from eventflow.result import Inline, Payload, Stored
+
+__all__ = [
+    "CacheEntry",
+    "CacheHits",
+    "CacheRow",
+    "CachedFlow",
+    "CachedRun",
+    "CachedTask",
+    "differences",
+    "entries_under",
+    "nearest",
+]
+
+
+class CacheEntry(msgspec.Struct, array_like=True, tag="entry"):
+    """One entry of the cache."""
+
+    key: str
+    namespace: str
+    code: bytes
+    """Digest of the task's code, as the graph of its run has it."""
+    returns: bytes
+    """Digest of the type of its result."""
+    keeper: bytes
+    """Digest of its serializer."""
+    keyer: bytes
+    """Digest of the code of its `cache_key`."""
+    on: tuple[tuple[str, ...] | None, tuple[str, ...] | None]
+    """The inputs and the parameters on which it was cached; None for all."""
+    parts: bytes
+    """Of the key; see `TaskDef.cache_key`."""
+    named: tuple[str, ...]
+    """What each part is about: names of inputs and parameters."""
+    flow: str
+    node: str
+    source: Origin
+    """The success itself."""
+    made_at: int
+    """Microseconds UTC."""
+    first: Origin
+    """The first success that bore the key."""
+    first_at: int
+    expires_at: int | None
+    size: int
+    """Bytes of the value."""
+    took_us: int
+    hits: int = 0
+    used_at: int | None = None
+
+
+class CachedTask(msgspec.Struct, array_like=True, tag="task"):
+    """What the cache has done for the calls of one node, in all runs."""
+
+    flow: str
+    task: str
+    hits: int = 0
+    misses: dict[str, int] = {}
+    """By reason, see `CacheMiss`; each call once, however many attempts it took."""
+    saved_us: int = 0
+
+
+class CachedFlow(msgspec.Struct, array_like=True, tag="flow"):
+    """The cached tasks of one graph."""
+
+    name: str
+    tasks: list[TaskDef]
+    named: list[tuple[str, ...]]
+    """What the parts of keys are about."""
+    nodes: dict[int, tuple[str, int, int]]
+    """Node → its name, and which of `tasks` and of `named` are its."""
+
+    def at(self, event: TaskStarted | TaskSucceeded | TaskReused) -> tuple[str, TaskDef]:
+        """Name and definition of the node that an event is about."""
+        found = self.nodes.get(event.task[0])
+        if found is None:
+            raise LogDamaged(
+                f"a run of {self.name!r} asked the cache for node {event.task[0]}, which is not cached"
+            )
+        return found[0], self.tasks[found[1]]
+
+
+class CachedRun(msgspec.Struct, array_like=True, tag="run"):
+    """A run with cached tasks."""
+
+    flow: str
+    """Digest of the graph in force."""
+    parts: dict[str, bytes] = {}
+    """Address as text → the parts of the key of the attempt under way."""
+
+
+CacheRow: TypeAlias = CacheEntry | CachedTask | CachedFlow | CachedRun
+_Rows: TypeAlias = MutableMapping[str, CacheRow]
+
+
+class CacheHits:
+    """Entries, hits, misses by reason, and time saved."""
+
+    name = "cache"
+    version = 1
+    modules = ("eventflow.events", "eventflow.graph")
+
+    def initial(self) -> dict[str, CacheRow]:
+        """No rows."""
+        return {}
+
+    def needs(self, rows: Mapping[str, CacheRow], record: Record) -> tuple[str, ...]:
+        """Names of the rows that a record is about, as far as they can be told from `rows`."""
+        event = record.event
+        if isinstance(event, FlowDefined | RunFinished):
+            return (record.stream,)
+        if isinstance(event, RunStarted | RunClaimed):
+            return (record.stream, f"flow/{event.flow}")
+        if not _is_about_cache(record):
+            return ()
+        run = rows.get(record.stream)
+        if not isinstance(run, CachedRun):
+            return (record.stream,)
+        flow = rows.get(f"flow/{run.flow}")
+        if not isinstance(flow, CachedFlow):
+            return (record.stream, f"flow/{run.flow}")
+        assert isinstance(event, TaskStarted | TaskSucceeded | TaskReused)
+        node, task = flow.at(event)
+        names = (record.stream, f"flow/{run.flow}", _task(flow, node))
+        key = _key(task, event.parts) if isinstance(event, TaskReused) else record.key
+        return names if key is None else (*names, _entry(task, key))
+
+    def apply(self, state: _Rows, record: Record) -> _Rows:
+        """Take one record in."""
+        event = record.event
+        match event:
+            case FlowDefined():
+                _define(state, record, event)
+            case RunStarted() | RunClaimed():
+                _enter(state, record.stream, event.flow)
+            case RunFinished():
+                state.pop(record.stream, None)
+            case TaskStarted() | TaskSucceeded() | TaskReused() if _is_about_cache(record):
+                run = state.get(record.stream)
+                flow = state.get(f"flow/{run.flow}") if isinstance(run, CachedRun) else None
+                if isinstance(run, CachedRun) and isinstance(flow, CachedFlow):
+                    _APPLY[type(event)](state, run, flow, record, event)
+                    state[record.stream] = run
+            case _:
+                pass
+        return state
+
+    @staticmethod
+    def entries(rows: Mapping[str, CacheRow]) -> list[CacheEntry]:
+        """The entries, those used or made last first."""
+        found = [row for row in rows.values() if isinstance(row, CacheEntry)]
+        return sorted(found, key=lambda row: row.used_at or row.made_at, reverse=True)
+
+    @staticmethod
+    def tasks(rows: Mapping[str, CacheRow]) -> list[CachedTask]:
+        """What was done for each task, by flow and name."""
+        found = [row for row in rows.values() if isinstance(row, CachedTask)]
+        return sorted(found, key=lambda row: (row.flow, row.task))
+
+
+def _is_about_cache(record: Record) -> bool:
+    match record.event:
+        case TaskStarted(cache=cache):
+            return cache is not None
+        case TaskReused(why=why):
+            return why == "cache"
+        case TaskSucceeded():
+            return record.key is not None
+        case _:
+            return False
+
+
+def _entry(task: TaskDef, key: str) -> str:
+    assert task.policy.cache is not None, f"{task.name} is cached"
+    return f"{entries_under(task.policy.cache.namespace)}{key}"
+
+
+def _key(task: TaskDef, parts: bytes) -> str:
+    try:
+        return task.cache_key(parts)
+    except ValueError as error:
+        raise LogDamaged(f"a result was taken from the cache, and {error}") from error
+
+
+def _task(flow: CachedFlow, node: str) -> str:
+    return f"task/{flow.name}\n{node}"
+
+
+def entries_under(namespace: str) -> str:
+    """How the names of a namespace's entries begin; no name has a line break in it."""
+    return f"entry/{namespace}\n"
+
+
+def _define(rows: _Rows, record: Record, event: FlowDefined) -> None:
+    graph = event.graph
+    tasks: dict[int, int] = {}
+    named: dict[tuple[str, ...], int] = {}
+    nodes: dict[int, tuple[str, int, int]] = {}
+    for index in graph.cached:
+        node = graph.nodes[index]
+        assert isinstance(node, TaskNode), f"node {index} is a parameter"
+        task = tasks.setdefault(node.task, len(tasks))
+        parts = named.setdefault(graph.named_parts(index), len(named))
+        nodes[index] = (node.name, task, parts)
+    if nodes:
+        rows[record.stream] = CachedFlow(graph.name, [graph.tasks[i] for i in tasks], [*named], nodes)
+
+
+def _enter(rows: _Rows, stream: str, flow: str) -> None:
+    """Note the graph of a run, which a later claim may replace."""
+    if isinstance(rows.get(f"flow/{flow}"), CachedFlow):
+        rows[stream] = CachedRun(flow)
+    else:
+        rows.pop(stream, None)
+
+
+def _address(event: TaskStarted | TaskSucceeded | TaskReused) -> str:
+    return ".".join(map(str, event.task))
+
+
+def _stats(rows: _Rows, flow: CachedFlow, node: str) -> CachedTask:
+    name = _task(flow, node)
+    row = rows.get(name)
+    if not isinstance(row, CachedTask):
+        row = CachedTask(flow.name, node)
+    rows[name] = row
+    return row
+
+
+def _miss(rows: _Rows, run: CachedRun, flow: CachedFlow, _record: Record, event: TaskStarted) -> None:
+    assert event.cache is not None, "such starts only"
+    row = _stats(rows, flow, flow.at(event)[0])
+    if event.attempt == 1:  # later ones are the same call again, after a failure or a crash
+        row.misses[event.cache.reason] = row.misses.get(event.cache.reason, 0) + 1
+    run.parts[_address(event)] = event.cache.parts
+
+
+def _made(rows: _Rows, run: CachedRun, flow: CachedFlow, record: Record, event: TaskSucceeded) -> None:
+    node, task = flow.at(event)
+    assert record.key is not None, "such successes only"
+    assert task.policy.cache is not None, "as in its graph"
+    place = _entry(task, record.key)
+    before = rows.get(place)
+    known = before if isinstance(before, CacheEntry) else None
+    source = Origin(record.stream, record.version)
+    rows[place] = CacheEntry(
+        key=record.key,
+        namespace=task.policy.cache.namespace,
+        code=task.code,
+        returns=task.returns,
+        keeper=task.keeper,
+        keyer=task.keyer,
+        on=_on(task.policy.cache),
+        parts=run.parts.pop(_address(event), b""),
+        named=flow.named[flow.nodes[event.task[0]][2]],
+        flow=flow.name,
+        node=node,
+        source=source,
+        made_at=record.at,
+        first=source if known is None else known.first,
+        first_at=record.at if known is None else known.first_at,
+        expires_at=event.expires_at,
+        size=_size_of(event.result),
+        took_us=event.body_us + event.encode_us,
+        hits=0 if known is None else known.hits,
+        used_at=None if known is None else known.used_at,
+    )
+
+
+def _on(policy: CachePolicy) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None]:
+    return policy.inputs, policy.parameters
+
+
+def _size_of(payload: Payload) -> int:
+    match payload:
+        case Inline():
+            return len(payload.data)
+        case Stored():
+            return payload.size
+        case _:
+            return 0
+
+
+def _taken(rows: _Rows, _run: CachedRun, flow: CachedFlow, record: Record, event: TaskReused) -> None:
+    node, task = flow.at(event)
+    row = _stats(rows, flow, node)
+    row.hits += 1
+    row.saved_us += event.saved_us
+    place = _entry(task, _key(task, event.parts))
+    entry = rows.get(place)
+    if isinstance(entry, CacheEntry):
+        entry.hits += 1
+        entry.used_at = record.at
+        rows[place] = entry
+
+
+_APPLY: Final[Mapping[type, Callable[[_Rows, CachedRun, CachedFlow, Record, Any], None]]] = {
+    TaskStarted: _miss,
+    TaskSucceeded: _made,
+    TaskReused: _taken,
+}
+
+
+# ── why not ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def differences(entry: CacheEntry, task: TaskDef, named: tuple[str, ...], parts: bytes) -> tuple[str, ...]:
+    """What sets a call of a task apart from the one that made an entry, in words; `named` says what `parts` are."""
+    found = []
+    if entry.code != task.code:
+        found.append("its code or version")
+    if entry.returns != task.returns:
+        found.append("the declared type of its result")
+    if entry.keeper != task.keeper:
+        found.append("the serializer of its result")
+    if entry.keyer != task.keyer:
+        found.append("the code of its cache_key")
+    if task.policy.cache is not None and entry.on != _on(task.policy.cache):
+        found.append("what it is cached on")
+    then, now = _by_name(entry.named, entry.parts), _by_name(named, parts)
+    found += [name for name in dict.fromkeys((*now, *then)) if now.get(name) != then.get(name)]
+    return tuple(found)
+
+
+def nearest(
+    entries: Mapping[str, CacheRow], task: TaskDef, named: tuple[str, ...], parts: bytes, before: int
+) -> CacheEntry | None:
+    """The entry first made until `before` (microseconds UTC) that differs in the fewest things, of these the last."""
+    own = task.cache_key(parts)
+    found = [e for e in CacheHits.entries(entries) if e.first_at <= before and e.key != own]
+    return min(found, key=lambda e: (len(differences(e, task, named, parts)), -e.first_at), default=None)
+
+
+def _by_name(named: tuple[str, ...], parts: bytes) -> dict[str, bytes]:
+    return {name: parts[16 * i : 16 * i + 16] for i, name in enumerate(named)}

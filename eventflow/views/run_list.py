@@ -1,0 +1,165 @@
+"""The list of runs: one row for each, folded from the log.
+
+A table projection (see `eventflow.read_models`): rows by the name of the stream that they are about, `run/<id>` and
+`flow/<digest>`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, MutableMapping
+from typing import Any, Final, TypeAlias
+
+import msgspec
+
+from eventflow.events import (
+    FlowDefined,
+    Record,
+    RunClaimed,
+    RunFinished,
+    RunReleased,
+    RunStarted,
+    TaskBlocked,
+    TaskFailed,
+    TaskMapped,
+    TaskReused,
+    TaskSkipped,
+    TaskSucceeded,
+)
+from eventflow.graph import TaskNode
+from eventflow.result import Payload
+
+__all__ = ["FlowRow", "RunRow", "Runs", "RunsRow"]
+
+
+class FlowRow(msgspec.Struct, array_like=True, tag="flow"):
+    """One graph, as far as a list of runs needs it."""
+
+    name: str
+    """Of the flow."""
+    tasks: int
+    """Task nodes; a mapped one counts once."""
+
+
+class RunRow(msgspec.Struct, array_like=True, tag="run"):
+    """One run as a list of runs shows it."""
+
+    run: str
+    """Its id: the stream without `run/`."""
+    flow: str = ""
+    """Digest of the graph in force."""
+    name: str = ""
+    """Of the flow; empty where its `FlowDefined` was not read, as in a replay of one run's stream."""
+    nodes: int = 0
+    """Tasks of the flow, with the children of those that have been mapped."""
+    status: str = "started"
+    """`started`, `running`, `released` (by its owner, unfinished) or `finished`."""
+    outcome: str = ""
+    """Of a finished run: `success`, `failed` or `cancelled`."""
+    tasks: dict[str, int] = {}
+    """How many tasks ended as `succeeded`, `reused`, `failed`, `skipped` or `blocked`; children one by one."""
+    started_at: int = 0
+    """Microseconds UTC."""
+    finished_at: int | None = None
+    labels: Mapping[str, str] = {}
+    parameters: Mapping[str, Payload] = {}
+    """As recorded; nobody opens them here."""
+
+
+RunsRow: TypeAlias = RunRow | FlowRow
+
+
+class Runs:
+    """One row for each run of the log, and one for each graph."""
+
+    name = "runs"
+    version = 1
+    modules = ("eventflow.events",)
+
+    def initial(self) -> dict[str, RunsRow]:
+        """No rows."""
+        return {}
+
+    def needs(self, rows: Mapping[str, RunsRow], record: Record) -> tuple[str, ...]:  # noqa: ARG002 - see `tables`
+        """Names of the rows that a record is about."""
+        event = record.event
+        if type(event) in _HANDLERS:
+            if isinstance(event, RunStarted | RunClaimed):
+                return (record.stream, f"flow/{event.flow}")
+            return (record.stream,)
+        return (record.stream,) if isinstance(event, FlowDefined) else ()
+
+    def apply(self, state: MutableMapping[str, RunsRow], record: Record) -> MutableMapping[str, RunsRow]:
+        """Take one record in, by its kind."""
+        event = record.event
+        if (handler := _HANDLERS.get(type(event))) is not None:
+            row = state.get(record.stream)
+            if not isinstance(row, RunRow):
+                row = RunRow(record.stream.removeprefix("run/"))
+            handler(state, row, record, event)
+            state[record.stream] = row
+        elif isinstance(event, FlowDefined):
+            tasks = sum(isinstance(node, TaskNode) for node in event.graph.nodes)
+            state[record.stream] = FlowRow(event.graph.name, tasks)
+        return state
+
+    @staticmethod
+    def of(rows: Mapping[str, RunsRow]) -> dict[str, RunRow]:
+        """The rows of runs, by id, in the order of their start."""
+        runs = [row for row in rows.values() if isinstance(row, RunRow)]
+        return {row.run: row for row in sorted(runs, key=lambda row: row.started_at)}
+
+
+_Rows: TypeAlias = MutableMapping[str, RunsRow]
+
+
+def _name(rows: _Rows, row: RunRow, flow: str) -> None:
+    row.flow = flow
+    found = rows.get(f"flow/{flow}")
+    if isinstance(found, FlowRow):
+        row.name = found.name
+        row.nodes = row.nodes or found.tasks
+
+
+def _started(rows: _Rows, row: RunRow, record: Record, event: RunStarted) -> None:
+    _name(rows, row, event.flow)
+    row.started_at = record.at
+    row.labels, row.parameters = event.labels, event.parameters
+
+
+def _claimed(rows: _Rows, row: RunRow, _record: Record, event: RunClaimed) -> None:
+    _name(rows, row, event.flow)
+    row.status = "running"
+
+
+def _released(_rows: _Rows, row: RunRow, _record: Record, _event: RunReleased) -> None:
+    row.status = "released"
+
+
+def _finished(_rows: _Rows, row: RunRow, record: Record, event: RunFinished) -> None:
+    row.status, row.outcome, row.finished_at = "finished", event.outcome, record.at
+
+
+def _task(outcome: str) -> Callable[[_Rows, RunRow, Record, Any], None]:
+    def count(_rows: _Rows, row: RunRow, _record: Record, event: Any) -> None:
+        if not isinstance(event, TaskFailed) or event.retry_at is None:
+            row.tasks[outcome] = row.tasks.get(outcome, 0) + 1
+
+    return count
+
+
+def _mapped(_rows: _Rows, row: RunRow, _record: Record, event: TaskMapped) -> None:
+    row.nodes += event.width - 1
+
+
+_HANDLERS: Final[Mapping[type, Callable[[_Rows, RunRow, Record, Any], None]]] = {
+    TaskSucceeded: _task("succeeded"),
+    TaskReused: _task("reused"),
+    TaskFailed: _task("failed"),
+    TaskSkipped: _task("skipped"),
+    TaskBlocked: _task("blocked"),
+    TaskMapped: _mapped,
+    RunStarted: _started,
+    RunClaimed: _claimed,
+    RunReleased: _released,
+    RunFinished: _finished,
+}

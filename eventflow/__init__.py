@@ -4,19 +4,47 @@ Write tasks, join them into a flow, and `await flow.run()`.  Each state transiti
 in an append-only log, and everything else (state, cached inputs, retries, dashboards) is a fold of it.
 """
 
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from eventflow.authoring.cache_options import inputs, nothing, parameters
 from eventflow.authoring.flows import Flow, Parameter, ParameterError, flow
 from eventflow.authoring.nodes import BuildError, NodeIsNotAValue
 from eventflow.authoring.tasks import exponential, task, unmapped
+from eventflow.events import LogDamaged
+from eventflow.fingerprints.type_defs import TypeChanged
 from eventflow.logs.memory import MemoryLog
-from eventflow.logs.urls import open_log
+from eventflow.logs.urls import InvalidLogURL, open_log
+from eventflow.ports import (
+    Conflict,
+    LogClosed,
+    LogForked,
+    LogOfAnotherLoop,
+    LogReplaced,
+    LogUnusable,
+    LogWriteFailed,
+    OutcomeUnknown,
+)
 from eventflow.projections import Fold, Projection, Runs, Timeline, follow, replay
-from eventflow.result import NoResult, Result, ResultNotLoaded, ResultSerializer, SerializationError
+from eventflow.result import (
+    DeserializationError,
+    KeyUnavailable,
+    NoResult,
+    PickleNotTrusted,
+    Result,
+    ResultError,
+    ResultNotLoaded,
+    ResultSerializer,
+    SerializationError,
+    UnknownSerializer,
+)
 from eventflow.runner.compatibility import FlowChanged
+from eventflow.runner.live_values import InputError
+from eventflow.runner.ownership import RunAwaitsItself, UnknownEvents
 from eventflow.runner.parameters import ParametersDiffer
-from eventflow.runner.task_context import Skip, context
+from eventflow.runner.task_context import NoContext, Skip, context
 from eventflow.runs.launch import NoValue, RunNotFinished, state_of
 from eventflow.states import State, TaskError
 from eventflow.views.run import Picture, RunNotFound, RunView
@@ -26,21 +54,38 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BuildError",
+    "Conflict",
+    "DeserializationError",
     "Flow",
     "FlowChanged",
     "Fold",
+    "InputError",
+    "InvalidLogURL",
+    "KeyUnavailable",
+    "LogClosed",
+    "LogDamaged",
+    "LogForked",
+    "LogOfAnotherLoop",
+    "LogReplaced",
+    "LogUnusable",
+    "LogWriteFailed",
     "MemoryLog",
+    "NoContext",
     "NoResult",
     "NoValue",
     "NodeIsNotAValue",
+    "OutcomeUnknown",
     "Parameter",
     "ParameterError",
     "ParametersDiffer",
+    "PickleNotTrusted",
     "Picture",
     "Projection",
     "Result",
+    "ResultError",
     "ResultNotLoaded",
     "ResultSerializer",
+    "RunAwaitsItself",
     "RunNotFinished",
     "RunNotFound",
     "RunView",
@@ -51,6 +96,9 @@ __all__ = [
     "State",
     "TaskError",
     "Timeline",
+    "TypeChanged",
+    "UnknownEvents",
+    "UnknownSerializer",
     "context",
     "exponential",
     "flow",
@@ -77,3 +125,17 @@ def __getattr__(name: str) -> Any:
 
         return version("eventflow")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _pin_names() -> None:
+    """Have public classes and functions say that they are of `eventflow`, whatever module they are defined in.
+
+    Pickles, failures and types in a log name classes by their modules, so a class may move to another file.
+    A Struct keeps its own module, in which msgspec looks up the types of its fields; `State` is the only one.
+    """
+    for thing in map(globals().get, __all__):
+        if isinstance(thing, FunctionType) or (isinstance(thing, type) and not issubclass(thing, Struct)):
+            thing.__module__ = __name__
+
+
+_pin_names()

@@ -26,6 +26,11 @@ __all__ = [
     "EventLog",
     "Keyring",
     "LogClosed",
+    "LogForked",
+    "LogOfAnotherLoop",
+    "LogReplaced",
+    "LogUnusable",
+    "LogWriteFailed",
     "Outcome",
     "OutcomeUnknown",
     "Raised",
@@ -58,6 +63,26 @@ class OutcomeUnknown(Exception):
 
 class LogClosed(Exception):
     """The log was closed; open it again."""
+
+
+class LogUnusable(Exception):
+    """The file cannot be a log here: it is not ours, newer than us, read-only, or in the wrong place."""
+
+
+class LogWriteFailed(Exception):
+    """The file could not be written; nothing of the append stands. Once the cause is gone, append again."""
+
+
+class LogForked(LogUnusable):
+    """The file was open when this process was forked, and cannot be used in the child."""
+
+
+class LogReplaced(LogUnusable):
+    """The files that are open are not those at their paths any more; the handle acknowledges nothing after that."""
+
+
+class LogOfAnotherLoop(RuntimeError):
+    """A log object is used by one event loop, and another one, perhaps of another thread, has called it."""
 
 
 class Write(msgspec.Struct, frozen=True):

@@ -206,10 +206,11 @@ def restore(data: bytes, projection: Projection[S]) -> Fold[S] | None:
 def code_of_fold(projection: Any) -> str:
     """A digest of the code by which a projection folds: of the file that defines it, and of its `modules`.
 
-    What was folded by other code is of no use, whatever its version says. Code that has no file is only known by its
-    version.
+    A state that other code has folded is not used, whatever its version says. Code that has no file is known by its
+    version only. Raises `ImportError` if one of `modules` does not exist.
     """
-    modules = (type(projection).__module__, *getattr(projection, "modules", ()))
+    own = getattr(type(projection).apply, "__globals__", vars(type(projection))).get("__name__")
+    modules = (own or type(projection).__module__, *getattr(projection, "modules", ()))
     return _code_of(projection.name, projection.version, modules)
 
 
@@ -217,8 +218,8 @@ def code_of_fold(projection: Any) -> str:
 def _code_of(name: str, version: int, modules: tuple[str, ...]) -> str:
     found = blake2b(f"{name} {version}".encode("utf-8", "surrogatepass"), digest_size=16)
     for module in modules:
-        with suppress(ImportError, OSError):
-            file = getattr(sys.modules.get(module) or import_module(module), "__file__", None)
+        file = getattr(sys.modules.get(module) or import_module(module), "__file__", None)
+        with suppress(OSError):  # an interactive session, or a module in an archive
             found.update(Path(file).read_bytes() if file else b"")
     return found.hexdigest()
 

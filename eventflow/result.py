@@ -34,12 +34,12 @@ __all__ = [
     "NoResult",
     "NoResultType",
     "Payload",
+    "PickleNotTrusted",
     "Result",
     "ResultError",
     "ResultNotLoaded",
     "ResultSerializer",
     "SerializationError",
-    "SignatureError",
     "Stored",
     "UnknownSerializer",
     "Withheld",
@@ -66,11 +66,11 @@ class UnknownSerializer(DeserializationError):
     """The bytes name a codec that is not registered in this process."""
 
 
-class SignatureError(DeserializationError):
+class PickleNotTrusted(DeserializationError):
     """A pickle is unsigned, signed with an unknown key, or was altered; it was not opened."""
 
 
-class KeyUnavailable(SignatureError):
+class KeyUnavailable(PickleNotTrusted):
     """The key that is needed is not at hand, or is no secret. No failure of a task: with the key it would go on."""
 
 

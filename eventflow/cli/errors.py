@@ -19,7 +19,8 @@ from eventflow.authoring.flows import ParameterError
 from eventflow.authoring.nodes import BuildError
 from eventflow.cli.output import say
 from eventflow.events import LogDamaged
-from eventflow.logs.urls import LogNotNamed
+from eventflow.logs.urls import InvalidLogURL
+from eventflow.ports import LogUnusable, LogWriteFailed
 from eventflow.result import ResultError, SerializationError
 from eventflow.runner.compatibility import FlowChanged
 from eventflow.runner.ownership import UnknownEvents
@@ -98,14 +99,11 @@ def _code_of(error: Exception) -> Exit | None:
     match error:
         case FlowChanged() | ParametersDiffer():
             return Exit.DIVERGED
-        case ParameterError() | BuildError() | LogNotNamed() | RunNotFinished() | SerializationError():
+        case ParameterError() | BuildError() | InvalidLogURL() | RunNotFinished() | SerializationError():
             return Exit.USAGE
         case RunNotFound():
             return Exit.NOT_FOUND
-        case LogDamaged() | UnknownEvents() | ResultError():
+        case LogDamaged() | LogUnusable() | LogWriteFailed() | UnknownEvents() | ResultError():
             return Exit.LOG
         case _:
-            pass
-    from eventflow.logs.sqlite.errors import LogUnusable, LogWriteFailed  # noqa: PLC0415 - brings SQLite
-
-    return Exit.LOG if isinstance(error, LogUnusable | LogWriteFailed) else None
+            return None

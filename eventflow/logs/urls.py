@@ -33,7 +33,7 @@ __all__ = [
     "LOG_VARIABLE",
     "SQLITE",
     "THREADS_VARIABLE",
-    "LogNotNamed",
+    "InvalidLogURL",
     "SettingWrong",
     "check_url",
     "default_url",
@@ -61,24 +61,24 @@ class SettingWrong(ValueError):
     """A setting of the project or of the environment is not usable."""
 
 
-class LogNotNamed(SettingWrong):
+class InvalidLogURL(SettingWrong):
     """What should name a log does not: a URL, the variable, or the project's table is wrong."""
 
 
 def check_url(url: str, where: str) -> str:
-    """The URL itself; raises `LogNotNamed`, whose message begins with `where`, for what names no log."""
+    """The URL itself; raises `InvalidLogURL`, whose message begins with `where`, for what names no log."""
     scheme, colon, _ = url.partition(":")
     if url == MEMORY or (url.startswith(SQLITE) and len(url) > len(SQLITE)):
         parts = urlsplit(url)
         if parts.query or parts.fragment:
-            raise LogNotNamed(
+            raise InvalidLogURL(
                 f"{where}: {url!r} has options, and there are none; write ? as %3F and # as %23"
             )
         return url
     if scheme in _LATER:
-        raise LogNotNamed(f"{where}: {url!r}: there is no PostgreSQL log yet; use a file, {SQLITE}runs.db")
+        raise InvalidLogURL(f"{where}: {url!r}: there is no PostgreSQL log yet; use a file, {SQLITE}runs.db")
     path = url.split("://", 1)[-1].lstrip("/") if colon else url
-    raise LogNotNamed(f"{where}: {url!r} names no log; a file is written {SQLITE}{path or 'runs.db'}")
+    raise InvalidLogURL(f"{where}: {url!r} names no log; a file is written {SQLITE}{path or 'runs.db'}")
 
 
 def default_url() -> str:
@@ -86,7 +86,7 @@ def default_url() -> str:
     try:
         here = Path.cwd()
     except FileNotFoundError as error:
-        raise LogNotNamed(
+        raise InvalidLogURL(
             f"the current folder is gone, so there is no default log; name one by {LOG_VARIABLE}"
         ) from error
     return _default_url(here, os.environ.get(LOG_VARIABLE))
@@ -119,14 +119,14 @@ def _table_of(here: Path) -> _Table | None:
         try:
             tables = tomllib.loads(project.read_text(encoding="utf-8"))
         except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise LogNotNamed(f"{project} cannot be read to find the log: {error}") from error
+            raise InvalidLogURL(f"{project} cannot be read to find the log: {error}") from error
         tool = tables.get("tool", {})
         table = tool.get("eventflow", {}) if isinstance(tool, dict) else {}
         if not isinstance(table, dict):
-            raise LogNotNamed(f"{where} is no table; write a line `log = ...` under it")
+            raise InvalidLogURL(f"{where} is no table; write a line `log = ...` under it")
         for key in table:
             if key not in _SETTINGS:
-                raise LogNotNamed(f"{where}: {key!r} is no setting; there are `log` and `threads`")
+                raise InvalidLogURL(f"{where}: {key!r} is no setting; there are `log` and `threads`")
         return _Table(table, where, folder)
     return None
 
@@ -137,7 +137,7 @@ def _of_project(here: Path) -> str | None:
     if found is None or (url := found.settings.get("log")) is None:
         return None
     if not isinstance(url, str):
-        raise LogNotNamed(f"{found.where}: log = {url!r} is not text; write {SQLITE}runs.db")
+        raise InvalidLogURL(f"{found.where}: log = {url!r} is not text; write {SQLITE}runs.db")
     check_url(url, found.where)
     return url if url == MEMORY else _url_of(found.folder / path_of(url))
 
@@ -185,11 +185,11 @@ def _url_of(path: Path) -> str:
 
 
 def path_of(url: str) -> Path:
-    """The file behind a `sqlite:` URL; raises `LogNotNamed` for `~` of nobody."""
+    """The file behind a `sqlite:` URL; raises `InvalidLogURL` for `~` of nobody."""
     try:
         return Path(unquote(url.removeprefix(SQLITE))).expanduser()
     except RuntimeError as error:
-        raise LogNotNamed(f"{url!r}: {error}") from error
+        raise InvalidLogURL(f"{url!r}: {error}") from error
 
 
 # -- handles --------------------------------------------------------------------------------------
@@ -231,7 +231,7 @@ def _make_folder(folder: Path) -> None:
             folder.chmod(FOLDER_MODE)
             (folder / ".gitignore").write_text("*\n", encoding="utf-8")
         except OSError as error:
-            raise LogNotNamed(
+            raise InvalidLogURL(
                 f"{folder}, where the log should be, cannot be made ({error.strerror}); "
                 f"name another place by {LOG_VARIABLE}={SQLITE}…"
             ) from error
@@ -243,7 +243,7 @@ async def open_log(url: str | None = None, *, read_only: bool = False) -> AsyncI
 
     With `read_only` a file is only looked at: nothing is written, locked or made, and what would write raises.
 
-    `memory:` is the one log of this process's memory and stays. Raises `LogNotNamed` for a URL that names
+    `memory:` is the one log of this process's memory and stays. Raises `InvalidLogURL` for a URL that names
     no log, and what opening it raises: `LogUnusable` or `LogDamaged` with SQLite.
     """
     log = _make(default_url() if url is None else check_url(url, "open_log"), read_only=read_only)
@@ -261,7 +261,7 @@ async def shared_log(url: str | None = None) -> EventLog:
     """The handle that all runs of this event loop share for a URL, or for the default log.
 
     Opened when first used, closed with the loop's asynchronous generators; opened anew where its files were found
-    to be replaced. Raises `LogNotNamed`.
+    to be replaced. Raises `InvalidLogURL`.
     """
     url = default_url() if url is None else url
     if url == MEMORY:

@@ -70,7 +70,7 @@ class Serializer(msgspec.Struct, frozen=True):
         """Give the identical value back.
 
         Raises `DeserializationError` when the bytes are not those of the digest or do not open,
-        `UnknownSerializer` when their codec is not registered here, and `SignatureError` for a pickle
+        `UnknownSerializer` when their codec is not registered here, and `PickleNotTrusted` for a pickle
         that no key at hand has signed.
         """
         data = payload.data

@@ -17,7 +17,7 @@ import msgspec
 from eventflow.equality.identical import lost_in_pickle
 from eventflow.equality.pickle_parts import holds_once, pickle_of
 from eventflow.fingerprints.type_defs import TypeChanged
-from eventflow.result import KeyUnavailable, SerializationError, SignatureError
+from eventflow.result import KeyUnavailable, PickleNotTrusted, SerializationError
 from eventflow.serializers.pickled_classes import changed_classes, load_noting, load_same, with_classes
 
 __all__ = ["PICKLE_PREFIX", "Keyring", "changed_pickle", "open_pickle", "sign_pickle"]
@@ -79,7 +79,7 @@ def _place(lost: str) -> str:
 
 
 def open_pickle(codec: str, data: bytes, keyring: Keyring | None) -> Any:
-    """Open a signed pickle; `SignatureError`, and nothing opened, unless a known key signed these bytes.
+    """Open a signed pickle; `PickleNotTrusted`, and nothing opened, unless a known key signed these bytes.
 
     Where it is for want of the key, or of a sound one, that is `KeyUnavailable`. `TypeChanged` when a class in it
     is not what it was when the value was kept.
@@ -88,12 +88,12 @@ def open_pickle(codec: str, data: bytes, keyring: Keyring | None) -> Any:
 
 
 def changed_pickle(codec: str, data: bytes, keyring: Keyring | None) -> TypeChanged | None:
-    """Why a signed pickle would not open with today's classes; nothing is made of it. Raises `SignatureError`."""
+    """Why a signed pickle would not open with today's classes; nothing is made of it. Raises `PickleNotTrusted`."""
     return changed_classes(_signed(codec, data, keyring))
 
 
 def _signed(codec: str, data: bytes, keyring: Keyring | None) -> bytes:
-    """What a known key has signed; raises `SignatureError`."""
+    """What a known key has signed; raises `PickleNotTrusted`."""
     key_id = codec.removeprefix(PICKLE_PREFIX)
     key = None if keyring is None or key_id == codec else keyring.keys.get(key_id)
     if key is None:
@@ -104,7 +104,7 @@ def _signed(codec: str, data: bytes, keyring: Keyring | None) -> bytes:
         )
     signature, signed = data[:_SIGNATURE_BYTES], data[_SIGNATURE_BYTES:]
     if not hmac.compare_digest(signature, hmac.digest(key, signed, "sha256")):
-        raise SignatureError(
+        raise PickleNotTrusted(
             f"a pickle was not opened: key {key_id!r} did not sign these bytes; they were altered, or "
             "another key has taken that id"
         )

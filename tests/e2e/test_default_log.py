@@ -14,7 +14,7 @@ import pytest
 from eventflow import MemoryLog, SQLiteLog, flow, open_log, replay, task
 from eventflow.executors.threads import THREADS, shared_pool
 from eventflow.logs import urls
-from eventflow.logs.urls import LogNotNamed, SettingWrong, check_url, default_url, shared_log
+from eventflow.logs.urls import InvalidLogURL, SettingWrong, check_url, default_url, shared_log
 from eventflow.projections import Runs
 
 
@@ -82,7 +82,7 @@ def test_the_project_file_and_the_variable_win(project: Path, monkeypatch: pytes
 def test_a_wrong_project_file_is_named(project: Path, text: str, said: str) -> None:
     """The error of a wrong setting says in which file it stands."""
     (project / "pyproject.toml").write_text(text)
-    with pytest.raises(LogNotNamed, match=said) as caught:
+    with pytest.raises(InvalidLogURL, match=said) as caught:
         default_url()
     assert "pyproject.toml" in str(caught.value)
 
@@ -93,9 +93,9 @@ def test_a_wrong_project_file_is_named(project: Path, text: str, said: str) -> N
 )
 def test_what_names_no_log_is_refused_before_anything_runs(url: str) -> None:
     """A URL that names no log is an error of the options, with the spelling that would work."""
-    with pytest.raises(LogNotNamed, match=r"sqlite:///|%3F"):
+    with pytest.raises(InvalidLogURL, match=r"sqlite:///|%3F"):
         sums.options(log=url)
-    with pytest.raises(LogNotNamed):
+    with pytest.raises(InvalidLogURL):
         check_url(url, "here")
 
 
@@ -188,7 +188,7 @@ def test_odd_tables_are_no_crash(project: Path, text: str, said: str | None) -> 
     if said is None:
         assert default_url().endswith("/.eventflow/log.db")
     else:
-        with pytest.raises(LogNotNamed, match=said):
+        with pytest.raises(InvalidLogURL, match=said):
             default_url()
 
 
@@ -196,7 +196,7 @@ async def test_a_folder_that_cannot_be_made_is_named(project: Path) -> None:
     """Where `.eventflow` is in the way of itself, the error says so and names the variable."""
     (project / "a/b/.eventflow").symlink_to(project / "nowhere/at/all")
     with pytest.raises(
-        LogNotNamed, match=r"\.eventflow, where the log should be, cannot be made .*EVENTFLOW_LOG"
+        InvalidLogURL, match=r"\.eventflow, where the log should be, cannot be made .*EVENTFLOW_LOG"
     ):
         await sums.run(1)
 
@@ -207,7 +207,7 @@ async def test_a_folder_that_is_gone_has_no_default_log(project: Path) -> None:
     gone.mkdir()
     os.chdir(gone)
     gone.rmdir()
-    with pytest.raises(LogNotNamed, match="the current folder is gone"):
+    with pytest.raises(InvalidLogURL, match="the current folder is gone"):
         await sums.run(1)
 
 

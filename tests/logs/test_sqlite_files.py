@@ -16,7 +16,7 @@ import pytest
 from eventflow.events import LogDamaged
 from eventflow.logs.sqlite import LogUnusable, SQLiteLog, files
 from eventflow.ports import LogClosed
-from eventflow.result import SignatureError
+from eventflow.result import PickleNotTrusted
 from eventflow.serializers.signed import open_pickle, sign_pickle
 from eventflow.testing.conformance.hooks import collect, stored, value, write
 from tests.logs import breaking_sqlite as breaking
@@ -307,18 +307,18 @@ async def test_the_key_of_the_environment_wins(tmp_path: Path, monkeypatch: pyte
     assert list(SQLiteLog(tmp_path / "log.db").keyring.keys.values()) == [b"\xab" * 32, b"\xcd" * 32]
     assert names(tmp_path) == []
     monkeypatch.setenv("EVENTFLOW_KEY", "abc")
-    with pytest.raises(SignatureError, match=r"EVENTFLOW_KEY holds no key.*openssl"):
+    with pytest.raises(PickleNotTrusted, match=r"EVENTFLOW_KEY holds no key.*openssl"):
         list(SQLiteLog(tmp_path / "log.db").keyring.keys)
 
 
 def test_a_lost_or_wrong_key(tmp_path: Path) -> None:
-    """Pickles of a log whose key was lost or exchanged raise `SignatureError`, and are not opened."""
+    """Pickles of a log whose key was lost or exchanged raise `PickleNotTrusted`, and are not opened."""
     log, key = SQLiteLog(tmp_path / "log.db"), tmp_path / "log.db.key"
     signed = sign_pickle(range(3), log.keyring)
     assert signed is not None
     assert open_pickle(*signed, SQLiteLog(log.path).keyring) == range(3)
     key.unlink()
-    with pytest.raises(SignatureError, match="its key is not at hand"):
+    with pytest.raises(PickleNotTrusted, match="its key is not at hand"):
         open_pickle(*signed, SQLiteLog(log.path).keyring)
 
 
@@ -332,7 +332,7 @@ def test_a_key_file_that_is_no_secret_or_no_key(
     key = tmp_path / "log.db.key"
     key.write_text(content)
     key.chmod(mode)
-    with pytest.raises(SignatureError, match=f"{key}.*{message}"):
+    with pytest.raises(PickleNotTrusted, match=f"{key}.*{message}"):
         list(SQLiteLog(tmp_path / "log.db").keyring.keys)
 
 

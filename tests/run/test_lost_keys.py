@@ -14,7 +14,7 @@ import pytest
 from eventflow import Flow, flow, task
 from eventflow.events import kind_of
 from eventflow.logs.sqlite import SQLiteLog
-from eventflow.result import KeyUnavailable, SignatureError
+from eventflow.result import KeyUnavailable, PickleNotTrusted
 from eventflow.serializers.signed import open_pickle, sign_pickle
 from eventflow.testing.conformance.hooks import write
 
@@ -279,7 +279,7 @@ async def test_a_pickle_that_was_altered_is_no_want_of_a_key(path: Path) -> None
     """Another attempt would be refused as well, so it stays what fails its task."""
     async with SQLiteLog(path) as log:
         codec, data = sign_pickle(Odd(1), log.keyring) or ("", b"")
-        with pytest.raises(SignatureError) as caught:
+        with pytest.raises(PickleNotTrusted) as caught:
             open_pickle(codec, data[:-1] + b"?", log.keyring)
     assert not isinstance(caught.value, KeyUnavailable)
 

@@ -234,12 +234,12 @@ def test_descriptions_are_the_same_in_every_process() -> None:
 
 def test_forms_before_a_pickle_are_signed_too() -> None:
     """Nobody can say that a class was what it is today."""
-    from eventflow.result import SignatureError
+    from eventflow.result import PickleNotTrusted
 
     signed = sign_pickle(_made(edit(EDITS["added"][0])), KEYS)
     assert signed is not None
     codec, data = signed
-    with pytest.raises(SignatureError):
+    with pytest.raises(PickleNotTrusted):
         open_pickle(codec, data[:32] + bytes(4) + data[36:], KEYS)
 
 

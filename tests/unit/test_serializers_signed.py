@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from eventflow.result import DeserializationError, Inline, SerializationError, SignatureError
+from eventflow.result import DeserializationError, Inline, PickleNotTrusted, SerializationError
 from eventflow.serializers import Keyring, Serializer, digest_of
 
 RING = Keyring({"new": b"n" * 32, "old": b"o" * 32})
@@ -106,7 +106,7 @@ def test_pickle_comes_last() -> None:
 def test_what_is_not_rightly_signed_is_never_opened(keyring: Keyring | None, payload: Inline) -> None:
     """No key, another key, another id, no signature, nothing at all."""
     opened.clear()
-    with pytest.raises(SignatureError, match="not opened"):
+    with pytest.raises(PickleNotTrusted, match="not opened"):
         Serializer(keyring=keyring).deserialize(payload)
     assert opened == []
 
@@ -118,7 +118,7 @@ def test_one_altered_bit_is_enough() -> None:
     for i in range(len(sound.data)):
         data = bytearray(sound.data)
         data[i] ^= 1
-        with pytest.raises(SignatureError):
+        with pytest.raises(PickleNotTrusted):
             Serializer(keyring=RING).deserialize(Inline(sound.codec, bytes(data), digest_of(bytes(data))))
     assert opened == []
 
@@ -138,7 +138,7 @@ def test_a_sound_pickle_that_no_longer_opens_is_a_named_error() -> None:
     try:
         with pytest.raises(DeserializationError, match="broken since") as caught:
             Serializer(keyring=RING).deserialize(payload)
-        assert not isinstance(caught.value, SignatureError)
+        assert not isinstance(caught.value, PickleNotTrusted)
     finally:
         Fragile.broken = False
 

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-from eventflow.logs.sqlite.errors import (
-    LogForked,
-    LogOfAnotherLoop,
-    LogReplaced,
-    LogUnusable,
-    LogWriteFailed,
-)
 from eventflow.logs.sqlite.log import LogInfo, SQLiteLog
+from eventflow.ports import LogForked, LogOfAnotherLoop, LogReplaced, LogUnusable, LogWriteFailed
 
 __all__ = [
     "LogForked",

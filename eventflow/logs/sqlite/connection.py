@@ -26,8 +26,8 @@ from urllib.parse import quote
 import aiosqlite
 
 from eventflow.logs.sqlite import process
-from eventflow.logs.sqlite.errors import LogReplaced
 from eventflow.logs.sqlite.process import Identity, identity_of, inside
+from eventflow.ports import LogReplaced
 
 __all__ = ["BUSY_S", "Connection", "Link", "call", "connect", "open_here", "serve", "uri"]
 

@@ -12,38 +12,14 @@ from pathlib import Path
 from typing import Final
 
 from eventflow.events import LogDamaged
+from eventflow.ports import LogUnusable, LogWriteFailed
 
 __all__ = [
-    "LogForked",
-    "LogOfAnotherLoop",
-    "LogReplaced",
-    "LogUnusable",
-    "LogWriteFailed",
     "explain",
     "explain_pack",
     "has_journal",
     "is_busy",
 ]
-
-
-class LogUnusable(Exception):
-    """The file cannot be a log here: it is not ours, newer than us, read-only, or in the wrong place."""
-
-
-class LogWriteFailed(Exception):
-    """The file could not be written; nothing of the append stands. Once the cause is gone, append again."""
-
-
-class LogForked(LogUnusable):
-    """The file was open when this process was forked, and cannot be used in the child."""
-
-
-class LogReplaced(LogUnusable):
-    """The files that are open are not those at their paths any more; the handle acknowledges nothing after that."""
-
-
-class LogOfAnotherLoop(RuntimeError):
-    """A log object is used by one event loop, and another one, perhaps of another thread, has called it."""
 
 
 _BUSY: Final = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL}

@@ -27,9 +27,10 @@ from typing import Final
 
 from eventflow.logs.sqlite.checksums import sum_of
 from eventflow.logs.sqlite.connection import Connection
-from eventflow.logs.sqlite.errors import LogUnusable, has_journal
+from eventflow.logs.sqlite.errors import has_journal
 from eventflow.logs.sqlite.process import identity_of, is_born
 from eventflow.logs.sqlite.schema import SCHEMA, check_schema, harden, tables_in
+from eventflow.ports import LogUnusable
 
 __all__ = [
     "APPLICATION_ID",

@@ -35,8 +35,8 @@ from pathlib import Path
 from typing import Final
 
 from eventflow.logs.sqlite import process
-from eventflow.logs.sqlite.errors import LogForked, LogReplaced, LogUnusable
 from eventflow.logs.sqlite.process import Identity, identity_of
+from eventflow.ports import LogForked, LogReplaced, LogUnusable
 
 __all__ = ["LockFile", "is_live"]
 

@@ -39,7 +39,7 @@ from eventflow.events import Record
 from eventflow.logs.sqlite import process
 from eventflow.logs.sqlite.checksums import sum_of
 from eventflow.logs.sqlite.connection import Connection, open_here
-from eventflow.logs.sqlite.errors import LogForked, LogOfAnotherLoop, LogUnusable, explain
+from eventflow.logs.sqlite.errors import explain
 from eventflow.logs.sqlite.files import FORMAT, prepare_reader
 from eventflow.logs.sqlite.group_commit import Submitted
 from eventflow.logs.sqlite.locks import is_live
@@ -61,7 +61,19 @@ from eventflow.logs.sqlite.signing_key import LogKeyring, LogKeys
 from eventflow.logs.sqlite.tables import find_rows_of, write_rows
 from eventflow.logs.sqlite.transaction import Append, Ledger, stage
 from eventflow.logs.sqlite.writable import POLL_S, Opened, open_for_writing
-from eventflow.ports import Checkpoint, Durability, Keyring, LogClosed, RowsFound, Ticket, Value, Write
+from eventflow.ports import (
+    Checkpoint,
+    Durability,
+    Keyring,
+    LogClosed,
+    LogForked,
+    LogOfAnotherLoop,
+    LogUnusable,
+    RowsFound,
+    Ticket,
+    Value,
+    Write,
+)
 
 __all__ = ["LogInfo", "SQLiteLog"]
 
@@ -104,6 +116,8 @@ class SQLiteLog:
 
     `pipelined` appends are those of `normal`; `submit` does not wait for them.
     """
+
+    __module__ = "eventflow"  # as `eventflow._pin_names` does for names that are imported at once
 
     def __init__(self, path: str | os.PathLike[str], *, read_only: bool = False) -> None:
         self.path = Path(path).absolute()

@@ -18,8 +18,8 @@ from typing import Final
 
 from eventflow.logs.sqlite import process
 from eventflow.logs.sqlite.connection import Connection
-from eventflow.logs.sqlite.errors import LogReplaced
 from eventflow.logs.sqlite.process import Identity, has_open, identity_of
+from eventflow.ports import LogReplaced
 
 __all__ = ["Places"]
 

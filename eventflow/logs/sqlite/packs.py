@@ -32,9 +32,9 @@ import msgspec
 
 from eventflow.events import LogDamaged
 from eventflow.logs.sqlite.connection import Connection
-from eventflow.logs.sqlite.errors import LogReplaced, LogUnusable, explain_pack
+from eventflow.logs.sqlite.errors import explain_pack
 from eventflow.logs.sqlite.files import is_writable, sync_folder
-from eventflow.ports import Value
+from eventflow.ports import LogReplaced, LogUnusable, Value
 from eventflow.serializers import has_digest
 
 __all__ = ["INLINE_MAX", "PackReader", "PackWriter", "Place", "find_rows"]

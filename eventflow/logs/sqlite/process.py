@@ -26,7 +26,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, TypeAlias
 
-from eventflow.logs.sqlite.errors import LogForked, LogReplaced
+from eventflow.ports import LogForked, LogReplaced
 
 __all__ = [
     "Identity",

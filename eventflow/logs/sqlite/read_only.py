@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final, TypeAlias, TypeVar
 
 from eventflow.logs.sqlite.connection import Connection, open_here
-from eventflow.logs.sqlite.errors import LogUnusable, has_journal, is_busy
+from eventflow.logs.sqlite.errors import has_journal, is_busy
 from eventflow.logs.sqlite.files import (
     file_system,
     is_network,
@@ -29,6 +29,7 @@ from eventflow.logs.sqlite.files import (
     prepare_reader,
 )
 from eventflow.logs.sqlite.process import inside, is_born
+from eventflow.ports import LogUnusable
 
 __all__ = ["Looker"]
 

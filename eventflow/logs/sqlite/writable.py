@@ -13,7 +13,7 @@ import anyio
 
 from eventflow.logs.sqlite import process
 from eventflow.logs.sqlite.connection import Connection, Link, connect, serve
-from eventflow.logs.sqlite.errors import LogReplaced, LogWriteFailed, explain, is_busy
+from eventflow.logs.sqlite.errors import explain, is_busy
 from eventflow.logs.sqlite.files import check_journal, check_place, check_sqlite, make_file, prepare
 from eventflow.logs.sqlite.group_commit import GroupCommit
 from eventflow.logs.sqlite.locks import LockFile
@@ -23,6 +23,7 @@ from eventflow.logs.sqlite.patience import PATIENCE_S, outlast
 from eventflow.logs.sqlite.process import inside
 from eventflow.logs.sqlite.reads import Readers
 from eventflow.logs.sqlite.transaction import Append, Ledger, store
+from eventflow.ports import LogReplaced, LogWriteFailed
 
 __all__ = ["POLL_S", "Opened", "open_for_writing"]
 

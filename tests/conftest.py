@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Sequence
 
 import pytest
@@ -24,6 +25,11 @@ settings.register_profile(
 pytest.register_assert_rewrite("eventflow.testing.conformance")
 
 settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+
+# Under `nohup`, or in the background of a shell, SIGINT is ignored, and children inherit that: theirs would not end.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

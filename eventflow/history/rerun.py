@@ -13,7 +13,7 @@ import msgspec
 
 from eventflow.events import LogDamaged, Origin
 from eventflow.graph import Arg, Const, Graph, ListOf, ParameterNode, Ref, TaskNode, TupleOf, refs
-from eventflow.machine import Command, Map, Plan, Reuse, Status
+from eventflow.machine import Command, MapTask, Plan, ReuseTask, Status
 from eventflow.result import DeserializationError, Inline, ResultNotLoaded, Stored
 from eventflow.runner.compatibility import constants_differ
 from eventflow.serializers import Keyring
@@ -79,7 +79,7 @@ class _Keeper:
             return
         children = run.maps[before]
         base, self.next_slot = self.next_slot, self.next_slot + children.width
-        yield Map(slot, children.width)
+        yield MapTask(slot, children.width)
         mine = self.children[slot] = set()
         for nth in range(children.width):
             command = None
@@ -116,7 +116,7 @@ class _Keeper:
                 found = {ref.node for part in parts for ref in refs(part)}
                 yield {up for up in found if isinstance(self.new.nodes[up], TaskNode)}
 
-    def _reuse(self, slot: int, before: int, node: int) -> Reuse | None:
+    def _reuse(self, slot: int, before: int, node: int) -> ReuseTask | None:
         """The command that keeps what the slot `before` has for `slot`, which is of `node`; None if it cannot be kept."""
         run = self.facts.run
         if run.status[before] not in _SUCCEEDED:
@@ -128,7 +128,7 @@ class _Keeper:
         if not isinstance(payload, Inline | Stored) or not self._is_there(payload):
             return None
         content = self.facts.contents.get(version)
-        return Reuse(slot, payload, Origin(self.old.stream, version), "fork", content=content)
+        return ReuseTask(slot, payload, Origin(self.old.stream, version), "fork", content=content)
 
     def _is_of_type(self, node: int, before: int, version: int) -> bool:
         """Whether result and constants of a task, or child of one, are declared to be what they were."""

@@ -11,53 +11,48 @@ compact state of a run, `inputs` where a task's inputs come from.
 from __future__ import annotations
 
 from eventflow.machine.commands import (
-    Abandon,
-    Block,
-    Claim,
+    AbandonTask,
+    BlockTask,
+    ClaimRun,
     Command,
-    Fail,
-    Finish,
-    Map,
-    Release,
-    Reuse,
-    Skip,
-    Start,
+    FailTask,
+    FinishRun,
+    MapTask,
+    ReleaseRun,
+    ReuseTask,
+    SkipTask,
     StartRun,
-    Succeed,
+    StartTask,
+    SucceedTask,
 )
-from eventflow.machine.decide import decide
-from eventflow.machine.evolve import evolve
 from eventflow.machine.inputs import bind, causes, sources
 from eventflow.machine.plan import Plan
-from eventflow.machine.ready import Due, ready
+from eventflow.machine.ready import Due
 from eventflow.machine.rules import FINISHED, IllegalEvent, Phase, Status
 from eventflow.machine.state import RunState
 
 __all__ = [
     "FINISHED",
-    "Abandon",
-    "Block",
-    "Claim",
+    "AbandonTask",
+    "BlockTask",
+    "ClaimRun",
     "Command",
     "Due",
-    "Fail",
-    "Finish",
+    "FailTask",
+    "FinishRun",
     "IllegalEvent",
-    "Map",
+    "MapTask",
     "Phase",
     "Plan",
-    "Release",
-    "Reuse",
+    "ReleaseRun",
+    "ReuseTask",
     "RunState",
-    "Skip",
-    "Start",
+    "SkipTask",
     "StartRun",
+    "StartTask",
     "Status",
-    "Succeed",
+    "SucceedTask",
     "bind",
     "causes",
-    "decide",
-    "evolve",
-    "ready",
     "sources",
 ]

@@ -15,19 +15,19 @@ from eventflow.events import CacheMiss, Failure, Origin
 from eventflow.result import Payload
 
 __all__ = [
-    "Abandon",
-    "Block",
-    "Claim",
+    "AbandonTask",
+    "BlockTask",
+    "ClaimRun",
     "Command",
-    "Fail",
-    "Finish",
-    "Map",
-    "Release",
-    "Reuse",
-    "Skip",
-    "Start",
+    "FailTask",
+    "FinishRun",
+    "MapTask",
+    "ReleaseRun",
+    "ReuseTask",
+    "SkipTask",
     "StartRun",
-    "Succeed",
+    "StartTask",
+    "SucceedTask",
 ]
 
 
@@ -43,7 +43,7 @@ class StartRun(msgspec.Struct, frozen=True):
     why: str = ""
 
 
-class Claim(msgspec.Struct, frozen=True):
+class ClaimRun(msgspec.Struct, frozen=True):
     """Own the run."""
 
     owner: str
@@ -51,26 +51,26 @@ class Claim(msgspec.Struct, frozen=True):
     flow: str
 
 
-class Release(msgspec.Struct, frozen=True):
+class ReleaseRun(msgspec.Struct, frozen=True):
     """Let go of the run."""
 
     reason: str
 
 
-class Finish(msgspec.Struct, frozen=True):
+class FinishRun(msgspec.Struct, frozen=True):
     """End the run, if nothing is open any more; `message` says why it failed, if it did."""
 
     message: str = ""
 
 
-class Start(msgspec.Struct, frozen=True, gc=False):
+class StartTask(msgspec.Struct, frozen=True, gc=False):
     """Begin the next attempt of a task that is due; `cache` says why no result is reused."""
 
     slot: int
     cache: CacheMiss | None = None
 
 
-class Map(msgspec.Struct, frozen=True):
+class MapTask(msgspec.Struct, frozen=True):
     """Give a mapped task its children, or say why it can have none."""
 
     slot: int
@@ -78,7 +78,7 @@ class Map(msgspec.Struct, frozen=True):
     failure: Failure | None = None
 
 
-class Reuse(msgspec.Struct, frozen=True, gc=False):
+class ReuseTask(msgspec.Struct, frozen=True, gc=False):
     """Take a result from elsewhere."""
 
     slot: int
@@ -91,7 +91,7 @@ class Reuse(msgspec.Struct, frozen=True, gc=False):
     saved_us: int = 0
 
 
-class Skip(msgspec.Struct, frozen=True, gc=False):
+class SkipTask(msgspec.Struct, frozen=True, gc=False):
     """End a task as skipped: by its upstreams (attempt 0) or by its own body."""
 
     slot: int
@@ -99,14 +99,14 @@ class Skip(msgspec.Struct, frozen=True, gc=False):
     attempt: int = 0
 
 
-class Block(msgspec.Struct, frozen=True, gc=False):
+class BlockTask(msgspec.Struct, frozen=True, gc=False):
     """End a task whose trigger refused."""
 
     slot: int
     message: str
 
 
-class Succeed(msgspec.Struct, frozen=True, gc=False):
+class SucceedTask(msgspec.Struct, frozen=True, gc=False):
     """The body returned, and this is its result. Durations in microseconds."""
 
     slot: int
@@ -120,7 +120,7 @@ class Succeed(msgspec.Struct, frozen=True, gc=False):
     """Makes it an entry of the cache."""
 
 
-class Fail(msgspec.Struct, frozen=True):
+class FailTask(msgspec.Struct, frozen=True):
     """The attempt failed; `delay_us` is how long to wait, if there is to be another."""
 
     slot: int
@@ -131,7 +131,7 @@ class Fail(msgspec.Struct, frozen=True):
     body_us: int = 0
 
 
-class Abandon(msgspec.Struct, frozen=True):
+class AbandonTask(msgspec.Struct, frozen=True):
     """The attempt ended without an outcome: `lost` with its process, or `interrupted`."""
 
     slot: int
@@ -140,5 +140,16 @@ class Abandon(msgspec.Struct, frozen=True):
 
 
 Command: TypeAlias = (
-    Start | Succeed | Fail | Skip | Block | Map | Reuse | Abandon | StartRun | Claim | Release | Finish
+    StartTask
+    | SucceedTask
+    | FailTask
+    | SkipTask
+    | BlockTask
+    | MapTask
+    | ReuseTask
+    | AbandonTask
+    | StartRun
+    | ClaimRun
+    | ReleaseRun
+    | FinishRun
 )

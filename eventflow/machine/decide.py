@@ -27,19 +27,19 @@ from eventflow.events import (
     TaskSucceeded,
 )
 from eventflow.machine.commands import (
-    Abandon,
-    Block,
-    Claim,
+    AbandonTask,
+    BlockTask,
+    ClaimRun,
     Command,
-    Fail,
-    Finish,
-    Map,
-    Release,
-    Reuse,
-    Skip,
-    Start,
+    FailTask,
+    FinishRun,
+    MapTask,
+    ReleaseRun,
+    ReuseTask,
+    SkipTask,
     StartRun,
-    Succeed,
+    StartTask,
+    SucceedTask,
 )
 from eventflow.machine.inputs import sources, width_max
 from eventflow.machine.plan import Plan
@@ -51,7 +51,7 @@ __all__ = ["decide"]
 _PENDING: Final = int(Status.PENDING)
 _RUNNING: Final = int(Status.RUNNING)
 _CLAIMED: Final = Phase.CLAIMED
-_ABOUT_RUNS: Final = frozenset({StartRun, Claim, Release, Finish})
+_ABOUT_RUNS: Final = frozenset({StartRun, ClaimRun, ReleaseRun, FinishRun})
 _STARTABLE: Final = (_PENDING, int(Status.RETRYING))
 _FINAL_REASONS: Final = frozenset({"unserializable", "input"})
 """Failures that another attempt would only repeat."""
@@ -65,7 +65,7 @@ def decide(plan: Plan, run: RunState, command: Command, now: int) -> tuple[Event
     return _DECIDERS[kind](plan, run, command, now)
 
 
-def _start(plan: Plan, run: RunState, command: Start, now: int) -> tuple[Event, ...]:
+def _start(plan: Plan, run: RunState, command: StartTask, now: int) -> tuple[Event, ...]:
     slot = command.slot
     if run.status[slot] not in _STARTABLE or run.waiting[slot] or slot in plan.mapped:
         return ()
@@ -84,7 +84,7 @@ def _is_current(run: RunState, slot: int, attempt: int) -> bool:
     return run.status[slot] == _RUNNING and run.attempt[slot] == attempt
 
 
-def _succeed(plan: Plan, run: RunState, command: Succeed, now: int) -> tuple[Event, ...]:
+def _succeed(plan: Plan, run: RunState, command: SucceedTask, now: int) -> tuple[Event, ...]:
     slot = command.slot
     if run.status[slot] != _RUNNING or run.attempt[slot] != command.attempt:
         return ()
@@ -108,7 +108,7 @@ def _expires_at(plan: Plan, run: RunState, slot: int, now: int) -> int | None:
     return now + cache.for_us if cache is not None and cache.for_us else None
 
 
-def _fail(plan: Plan, run: RunState, command: Fail, now: int) -> tuple[Event, ...]:
+def _fail(plan: Plan, run: RunState, command: FailTask, now: int) -> tuple[Event, ...]:
     slot = command.slot
     if not _is_current(run, slot, command.attempt):
         return ()
@@ -127,7 +127,7 @@ def _fail(plan: Plan, run: RunState, command: Fail, now: int) -> tuple[Event, ..
     )
 
 
-def _abandon(plan: Plan, run: RunState, command: Abandon, now: int) -> tuple[Event, ...]:
+def _abandon(plan: Plan, run: RunState, command: AbandonTask, now: int) -> tuple[Event, ...]:
     slot = command.slot
     if not _is_current(run, slot, command.attempt):
         return ()
@@ -156,7 +156,7 @@ def _is_due(run: RunState, slot: int) -> bool:
     return run.status[slot] == _PENDING and not run.waiting[slot]
 
 
-def _skip(plan: Plan, run: RunState, command: Skip, now: int) -> tuple[Event, ...]:
+def _skip(plan: Plan, run: RunState, command: SkipTask, now: int) -> tuple[Event, ...]:
     slot = command.slot
     applies = _is_current(run, slot, command.attempt) if command.attempt else _is_due(run, slot)
     if not applies:
@@ -164,7 +164,7 @@ def _skip(plan: Plan, run: RunState, command: Skip, now: int) -> tuple[Event, ..
     return (TaskSkipped(claim=run.claim, task=run.address(slot), reason=command.reason),)
 
 
-def _block(plan: Plan, run: RunState, command: Block, now: int) -> tuple[Event, ...]:
+def _block(plan: Plan, run: RunState, command: BlockTask, now: int) -> tuple[Event, ...]:
     slot = command.slot
     if not _is_due(run, slot):
         return ()
@@ -175,7 +175,7 @@ def _block(plan: Plan, run: RunState, command: Block, now: int) -> tuple[Event, 
     )
 
 
-def _map(plan: Plan, run: RunState, command: Map, now: int) -> tuple[Event, ...]:
+def _map(plan: Plan, run: RunState, command: MapTask, now: int) -> tuple[Event, ...]:
     slot = command.slot
     if slot not in plan.mapped or not _is_due(run, slot):
         return ()
@@ -188,7 +188,7 @@ def _map(plan: Plan, run: RunState, command: Map, now: int) -> tuple[Event, ...]
     return (TaskMapped(claim=run.claim, task=task, width=command.width),)
 
 
-def _reuse(plan: Plan, run: RunState, command: Reuse, now: int) -> tuple[Event, ...]:
+def _reuse(plan: Plan, run: RunState, command: ReuseTask, now: int) -> tuple[Event, ...]:
     slot = command.slot
     if slot in plan.mapped or not _is_due(run, slot):
         return ()
@@ -223,19 +223,19 @@ def _start_run(plan: Plan, run: RunState, command: StartRun, now: int) -> tuple[
     )
 
 
-def _claim(plan: Plan, run: RunState, command: Claim, now: int) -> tuple[Event, ...]:
+def _claim(plan: Plan, run: RunState, command: ClaimRun, now: int) -> tuple[Event, ...]:
     if run.phase in (Phase.NEW, Phase.FINISHED):
         return ()
     return (RunClaimed(owner=command.owner, environment=command.environment, flow=command.flow),)
 
 
-def _release(plan: Plan, run: RunState, command: Release, now: int) -> tuple[Event, ...]:
+def _release(plan: Plan, run: RunState, command: ReleaseRun, now: int) -> tuple[Event, ...]:
     if run.phase != Phase.CLAIMED:
         return ()
     return (RunReleased(claim=run.claim, reason=command.reason),)
 
 
-def _finish(plan: Plan, run: RunState, command: Finish, now: int) -> tuple[Event, ...]:
+def _finish(plan: Plan, run: RunState, command: FinishRun, now: int) -> tuple[Event, ...]:
     if run.phase != Phase.CLAIMED or run.open:
         return ()
     failed = any(run.ends(slot)[0] for slot in plan.judged)
@@ -244,16 +244,16 @@ def _finish(plan: Plan, run: RunState, command: Finish, now: int) -> tuple[Event
 
 
 _DECIDERS: Final[dict[type, Callable[[Plan, RunState, Any, int], tuple[Event, ...]]]] = {
-    Start: _start,
-    Succeed: _succeed,
-    Fail: _fail,
-    Skip: _skip,
-    Block: _block,
-    Map: _map,
-    Reuse: _reuse,
-    Abandon: _abandon,
+    StartTask: _start,
+    SucceedTask: _succeed,
+    FailTask: _fail,
+    SkipTask: _skip,
+    BlockTask: _block,
+    MapTask: _map,
+    ReuseTask: _reuse,
+    AbandonTask: _abandon,
     StartRun: _start_run,
-    Claim: _claim,
-    Release: _release,
-    Finish: _finish,
+    ClaimRun: _claim,
+    ReleaseRun: _release,
+    FinishRun: _finish,
 }

@@ -44,7 +44,7 @@ from eventflow.machine.rules import (
     Status,
     outcome_of,
 )
-from eventflow.machine.state import Mapped, RunState
+from eventflow.machine.state import MapState, RunState
 
 __all__ = ["evolve"]
 
@@ -192,7 +192,7 @@ def _mapped(plan: Plan, run: RunState, version: int, event: TaskMapped) -> None:
         )
     slot = _enter(plan, run, event)
     run.source[slot] = version
-    run.maps[slot] = children = Mapped(base, width, width)
+    run.maps[slot] = children = MapState(base, width, width)
     run.status += bytes(width)
     for column in (run.attempt, run.started, run.source):
         column.extend([0] * width)
@@ -208,7 +208,7 @@ def _mapped(plan: Plan, run: RunState, version: int, event: TaskMapped) -> None:
         _map_done(plan, run, slot)
 
 
-def _waits_of_children(plan: Plan, run: RunState, slot: int, children: Mapped) -> list[int]:
+def _waits_of_children(plan: Plan, run: RunState, slot: int, children: MapState) -> list[int]:
     """For each new child, how many upstreams of its own are unfinished; finished ones are counted in."""
     node = plan.nodes[slot]
     assert isinstance(node, TaskNode)

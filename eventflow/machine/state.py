@@ -17,10 +17,10 @@ from eventflow.events import Address, Origin
 from eventflow.machine.plan import Plan
 from eventflow.machine.rules import FAILED, Phase, Status
 
-__all__ = ["Mapped", "RunState"]
+__all__ = ["MapState", "RunState"]
 
 
-class Mapped(msgspec.Struct):
+class MapState(msgspec.Struct):
     """The children of one mapped task: slots `base` … `base + width - 1`."""
 
     base: int
@@ -65,7 +65,7 @@ class RunState(msgspec.Struct):
     parent: list[int]
     """Slot of the mapped task a child belongs to; -1 for a node."""
 
-    maps: dict[int, Mapped]
+    maps: dict[int, MapState]
     failures: dict[int, int]
     """Attempts that failed, which is what `retries` limits."""
     crashes: dict[int, int]

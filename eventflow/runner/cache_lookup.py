@@ -5,7 +5,7 @@ that is recorded, by what it said then and by what the task says today, and not 
 be there and be sound, and open as the task's consumers will open them.  Otherwise the task runs, and its success is
 the next entry.
 
-Nothing is decided here: what is found goes to the machine as commands, `Reuse` for a hit and `Start` with the
+Nothing is decided here: what is found goes to the machine as commands, `ReuseTask` for a hit and `StartTask` with the
 reason for a miss.
 """
 
@@ -16,7 +16,7 @@ from logging import getLogger
 from typing import Final, TypeAlias, TypeVar
 
 from eventflow.events import CacheMiss, LogDamaged, Origin, Record, TaskSucceeded
-from eventflow.machine import Reuse, Start, Status
+from eventflow.machine import ReuseTask, StartTask, Status
 from eventflow.ports import EventLog, World
 from eventflow.result import Inline, Stored
 from eventflow.runner.cache_keys import Declined, KeyMaker, Opaque
@@ -56,19 +56,19 @@ class Cache:
         self.keys.clear()
         self._maker.forget()
 
-    async def ask(self, facts: RunFacts, slots: Sequence[int], now: int) -> list[Start | Reuse]:
+    async def ask(self, facts: RunFacts, slots: Sequence[int], now: int) -> list[StartTask | ReuseTask]:
         """What is to be decided on each of these slots, which are due, at `now`; one look-up for all."""
         with self._world.outside():
             return await self._ask(facts, slots, now)
 
-    async def _ask(self, facts: RunFacts, slots: Sequence[int], now: int) -> list[Start | Reuse]:
+    async def _ask(self, facts: RunFacts, slots: Sequence[int], now: int) -> list[StartTask | ReuseTask]:
         run = facts.run
         self._maker.recheck_code()
-        commands: dict[int, Start | Reuse] = {}
+        commands: dict[int, StartTask | ReuseTask] = {}
         asked: dict[int, bytes] = {}
         for slot in slots:
             if run.node(slot) not in self._plan.cached:
-                commands[slot] = Start(slot)
+                commands[slot] = StartTask(slot)
                 continue
             try:
                 parts = await self._maker.parts(facts, slot)
@@ -77,13 +77,13 @@ class Cache:
                 self.keys.pop(slot, None)
                 if not isinstance(error, Declined):
                     self._tell(facts, slot, why)
-                commands[slot] = Start(slot, CacheMiss(b"", "opaque", why))
+                commands[slot] = StartTask(slot, CacheMiss(b"", "opaque", why))
                 continue
             self.keys[slot] = self._maker.key(run.node(slot), parts)
             if run.status[slot] == Status.RETRYING:
-                commands[slot] = Start(slot, CacheMiss(parts, "retry"))
+                commands[slot] = StartTask(slot, CacheMiss(parts, "retry"))
             else:
-                commands[slot] = Start(slot, CacheMiss(parts, "new"))
+                commands[slot] = StartTask(slot, CacheMiss(parts, "new"))
                 asked[slot] = parts
         if asked:
             found = await _sound(self._log.latest, [self.keys[slot] for slot in asked])
@@ -101,26 +101,26 @@ class Cache:
 
     async def _judge(
         self, facts: RunFacts, asked: Mapping[int, bytes], found: Mapping[str, Record | None], now: int
-    ) -> dict[int, Start | Reuse]:
+    ) -> dict[int, StartTask | ReuseTask]:
         """What becomes of the slots for whose keys there are entries."""
-        answers: dict[int, Start | Reuse] = {}
-        hits: list[Reuse] = []
+        answers: dict[int, StartTask | ReuseTask] = {}
+        hits: list[ReuseTask] = []
         for slot, parts in asked.items():
             if self.keys[slot] not in found:
                 continue
             entry = found[self.keys[slot]]
             event = None if entry is None else entry.event
             if entry is None or not isinstance(event, TaskSucceeded):
-                answers[slot] = Start(
+                answers[slot] = StartTask(
                     slot, CacheMiss(parts, "lost", "the record of its entry cannot be read")
                 )
             elif entry.at > max(now, self._world.now()):  # which may be of a moment after this round began
-                answers[slot] = Start(slot, CacheMiss(parts, "future", _in_the_future(entry, now)))
+                answers[slot] = StartTask(slot, CacheMiss(parts, "future", _in_the_future(entry, now)))
             elif (since := self._expired(facts.run.node(slot), entry, event, now)) is not None:
-                answers[slot] = Start(slot, CacheMiss(parts, "expired", _out_of_date(entry, since)))
+                answers[slot] = StartTask(slot, CacheMiss(parts, "expired", _out_of_date(entry, since)))
             else:
                 hits.append(
-                    Reuse(
+                    ReuseTask(
                         slot,
                         event.result,
                         Origin(entry.stream, entry.version),
@@ -134,7 +134,7 @@ class Cache:
         unsound = await self._unsound(facts, hits)
         for hit in hits:
             if hit.slot in unsound:
-                answers[hit.slot] = Start(hit.slot, CacheMiss(hit.parts, *unsound[hit.slot]))
+                answers[hit.slot] = StartTask(hit.slot, CacheMiss(hit.parts, *unsound[hit.slot]))
             else:
                 answers[hit.slot] = hit
                 del self.keys[hit.slot]
@@ -149,7 +149,7 @@ class Cache:
         over = now - min(ends, default=now + 1)
         return over if over >= 0 else None
 
-    async def _unsound(self, facts: RunFacts, hits: Sequence[Reuse]) -> dict[int, _Miss]:
+    async def _unsound(self, facts: RunFacts, hits: Sequence[ReuseTask]) -> dict[int, _Miss]:
         """Slots whose entries' values cannot be had."""
         unsound: dict[int, _Miss] = {}
         batch: list[tuple[int, Stored]] = []

@@ -31,10 +31,10 @@ import anyio
 from eventflow.events import Draft
 from eventflow.machine import Phase
 from eventflow.machine.commands import (
-    Abandon,
-    Claim,
+    AbandonTask,
+    ClaimRun,
     Command,
-    Release,
+    ReleaseRun,
     StartRun,
 )  # fmt: skip
 from eventflow.ports import (
@@ -230,8 +230,8 @@ class FlowRunner:
                 )
             )
         defined = () if run.flow == graph.digest else self._definition.writes(self._world.now())
-        commands.append(Claim(self._world.new_id(), ownership.environment(request.entry), graph.digest))
-        commands += [Abandon(slot, run.attempt[slot], "lost") for slot in run.active()]
+        commands.append(ClaimRun(self._world.new_id(), ownership.environment(request.entry), graph.digest))
+        commands += [AbandonTask(slot, run.attempt[slot], "lost") for slot in run.active()]
         commands += request.first if born else ()
         self._values.recount(run)
         self._values.lend(request.beside if born else ())
@@ -473,8 +473,8 @@ class FlowRunner:
         for command in done:
             self._decider.fold(facts, command, now, drafts)
         for slot in list(facts.run.active()):
-            self._decider.fold(facts, Abandon(slot, facts.run.attempt[slot], "interrupted"), now, drafts)
-        self._decider.fold(facts, Release("interrupted"), now, drafts)
+            self._decider.fold(facts, AbandonTask(slot, facts.run.attempt[slot], "interrupted"), now, drafts)
+        self._decider.fold(facts, ReleaseRun("interrupted"), now, drafts)
         records = await self._log.append(Write(self._view.stream, base, drafts), values=beside)
         await ownership.keep_snapshot(self._log, self._view, facts, records[-1].position)
         run_id = self._view.run_id

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from eventflow.events import WIDTH_MAX
 from eventflow.graph import Input, ListOf, Ref, TaskNode, TupleOf, unequal
-from eventflow.machine import Block, Map, Plan, RunState
+from eventflow.machine import BlockTask, MapTask, Plan, RunState
 from eventflow.machine.rules import SLOTS_MAX
 from eventflow.result import KeyUnavailable
 from eventflow.runner.failures import failure_of, text_of
@@ -17,7 +17,7 @@ from eventflow.views.run_facts import RunFacts
 __all__ = ["map_or_block", "why_blocked"]
 
 
-async def map_or_block(plan: Plan, values: Values, facts: RunFacts, slot: int) -> Map | Block:
+async def map_or_block(plan: Plan, values: Values, facts: RunFacts, slot: int) -> MapTask | BlockTask:
     """What is to be decided on a mapped task that is due; a failure of what it maps over blocks it."""
     node = plan.nodes[slot]
     assert isinstance(node, TaskNode)
@@ -26,19 +26,19 @@ async def map_or_block(plan: Plan, values: Values, facts: RunFacts, slot: int) -
         if not item.each:
             continue
         if isinstance(item.arg, Ref) and values.is_failed(facts, item.arg):
-            return Block(slot, f"what it maps over as {item.name!r} failed")
+            return BlockTask(slot, f"what it maps over as {item.name!r} failed")
         try:
             widths[item.name] = await _width(values, facts, item)
         except KeyUnavailable:
             raise  # no failure of the task: the run can go on once the key is there
         except Exception as error:  # noqa: BLE001 - `len()` and opening run what users wrote
-            return Map(slot, 0, failure_of(TypeError(f"argument {item.name!r}: {text_of(error)}")))
+            return MapTask(slot, 0, failure_of(TypeError(f"argument {item.name!r}: {text_of(error)}")))
     if len({*widths.values()}) > 1 and not node.zip_shortest:
-        return Map(slot, 0, failure_of(ValueError(unequal(node.name, widths))))
+        return MapTask(slot, 0, failure_of(ValueError(unequal(node.name, widths))))
     width, room = min(widths.values()), min(WIDTH_MAX, SLOTS_MAX - len(facts.run.status))
     if width > room:
-        return Map(slot, 0, failure_of(ValueError(_too_wide(width, room))))
-    return Map(slot, width)
+        return MapTask(slot, 0, failure_of(ValueError(_too_wide(width, room))))
+    return MapTask(slot, width)
 
 
 def _too_wide(width: int, room: int) -> str:

@@ -9,8 +9,18 @@ from collections.abc import Sequence
 from typing import Final
 
 from eventflow.events import Draft
-from eventflow.machine import FINISHED, Plan, decide, ready
-from eventflow.machine.commands import Block, Command, Fail, Finish, Skip, Start, Succeed
+from eventflow.machine import FINISHED, Plan
+from eventflow.machine.commands import (
+    BlockTask,
+    Command,
+    FailTask,
+    FinishRun,
+    SkipTask,
+    StartTask,
+    SucceedTask,
+)
+from eventflow.machine.decide import decide
+from eventflow.machine.ready import ready
 from eventflow.ports import ThreadExecutor, World
 from eventflow.runner.cache_lookup import Cache
 from eventflow.runner.live_values import Values
@@ -54,13 +64,13 @@ class Decider:
         """Decide, and let the state run ahead of the append; true when the command applied."""
         run = facts.run
         events = decide(self._plan, run, command, now)
-        key = command.key if type(command) is Succeed else None
+        key = command.key if type(command) is SucceedTask else None
         for event in events:
             draft = Draft(now, event, key)
             advance(self._plan, facts, run.version + 1, draft)
             drafts.append(draft)
         slot = getattr(command, "slot", None)
-        if type(command) is Fail and slot in run.retry_at:
+        if type(command) is FailTask and slot in run.retry_at:
             self._waiting.failed(run, command.slot, self._world.monotonic() + command.delay_us)
         if events and slot is not None and run.status[slot] in FINISHED:
             node = run.node(slot)
@@ -83,17 +93,17 @@ class Decider:
             slots = due.start
             if waiting.wake_at is not None:
                 slots = slots + waiting.retries(run, self._world.monotonic(), room - len(slots))
-            asked = await self._cache.ask(facts, slots, now) if self._plan.cached else map(Start, slots)
+            asked = await self._cache.ask(facts, slots, now) if self._plan.cached else map(StartTask, slots)
             starts = self._begin(facts, waiting.admit(run, asked), now, drafts)
             started += starts
             for slot in due.skip:
-                self.fold(facts, Skip(slot, "an upstream was skipped"), now, drafts)
+                self.fold(facts, SkipTask(slot, "an upstream was skipped"), now, drafts)
             for slot in due.block:
-                self.fold(facts, Block(slot, why_blocked(self._plan, facts.run, slot)), now, drafts)
+                self.fold(facts, BlockTask(slot, why_blocked(self._plan, facts.run, slot)), now, drafts)
             for slot in due.map:
                 self.fold(facts, await map_or_block(self._plan, self._values, facts, slot), now, drafts)
             if due.finished:
-                self.fold(facts, Finish(why_failed(self._plan, facts)), now, drafts)
+                self.fold(facts, FinishRun(why_failed(self._plan, facts)), now, drafts)
             if len(starts) == len(slots) and not (due.skip or due.block or due.map):
                 break
             if len(drafts) > ROUND_EVENTS_MAX:
@@ -111,7 +121,7 @@ class Decider:
         started: list[int] = []
         for command in commands:
             applied = self.fold(facts, command, now, drafts)
-            if type(command) is Start:
+            if type(command) is StartTask:
                 if applied:
                     started.append(command.slot)
                 elif self._waiting.is_plain(facts.run, command.slot):

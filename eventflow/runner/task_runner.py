@@ -14,14 +14,13 @@ from datetime import timedelta
 from typing import Any, Final, Literal, TypeAlias
 
 from eventflow.fingerprints.content import content_of, quick_content
-from eventflow.machine import Command, Fail, Skip, Succeed
+from eventflow.machine import Command, FailTask, SkipTask, SucceedTask
 from eventflow.ports import Outcome, Raised, ThreadExecutor, Value, World
 from eventflow.result import Inline, KeyUnavailable, ResultSerializer
 from eventflow.runner.body import CLEANUP_S, Attempt, Limit, takes_back, within
 from eventflow.runner.failures import failure_of, forget_frames, skip_reason, text_of
 from eventflow.runner.live_values import Values, to_store
-from eventflow.runner.task_context import Skip as SkipSignal
-from eventflow.runner.task_context import TaskContext, current
+from eventflow.runner.task_context import Skip, TaskContext, current
 from eventflow.runner.workers import Worker, Workers
 from eventflow.serializers import Serializer, refuse_once
 from eventflow.views.run import RunView
@@ -270,13 +269,13 @@ class TaskRunner:
         now.ended_us = self._monotonic()
         spans = (began - now.queued_us, ended - began, now.ended_us - ended)
         key = self._keys.pop(slot, None) if self._keys else None
-        self._report(Succeed(slot, now.here.attempt, stored, *spans, content, key), bytes_beside)
+        self._report(SucceedTask(slot, now.here.attempt, stored, *spans, content, key), bytes_beside)
 
     def _raised(self, now: Attempt, error: BaseException) -> None:
-        if issubclass(type(error), SkipSignal):  # `isinstance` would ask the error for its class, too
+        if issubclass(type(error), Skip):  # `isinstance` would ask the error for its class, too
             reason = skip_reason(error)
             forget_frames(error)
-            self._report(Skip(now.slot, reason, now.here.attempt), None)
+            self._report(SkipTask(now.slot, reason, now.here.attempt), None)
         else:
             self._fail(now, error, "raised")
 
@@ -292,7 +291,7 @@ class TaskRunner:
         body_us = max(0, now.ended_us - now.began_us)
         failure = failure_of(error)
         self._keep(now.slot, error)
-        self._report(Fail(now.slot, now.here.attempt, failure, reason, delay_us, body_us), None)
+        self._report(FailTask(now.slot, now.here.attempt, failure, reason, delay_us, body_us), None)
 
     def _keep(self, slot: int, error: BaseException) -> None:
         """Keep a live exception; the one before it lets go of its frames, which hold all that its body had."""

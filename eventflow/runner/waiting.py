@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from heapq import heappop, heappush
 
-from eventflow.machine import Plan, Reuse, RunState, Start
+from eventflow.machine import Plan, ReuseTask, RunState, StartTask
 from eventflow.ports import ThreadExecutor
 from eventflow.views.run_facts import RunFacts
 
@@ -35,8 +35,8 @@ class Waiting:
         self._is_plain = is_plain
         self._needs_threads = True in is_plain
         self._on_free = on_free
-        self._for_thread: deque[Start] = deque()
-        self._one_by_one: deque[Start] = deque()
+        self._for_thread: deque[StartTask] = deque()
+        self._one_by_one: deque[StartTask] = deque()
         self._timers: list[tuple[int, int, int]] = []
         """Heap of (moment by the monotonic clock, slot, attempt that failed)."""
         self.passed = 0
@@ -79,15 +79,15 @@ class Waiting:
                 due.append(slot)
         return due
 
-    def admit(self, run: RunState, asked: Iterable[Start | Reuse]) -> list[Start | Reuse]:
+    def admit(self, run: RunState, asked: Iterable[StartTask | ReuseTask]) -> list[StartTask | ReuseTask]:
         """Those commands that may be decided on now; the others wait here."""
         if not self._needs_threads and not run.crashes:
             return list(asked)
-        admitted: list[Start | Reuse] = []
-        plain: list[Start] = []
+        admitted: list[StartTask | ReuseTask] = []
+        plain: list[StartTask] = []
         for command in asked:
             slot = command.slot
-            if type(command) is not Start:
+            if type(command) is not StartTask:
                 admitted.append(command)
             elif self._is_plain[slot if run.parent[slot] < 0 else run.node(slot)]:
                 plain.append(command)
@@ -101,7 +101,7 @@ class Waiting:
             self._for_thread.extend(plain[free:])
         return admitted
 
-    def freed(self, room: int) -> list[Start]:
+    def freed(self, room: int) -> list[StartTask]:
         """Take up to `room` starts for which there are threads now."""
         waiting = self._for_thread
         if not waiting:
@@ -111,7 +111,7 @@ class Waiting:
             self._threads.give_up(free - room)
         return [waiting.popleft() for _ in range(min(free, room))]
 
-    def suspect(self) -> list[Start]:
+    def suspect(self) -> list[StartTask]:
         """Take the next one of those that begin one at a time."""
         return [self._one_by_one.popleft()] if self._one_by_one else []
 

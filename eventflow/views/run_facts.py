@@ -32,7 +32,8 @@ from eventflow.events import (
     Unknown,
     kind_of,
 )
-from eventflow.machine import IllegalEvent, Plan, RunState, causes, evolve
+from eventflow.machine import IllegalEvent, Plan, RunState, causes
+from eventflow.machine.evolve import evolve
 from eventflow.result import Payload
 
 __all__ = ["Ending", "Reused", "RunFacts", "advance", "cut", "why_failed"]

@@ -11,25 +11,25 @@ from hypothesis import strategies as st
 from eventflow.events import Draft, Failure, Origin
 from eventflow.graph import ListOf, Ref
 from eventflow.machine import (
-    Abandon,
-    Block,
-    Claim,
+    AbandonTask,
+    BlockTask,
+    ClaimRun,
     Command,
-    Fail,
-    Finish,
-    Map,
+    FailTask,
+    FinishRun,
+    MapTask,
     Phase,
     Plan,
-    Release,
-    Reuse,
+    ReleaseRun,
+    ReuseTask,
     RunState,
-    Skip,
-    Start,
+    SkipTask,
     StartRun,
-    Succeed,
-    decide,
-    ready,
+    StartTask,
+    SucceedTask,
 )
+from eventflow.machine.decide import decide
+from eventflow.machine.ready import ready
 from eventflow.result import Inline
 from eventflow.views.run import RunView
 from eventflow.views.run_facts import RunFacts, advance
@@ -67,27 +67,29 @@ def _commands(draw: st.DrawFn, plan: Plan, run: RunState) -> Command:
     attempt = max(0, run.attempt[slot] - draw(st.sampled_from([0, 0, 0, 1, 2])))
     match kind:
         case "start":
-            return Start(slot)
+            return StartTask(slot)
         case "map":
             node = run.node(slot)
             width = _width(plan, run, node, draw(st.integers(0, 3))) if node in plan.mapped else 2
-            return Map(slot, width, draw(st.sampled_from([None, None, None, FAILURE])))
+            return MapTask(slot, width, draw(st.sampled_from([None, None, None, FAILURE])))
         case "skip":
-            return Skip(slot, "why", draw(st.sampled_from([0, attempt])))
+            return SkipTask(slot, "why", draw(st.sampled_from([0, attempt])))
         case "block":
-            return Block(slot, "why")
+            return BlockTask(slot, "why")
         case "succeed":
-            return Succeed(slot, attempt, PAYLOAD)
+            return SucceedTask(slot, attempt, PAYLOAD)
         case "fail":
             reason: Any = draw(st.sampled_from(["raised", "timed_out", "unserializable", "input"]))
-            return Fail(slot, attempt, FAILURE, reason, delay_us=draw(st.sampled_from([0, 5])))
+            return FailTask(slot, attempt, FAILURE, reason, delay_us=draw(st.sampled_from([0, 5])))
         case "abandon":
-            return Abandon(slot, attempt, draw(st.sampled_from(["lost", "lost", "interrupted"])))
+            return AbandonTask(slot, attempt, draw(st.sampled_from(["lost", "lost", "interrupted"])))
         case "reuse":
-            return Reuse(slot, PAYLOAD, Origin("run/old", 3), "fork")
+            return ReuseTask(slot, PAYLOAD, Origin("run/old", 3), "fork")
         case _:
             return draw(
-                st.sampled_from([Claim("me", {}, "f"), Claim("you", {}, "f"), Release("x"), Finish(), BIRTH])
+                st.sampled_from(
+                    [ClaimRun("me", {}, "f"), ClaimRun("you", {}, "f"), ReleaseRun("x"), FinishRun(), BIRTH]
+                )
             )
 
 
@@ -101,9 +103,9 @@ def _drafts(data: st.DataObject, view: RunView) -> list[Draft]:
     drafts: list[Draft] = []
     now = 1_000
     commands: list[Command] = [
-        data.draw(st.sampled_from([BIRTH, Finish(), Start(0)])),
+        data.draw(st.sampled_from([BIRTH, FinishRun(), StartTask(0)])),
         BIRTH,
-        Claim("me", {}, "f"),
+        ClaimRun("me", {}, "f"),
     ]
     for turn in range(data.draw(st.integers(3, 40))):
         command = commands[turn] if turn < 3 else data.draw(_commands(plan, run))
@@ -114,7 +116,7 @@ def _drafts(data: st.DataObject, view: RunView) -> list[Draft]:
         for event in events:
             drafts.append(Draft(now, event))
             advance(view.plan, facts, run.version + 1, drafts[-1])
-        if not isinstance(command, Claim):
+        if not isinstance(command, ClaimRun):
             assert decide(plan, run, command, now) == ()
         _check_counters(plan, run)
     return drafts

@@ -7,18 +7,18 @@ from typing import Any
 from eventflow.events import Draft, Event
 from eventflow.graph import Const, Graph, Input, ParameterNode, Policy, Ref, TaskDef, TaskNode
 from eventflow.machine import (
-    Claim,
+    ClaimRun,
     Command,
     Due,
     Plan,
     RunState,
-    Start,
     StartRun,
-    Succeed,
-    decide,
-    evolve,
-    ready,
+    StartTask,
+    SucceedTask,
 )
+from eventflow.machine.decide import decide
+from eventflow.machine.evolve import evolve
+from eventflow.machine.ready import ready
 from eventflow.result import Inline
 
 __all__ = ["PAYLOAD", "Machine", "graph_of", "mapped", "parameter", "task"]
@@ -72,7 +72,7 @@ class Machine:
         self.now = 1_000
         if claimed:
             self.do(StartRun("f", {}, "full", {}))
-            self.do(Claim("me", {}, "f"))
+            self.do(ClaimRun("me", {}, "f"))
 
     def decide(self, command: Command) -> tuple[Event, ...]:
         """What a command makes true, without folding it."""
@@ -97,8 +97,8 @@ class Machine:
     def succeed(self, *slots: int) -> None:
         """Start those tasks if they have not been, and let them succeed."""
         for slot in slots:
-            self.do(Start(slot))
-            assert self.do(Succeed(slot, self.run.attempt[slot], PAYLOAD)), f"{slot} could not succeed"
+            self.do(StartTask(slot))
+            assert self.do(SucceedTask(slot, self.run.attempt[slot], PAYLOAD)), f"{slot} could not succeed"
 
     def slot(self, *address: int) -> int:
         """The slot of an address."""

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 import eventflow.machine as machine_package
-from eventflow.machine import Due, Map, Start, Succeed, ready
+from eventflow.machine import Due, MapTask, StartTask, SucceedTask
+from eventflow.machine.ready import ready
 from tests.unit.machines import PAYLOAD, Machine, mapped, task
 
 SMALL, LARGE = 100, 100_000
@@ -61,8 +62,8 @@ def one_round(machine: Machine, slot: int) -> int:
     def work() -> None:
         due: Due = ready(machine.plan, machine.run, machine.now, 1)
         assert due.start == [slot]
-        machine.do(Start(slot))
-        assert machine.do(Succeed(slot, 1, PAYLOAD))
+        machine.do(StartTask(slot))
+        assert machine.do(SucceedTask(slot, 1, PAYLOAD))
 
     return operations(work)
 
@@ -70,8 +71,8 @@ def one_round(machine: Machine, slot: int) -> int:
 def quietly(machine: Machine, slots: Any) -> None:
     """Bring tasks to their end, uncounted."""
     for slot in slots:
-        machine.do(Start(slot))
-        machine.do(Succeed(slot, 1, PAYLOAD))
+        machine.do(StartTask(slot))
+        machine.do(SucceedTask(slot, 1, PAYLOAD))
 
 
 def chain(count: int, begun: int) -> tuple[Machine, int]:
@@ -92,7 +93,7 @@ def map_of_map(count: int, begun: int) -> tuple[Machine, int]:
     """The children of one mapped task, with another map behind them."""
     machine = Machine(task(), mapped(0), mapped(1))
     machine.succeed(0)
-    machine.do(Map(1, count))
+    machine.do(MapTask(1, count))
     quietly(machine, range(3, 3 + begun))
     return machine, 3 + begun
 
@@ -122,7 +123,7 @@ def test_asking_when_nothing_is_due_does_not_grow() -> None:
     for count in (SMALL, LARGE):
         machine = Machine(*[task() for _ in range(count)])
         for slot in range(count):
-            machine.do(Start(slot))
+            machine.do(StartTask(slot))
         found.append(operations(lambda machine=machine: ready(machine.plan, machine.run, 0, 0)))
     assert found[0] == found[1]
 

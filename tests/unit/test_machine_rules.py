@@ -28,24 +28,24 @@ from eventflow.events import (
 )
 from eventflow.graph import Policy
 from eventflow.machine import (
-    Abandon,
-    Block,
-    Claim,
+    AbandonTask,
+    BlockTask,
+    ClaimRun,
     Command,
-    Fail,
-    Finish,
+    FailTask,
+    FinishRun,
     IllegalEvent,
-    Map,
+    MapTask,
     Phase,
-    Release,
-    Reuse,
-    Skip,
-    Start,
+    ReleaseRun,
+    ReuseTask,
+    SkipTask,
     StartRun,
+    StartTask,
     Status,
-    Succeed,
-    evolve,
+    SucceedTask,
 )
+from eventflow.machine.evolve import evolve
 from eventflow.machine.rules import RUN, TASK, outcome_of
 from tests.unit.machines import PAYLOAD, Machine, graph_of, mapped, task
 
@@ -79,21 +79,21 @@ def in_status(status: Status, *, to_map: bool = False) -> Machine:
     machine = Machine(mapped(Input_const()) if is_mapped else task(), task(0), policy=Policy(retries=1))
     path: dict[Status, list[Command]] = {
         Status.PENDING: [],
-        Status.RUNNING: [Start(0)],
-        Status.RETRYING: [Start(0), Fail(0, 1, FAILURE, "raised")],
-        Status.SUCCEEDED: [Start(0), Succeed(0, 1, PAYLOAD)],
-        Status.REUSED: [Reuse(0, PAYLOAD, Origin("run/x", 3), "fork")],
-        Status.MAPPED: [Map(0, 2)],
-        Status.SKIPPED: [Skip(0, "r")],
-        Status.FAILED: [Start(0), Fail(0, 1, FAILURE, "input")],
+        Status.RUNNING: [StartTask(0)],
+        Status.RETRYING: [StartTask(0), FailTask(0, 1, FAILURE, "raised")],
+        Status.SUCCEEDED: [StartTask(0), SucceedTask(0, 1, PAYLOAD)],
+        Status.REUSED: [ReuseTask(0, PAYLOAD, Origin("run/x", 3), "fork")],
+        Status.MAPPED: [MapTask(0, 2)],
+        Status.SKIPPED: [SkipTask(0, "r")],
+        Status.FAILED: [StartTask(0), FailTask(0, 1, FAILURE, "input")],
         Status.TIMED_OUT: [
-            Start(0),
-            Fail(0, 1, FAILURE, "raised"),
-            Start(0),
-            Fail(0, 2, FAILURE, "timed_out"),
+            StartTask(0),
+            FailTask(0, 1, FAILURE, "raised"),
+            StartTask(0),
+            FailTask(0, 2, FAILURE, "timed_out"),
         ],
-        Status.BLOCKED: [Block(0, "m")],
-        Status.CRASHED: [step for n in (1, 2, 3) for step in (Start(0), Abandon(0, n, "lost"))],
+        Status.BLOCKED: [BlockTask(0, "m")],
+        Status.CRASHED: [step for n in (1, 2, 3) for step in (StartTask(0), AbandonTask(0, n, "lost"))],
     }
     for command in path[status]:
         assert machine.do(command)
@@ -185,11 +185,11 @@ def test_the_run_table(event: Any, phase: Phase) -> None:
 def in_phase(phase: Phase, *, tasks: bool = True) -> Machine:
     """A run of one task (none, to be finished) in a phase."""
     machine = Machine(*([task()] if tasks and phase != Phase.FINISHED else []), claimed=False)
-    steps: list[Command] = [StartRun("f", {}, "full", {}), Claim("me", {}, "f")]
+    steps: list[Command] = [StartRun("f", {}, "full", {}), ClaimRun("me", {}, "f")]
     for command in steps[: min(phase, 2)]:
         machine.do(command)
     if phase > Phase.CLAIMED:
-        machine.do(Release("r") if phase == Phase.RELEASED else Finish())
+        machine.do(ReleaseRun("r") if phase == Phase.RELEASED else FinishRun())
     assert machine.run.phase == phase
     return machine
 
@@ -201,14 +201,14 @@ def test_nothing_happens_to_tasks_of_a_run_that_nobody_owns(event: Any, phase: P
     machine = in_phase(phase)
     refused(machine, event)
     refused(machine, msgspec.structs.replace(event, claim=machine.run.claim))
-    assert machine.decide(Start(0)) == ()
+    assert machine.decide(StartTask(0)) == ()
 
 
 @pytest.mark.parametrize("event", [*TASK_EVENTS, *RUN_EVENTS[2:]], ids=lambda e: type(e).__name__)
 def test_a_stale_claim_is_refused(event: Any) -> None:
     """After a takeover nothing that the old owner writes may stand."""
     machine = in_status(Status.RUNNING)
-    machine.do(Claim("you", {}, "f"))
+    machine.do(ClaimRun("you", {}, "f"))
     assert machine.run.claim == machine.run.version
     refused(machine, event)
 
@@ -245,16 +245,16 @@ def test_events_that_no_run_has(event: Any) -> None:
 @pytest.mark.parametrize(
     ("status", "command"),
     [
-        (Status.PENDING, Start(0)),
-        (Status.PENDING, Skip(0, "r")),
-        (Status.PENDING, Block(0, "m")),
-        (Status.PENDING, Reuse(0, PAYLOAD, Origin("run/x", 3), "fork")),
-        (Status.RUNNING, Succeed(0, 1, PAYLOAD)),
-        (Status.RUNNING, Fail(0, 1, FAILURE, "raised")),
-        (Status.RUNNING, Skip(0, "r", 1)),
-        (Status.RUNNING, Abandon(0, 1, "lost")),
-        (Status.RETRYING, Start(0)),
-        (Status.PENDING, Release("r")),
+        (Status.PENDING, StartTask(0)),
+        (Status.PENDING, SkipTask(0, "r")),
+        (Status.PENDING, BlockTask(0, "m")),
+        (Status.PENDING, ReuseTask(0, PAYLOAD, Origin("run/x", 3), "fork")),
+        (Status.RUNNING, SucceedTask(0, 1, PAYLOAD)),
+        (Status.RUNNING, FailTask(0, 1, FAILURE, "raised")),
+        (Status.RUNNING, SkipTask(0, "r", 1)),
+        (Status.RUNNING, AbandonTask(0, 1, "lost")),
+        (Status.RETRYING, StartTask(0)),
+        (Status.PENDING, ReleaseRun("r")),
     ],
 )
 def test_repeating_a_command_decides_to_nothing(status: Status, command: Command) -> None:
@@ -268,17 +268,17 @@ def test_repeating_a_command_decides_to_nothing(status: Status, command: Command
 @pytest.mark.parametrize(
     "command",
     [
-        Start(0),
-        Succeed(0, 1, PAYLOAD),
-        Fail(0, 1, FAILURE, "raised"),
-        Skip(0, "r"),
-        Skip(0, "r", 1),
-        Block(0, "m"),
-        Map(0, 1),
-        Abandon(0, 1, "lost"),
-        Reuse(0, PAYLOAD, Origin("run/x", 3), "fork"),
+        StartTask(0),
+        SucceedTask(0, 1, PAYLOAD),
+        FailTask(0, 1, FAILURE, "raised"),
+        SkipTask(0, "r"),
+        SkipTask(0, "r", 1),
+        BlockTask(0, "m"),
+        MapTask(0, 1),
+        AbandonTask(0, 1, "lost"),
+        ReuseTask(0, PAYLOAD, Origin("run/x", 3), "fork"),
         StartRun("f", {}, "full", {}),
-        Finish(),
+        FinishRun(),
     ],
     ids=lambda c: type(c).__name__,
 )
@@ -290,27 +290,32 @@ def test_late_answers_fall_on_the_floor(status: Status, command: Command) -> Non
 def test_answers_of_an_earlier_attempt_are_ignored() -> None:
     """An outcome counts for the attempt that it names, and for no later one."""
     machine = in_status(Status.RETRYING)
-    machine.do(Start(0))
+    machine.do(StartTask(0))
     for command in (
-        Succeed(0, 1, PAYLOAD),
-        Fail(0, 1, FAILURE, "raised"),
-        Skip(0, "r", 1),
-        Abandon(0, 1, "lost"),
+        SucceedTask(0, 1, PAYLOAD),
+        FailTask(0, 1, FAILURE, "raised"),
+        SkipTask(0, "r", 1),
+        AbandonTask(0, 1, "lost"),
     ):
         assert machine.decide(command) == ()
-    assert machine.decide(Succeed(0, 2, PAYLOAD))
+    assert machine.decide(SucceedTask(0, 2, PAYLOAD))
 
 
 def test_a_start_waits_for_its_upstreams() -> None:
     """A task whose upstreams have not finished cannot be started, skipped, blocked or given a result."""
     machine = Machine(task(), task(0))
-    for command in (Start(1), Skip(1, "r"), Block(1, "m"), Reuse(1, PAYLOAD, Origin("x", 1), "fork")):
+    for command in (
+        StartTask(1),
+        SkipTask(1, "r"),
+        BlockTask(1, "m"),
+        ReuseTask(1, PAYLOAD, Origin("x", 1), "fork"),
+    ):
         assert machine.decide(command) == ()
 
 
 def test_mapped_and_plain_are_not_mixed_up() -> None:
     """A mapped task has no body to start or result to take, and a plain one no children."""
     machine = Machine(mapped(Input_const()), task())
-    assert machine.decide(Start(0)) == ()
-    assert machine.decide(Reuse(0, PAYLOAD, Origin("x", 1), "fork")) == ()
-    assert machine.decide(Map(1, 2)) == ()
+    assert machine.decide(StartTask(0)) == ()
+    assert machine.decide(ReuseTask(0, PAYLOAD, Origin("x", 1), "fork")) == ()
+    assert machine.decide(MapTask(1, 2)) == ()

@@ -21,7 +21,7 @@ from eventflow.events import (
     encode,
 )
 from eventflow.graph import Policy
-from eventflow.machine import Start
+from eventflow.machine import StartTask
 from eventflow.machine.rules import Status, outcome_of
 from eventflow.result import Forgotten, Inline, Withheld
 from tests.unit.machines import Machine, task
@@ -63,7 +63,7 @@ def test_an_unknown_reason_of_a_failure_means_failed() -> None:
 def test_only_a_lost_process_or_worker_counts_as_a_crash(reason: str, crashes: int) -> None:
     """Any other ending without an outcome leaves the task as if it had not been started."""
     machine = Machine(task())
-    machine.do(Start(0))
+    machine.do(StartTask(0))
     machine.fold(TaskAbandoned(claim=2, task=(0,), attempt=1, reason=reason))
     assert machine.run.status[0] == Status.PENDING
     assert machine.run.crashes.get(0, 0) == crashes

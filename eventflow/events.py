@@ -66,9 +66,31 @@ __all__ = [
     "decode",
     "encode",
     "encode_event",
+    "flow_stream",
     "kind_of",
     "name_digest",
+    "run_of",
+    "run_stream",
 ]
+
+_RUN: Final = "run/"
+_FLOW: Final = "flow/"
+
+
+def run_stream(run_id: str) -> str:
+    """The name of a run's stream: `run/<id>`."""
+    return _RUN + run_id
+
+
+def run_of(stream: str) -> str:
+    """The id of the run whose stream this is; any other name is returned unchanged."""
+    return stream.removeprefix(_RUN)
+
+
+def flow_stream(digest: str) -> str:
+    """The name of the stream that holds the graph with this digest: `flow/<digest>`."""
+    return _FLOW + digest
+
 
 WIDTH_MAX: Final = 1_000_000
 """Children of one map."""

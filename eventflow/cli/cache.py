@@ -9,7 +9,7 @@ from typing import Any, Final
 from eventflow.cli.errors import Exit, Trouble
 from eventflow.cli.inspect import when
 from eventflow.codecs.plain import unpack
-from eventflow.events import CacheMiss, LogDamaged, Record, RunClaimed, TaskReused, TaskStarted
+from eventflow.events import CacheMiss, LogDamaged, Record, RunClaimed, TaskReused, TaskStarted, run_of
 from eventflow.graph import Const, Graph, ParameterNode, TaskDef, TaskNode
 from eventflow.ports import EventLog
 from eventflow.projections import Fold, replay
@@ -52,7 +52,7 @@ def _entry(entry: CacheEntry) -> dict[str, Any]:
         "namespace": entry.namespace,
         "flow": entry.flow,
         "task": entry.node,
-        "run": entry.source.stream.removeprefix("run/"),
+        "run": run_of(entry.source.stream),
         "event": entry.source.version,
         "made_us": entry.made_at,
         "used_us": entry.used_at,
@@ -172,7 +172,7 @@ async def _hit(
         "decision": "hit",
         "why": f"{', '.join(('its code', *counted[:-1]))} and {counted[-1]} were the same",
         "key": key_of(event.parts),
-        "source_run": source.stream.removeprefix("run/"),
+        "source_run": run_of(source.stream),
         "source_event": source.version,
         "age_s": (record.at - made[0]) / 1e6 if made else None,
         "saved_s": event.saved_us / 1e6,
@@ -193,7 +193,7 @@ async def _compare(
     """The nearest earlier entry, and what differs, with the values then and now where they can be shown."""
     made = entry.first  # the entry as it was then; it may have been made again since
     try:
-        then = await RunView.of(log, made.stream.removeprefix("run/"))
+        then = await RunView.of(log, run_of(made.stream))
     except RunNotFound as error:
         raise LogDamaged(f"the cache has an entry of a run that is not there: {error}") from error
     past = (await replay(log, then, stream=then.stream, start=Fold.start(then))).state

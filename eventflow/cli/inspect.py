@@ -18,7 +18,7 @@ import msgspec
 from eventflow.cli.errors import Exit, Trouble
 from eventflow.cli.output import escaped
 from eventflow.cli.progress import task_name
-from eventflow.events import CacheMiss, Origin, Record, RunClaimed, RunStarted, kind_of
+from eventflow.events import CacheMiss, Origin, Record, RunClaimed, RunStarted, kind_of, run_stream
 from eventflow.graph import Graph, TaskNode
 from eventflow.logs.urls import SQLITE, check_url, default_url, open_log, path_of
 from eventflow.machine.rules import FAILED, FINISHED
@@ -51,7 +51,7 @@ async def opened(url: str | None) -> AsyncIterator[EventLog]:
 
 async def find_run(log: EventLog, given: str) -> str:
     """The id that was given, shortened while unique, or as `@last`; raises `Trouble`."""
-    if not given.startswith("@") and await log.head(f"run/{given}"):
+    if not given.startswith("@") and await log.head(run_stream(given)):
         return given
     runs = await _runs(log)
     if given == "@last" and runs:
@@ -190,7 +190,7 @@ def _task(picture: Picture, node: int, name: str, line: Any) -> dict[str, Any]:
 async def events_of(log: EventLog, run_id: str) -> AsyncIterator[dict[str, Any]]:
     """The events of a run, oldest first, values only by their size and place."""
     graph = (await RunView.of(log, run_id)).plan.graph
-    async for record in log.read(stream=f"run/{run_id}"):
+    async for record in log.read(stream=run_stream(run_id)):
         yield _event(graph, record)
 
 

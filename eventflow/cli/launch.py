@@ -20,7 +20,7 @@ from eventflow.cli.flow_loader import load_entry, load_flow
 from eventflow.cli.inspect import find_run, opened, recorded_entry
 from eventflow.cli.output import Colored, Unprintable, as_json, say, write_json
 from eventflow.cli.progress import Counts, ended_badly, watch
-from eventflow.events import RunFinished
+from eventflow.events import RunFinished, run_stream
 from eventflow.logs.urls import check_url, open_log
 from eventflow.ports import EventLog
 from eventflow.result import ResultError
@@ -193,7 +193,7 @@ async def _run(
 
 async def _is_over(log: EventLog, run_id: str) -> bool:
     """Whether a run has finished already, so that it is only shown."""
-    async for record in log.read(stream=f"run/{run_id}", backwards=True):
+    async for record in log.read(stream=run_stream(run_id), backwards=True):
         return isinstance(record.event, RunFinished)
     return False
 

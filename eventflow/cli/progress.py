@@ -27,6 +27,7 @@ from eventflow.events import (
     TaskSkipped,
     TaskStarted,
     TaskSucceeded,
+    run_stream,
 )
 from eventflow.graph import Graph, TaskNode
 from eventflow.ports import EventLog
@@ -145,7 +146,7 @@ async def watch(log: EventLog, graph: Graph, run_id: str, *, quiet: bool) -> Cou
     """Follow a run until it has finished, showing it as the terminal allows; cancel it to stop earlier."""
     projection = Progress(graph)
     with _shown(graph.name, quiet=quiet) as show:
-        async for fold in follow(log, projection, stream=f"run/{run_id}"):
+        async for fold in follow(log, projection, stream=run_stream(run_id)):
             show(fold.state)
             if fold.state.outcome:
                 return fold.state

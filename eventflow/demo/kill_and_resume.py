@@ -24,7 +24,7 @@ import msgspec
 
 from eventflow.demo.montage import COUNT_VARIABLE, RECORDING, SECONDS_VARIABLE
 from eventflow.demo.workload import expected_digest, load
-from eventflow.events import RunFinished, TaskReused, TaskStarted, TaskSucceeded
+from eventflow.events import RunFinished, TaskReused, TaskStarted, TaskSucceeded, run_stream
 from eventflow.logs.urls import open_log
 from eventflow.ports import EventLog
 from eventflow.projections import replay
@@ -34,7 +34,7 @@ __all__ = ["play"]
 
 _RUN: Final = "montage"
 _AGAIN: Final = "montage-again"
-_STREAM: Final = f"run/{_RUN}"
+_STREAM: Final = run_stream(_RUN)
 _KILL_AT: Final = 0.4
 """Share of the tasks that have finished when the process is killed."""
 
@@ -160,7 +160,7 @@ class _Demo:
         took_s = monotonic() - began
         executed = (self._executed() - before).total()
         hits, saved_us = 0, 0
-        async for record in log.read(stream=f"run/{_AGAIN}"):
+        async for record in log.read(stream=run_stream(_AGAIN)):
             if isinstance(record.event, TaskReused):
                 hits, saved_us = hits + 1, saved_us + record.event.saved_us
         picture = await _picture(log, None, _AGAIN)

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from logging import getLogger
 from typing import Final, TypeAlias, TypeVar
 
-from eventflow.events import CacheMiss, LogDamaged, Origin, Record, TaskSucceeded
+from eventflow.events import CacheMiss, LogDamaged, Origin, Record, TaskSucceeded, run_of
 from eventflow.machine import ReuseTask, StartTask, Status
 from eventflow.ports import EventLog, World
 from eventflow.result import Inline, Stored
@@ -210,10 +210,10 @@ async def _sound(
 
 
 def _in_the_future(entry: Record, now: int) -> str:
-    run = entry.stream.removeprefix("run/")
+    run = run_of(entry.stream)
     return f"event {entry.version} of run {run} was recorded {(entry.at - now) / 1e6:.0f} s in the future"
 
 
 def _out_of_date(entry: Record, since_us: int) -> str:
-    run = entry.stream.removeprefix("run/")
+    run = run_of(entry.stream)
     return f"event {entry.version} of run {run} is out of date since {since_us / 1e6:.0f} s"

@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import Final
 from weakref import WeakKeyDictionary
 
-from eventflow.events import Draft, FlowDefined
+from eventflow.events import Draft, FlowDefined, flow_stream
 from eventflow.graph import Graph
 from eventflow.ports import EventLog, Write
 
@@ -30,7 +30,7 @@ class Definition:
         """What has to be appended for the log to hold the graph."""
         if self._stands:
             return ()
-        return (Write(f"flow/{self._graph.digest}", 0, [Draft(now, FlowDefined(graph=self._graph))]),)
+        return (Write(flow_stream(self._graph.digest), 0, [Draft(now, FlowDefined(graph=self._graph))]),)
 
     def note(self) -> None:
         """Remember that the log holds it."""

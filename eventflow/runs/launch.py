@@ -12,7 +12,7 @@ from typing import Any, Final, Generic, ParamSpec, Protocol, TypeVar
 
 import msgspec
 
-from eventflow.events import Origin, RunStarted
+from eventflow.events import Origin, RunStarted, run_stream
 from eventflow.executors.threads import Lanes, shared_pool
 from eventflow.fingerprints.type_defs import Difference
 from eventflow.graph import Arg, Const, DictOf, Graph, Key, ListOf, ParameterNode, Ref, TupleOf
@@ -314,15 +314,15 @@ class _Call:
     async def _check_target(self, old: RunView) -> None:
         """Refuse to rerun into a run that exists, unless it is this very rerun, to be resumed."""
         target = self._options.run_id
-        born = await self._birth() if target is not None else None
+        born = await self._birth(target) if target is not None else None
         if born is not None and (born.origin is None or born.origin.stream != old.stream):
             raise ValueError(
                 f"run {target!r} exists already: a rerun is a new run, so choose another run_id, or none"
             )
 
-    async def _birth(self) -> RunStarted | None:
-        """How the run of `options(run_id=...)` began, if it did."""
-        async for record in self._log.read(stream=f"run/{self._options.run_id}"):
+    async def _birth(self, run_id: str) -> RunStarted | None:
+        """How a run began, if it did."""
+        async for record in self._log.read(stream=run_stream(run_id)):
             if isinstance(record.event, RunStarted):
                 return record.event
             break
@@ -330,9 +330,10 @@ class _Call:
 
     async def run(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[RunView, Picture]:
         """Start, resume or follow the run; of one that exists, a parameter that is not given is as recorded."""
-        born = await self._birth() if self._options.run_id is not None else None
+        run_id = self._options.run_id
+        born = await self._birth(run_id) if run_id is not None else None
         if born is None and not self._options.wait:
-            raise RunNotFound(f"there is no run {self._options.run_id!r} in this log")
+            raise RunNotFound(f"there is no run {run_id!r} in this log")
         values = self._flow.bind(args, kwargs, only_given=born is not None)
         parameters = dict(born.parameters) if born is not None else {}
         beside: list[Value] = []

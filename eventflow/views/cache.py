@@ -29,6 +29,7 @@ from eventflow.events import (
     TaskReused,
     TaskStarted,
     TaskSucceeded,
+    flow_stream,
 )
 from eventflow.graph import CachePolicy, TaskDef, TaskNode
 from eventflow.result import Inline, Payload, Stored
@@ -143,18 +144,18 @@ class CacheHits:
         if isinstance(event, FlowDefined | RunFinished):
             return (record.stream,)
         if isinstance(event, RunStarted | RunClaimed):
-            return (record.stream, f"flow/{event.flow}")
+            return (record.stream, flow_stream(event.flow))
         if not _is_about_cache(record):
             return ()
         run = rows.get(record.stream)
         if not isinstance(run, CachedRun):
             return (record.stream,)
-        flow = rows.get(f"flow/{run.flow}")
+        flow = rows.get(flow_stream(run.flow))
         if not isinstance(flow, CachedFlow):
-            return (record.stream, f"flow/{run.flow}")
+            return (record.stream, flow_stream(run.flow))
         assert isinstance(event, TaskStarted | TaskSucceeded | TaskReused)
         node, task = flow.at(event)
-        names = (record.stream, f"flow/{run.flow}", _task(flow, node))
+        names = (record.stream, flow_stream(run.flow), _task(flow, node))
         key = _key(task, event.parts) if isinstance(event, TaskReused) else record.key
         return names if key is None else (*names, _entry(task, key))
 
@@ -170,7 +171,7 @@ class CacheHits:
                 state.pop(record.stream, None)
             case TaskStarted() | TaskSucceeded() | TaskReused() if _is_about_cache(record):
                 run = state.get(record.stream)
-                flow = state.get(f"flow/{run.flow}") if isinstance(run, CachedRun) else None
+                flow = state.get(flow_stream(run.flow)) if isinstance(run, CachedRun) else None
                 if isinstance(run, CachedRun) and isinstance(flow, CachedFlow):
                     _APPLY[type(event)](state, run, flow, record, event)
                     state[record.stream] = run
@@ -241,7 +242,7 @@ def _define(rows: _Rows, record: Record, event: FlowDefined) -> None:
 
 def _enter(rows: _Rows, stream: str, flow: str) -> None:
     """Note the graph of a run, which a later claim may replace."""
-    if isinstance(rows.get(f"flow/{flow}"), CachedFlow):
+    if isinstance(rows.get(flow_stream(flow)), CachedFlow):
         rows[stream] = CachedRun(flow)
     else:
         rows.pop(stream, None)

@@ -26,7 +26,9 @@ from eventflow.events import (
     RunStarted,
     Source,
     Unknown,
+    flow_stream,
     kind_of,
+    run_stream,
 )
 from eventflow.graph import Graph, Key, ParameterNode, Ref
 from eventflow.machine import IllegalEvent, Phase, Plan, RunState, Status, causes, sources
@@ -58,7 +60,7 @@ class RunNotFound(LookupError):
 
 async def graph_of(log: EventLog, digest: str) -> Graph:
     """The graph that stands in the log under its digest."""
-    async for record in log.read(stream=f"flow/{digest}"):
+    async for record in log.read(stream=flow_stream(digest)):
         if isinstance(record.event, FlowDefined):
             return record.event.graph
         if isinstance(record.event, Unknown):
@@ -96,7 +98,7 @@ class RunView:
         unpickled. `fetch` reads stored bytes from local disk; `locate` finds the place of a node handle.
         """
         self.run_id = run_id
-        self.stream: Final = f"run/{run_id}"
+        self.stream: Final = run_stream(run_id)
         """The stream that is folded."""
         self.snapshot_name: Final = f"{self.stream}/{plan.graph.digest}"
         """What the log may have kept a fold of it under; the graph is part of its meaning."""
@@ -108,7 +110,7 @@ class RunView:
     @classmethod
     async def of(cls, log: EventLog, run_id: str) -> RunView:
         """The view of a run by its id, from the log alone; raises `RunNotFound`."""
-        async for record in log.read(stream=f"run/{run_id}"):
+        async for record in log.read(stream=run_stream(run_id)):
             if isinstance(record.event, RunStarted):
                 plan = Plan(await graph_of(log, record.event.flow))
                 return cls(run_id, plan, fetch=fetcher(log))

@@ -24,6 +24,8 @@ from eventflow.events import (
     TaskReused,
     TaskSkipped,
     TaskSucceeded,
+    flow_stream,
+    run_of,
 )
 from eventflow.graph import TaskNode
 from eventflow.result import Payload
@@ -84,7 +86,7 @@ class Runs:
         event = record.event
         if type(event) in _HANDLERS:
             if isinstance(event, RunStarted | RunClaimed):
-                return (record.stream, f"flow/{event.flow}")
+                return (record.stream, flow_stream(event.flow))
             return (record.stream,)
         return (record.stream,) if isinstance(event, FlowDefined) else ()
 
@@ -94,7 +96,7 @@ class Runs:
         if (handler := _HANDLERS.get(type(event))) is not None:
             row = state.get(record.stream)
             if not isinstance(row, RunRow):
-                row = RunRow(record.stream.removeprefix("run/"))
+                row = RunRow(run_of(record.stream))
             handler(state, row, record, event)
             state[record.stream] = row
         elif isinstance(event, FlowDefined):
@@ -114,7 +116,7 @@ _Rows: TypeAlias = MutableMapping[str, RunsRow]
 
 def _name(rows: _Rows, row: RunRow, flow: str) -> None:
     row.flow = flow
-    found = rows.get(f"flow/{flow}")
+    found = rows.get(flow_stream(flow))
     if isinstance(found, FlowRow):
         row.name = found.name
         row.nodes = row.nodes or found.tasks

@@ -128,7 +128,7 @@ def __getattr__(name: str) -> Any:
 
 
 def _pin_names() -> None:
-    """Have public classes and functions say that they are of `eventflow`, whatever module they are defined in.
+    """Set `__module__` of public classes and functions to `eventflow`.
 
     Pickles, failures and types in a log name classes by their modules, so a class may move to another file.
     A Struct keeps its own module, in which msgspec looks up the types of its fields; `State` is the only one.

@@ -1,4 +1,4 @@
-"""What tests of flows, and of logs, are built from.
+"""Tools for tests of flows and of event logs.
 
     simulate, VirtualWorld    a clock that jumps: hours pass in no time, one seed gives one history
     CrashingLog, Crash        a log whose process dies at a chosen append

@@ -1,4 +1,4 @@
-"""The log in one SQLite file: `SQLiteLog`, and what can be wrong with the file."""
+"""The log in one SQLite file: `SQLiteLog`, and the errors of that file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every event log must do, as tests: subclass `LogConformance` and let pytest collect it.
+"""The contract of an event log, as tests: subclass `LogConformance`, and pytest collects it.
 
     class TestMyLog(LogConformance[MyLog]):
         @asynccontextmanager

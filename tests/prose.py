@@ -1,0 +1,118 @@
+"""Count the words that plain English seldom needs, in docstrings, comments and pages.
+
+`python -m tests.prose` removes from `prose_not_yet.txt` the files that are clean by now, and prints the rest.
+`python -m tests.prose FILE ...` prints each counted word of these files with its line.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import re
+import sys
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+
+__all__ = ["NOT_YET", "ROOT", "allowed", "counted", "files", "text_of"]
+
+ROOT = Path(__file__).parents[1]
+NOT_YET = ROOT / "tests/prose_not_yet.txt"  # files that are not clean yet: this list only gets shorter
+
+PER_THOUSAND = 3
+
+#: Free relatives and persons ("what cannot", "whoever finds"), and verbs that make people of things.
+WORDS = frozenset(
+    [
+        "what",
+        "whatever",
+        "who",
+        "whom",
+        "whoever",
+        "nobody",
+        "somebody",
+        "stand",
+        "stands",
+        "stood",
+        "lie",
+        "lies",
+        "lain",
+        "bear",
+        "bears",
+        "bore",
+        "borne",
+        "tell",
+        "tells",
+        "told",
+        "anew",
+    ]
+)
+
+_CODE = re.compile(
+    r"^ *```.*?^ *```$|``.+?``|`[^`]+`|\]\([^)]*\)|^ *(?:>>>|\.\.\.) .*$", re.MULTILINE | re.DOTALL
+)
+_WORD = re.compile(r"[A-Za-z]+")
+_DIRECTIVE = re.compile(r"#\s*(?:noqa|type:|pragma|fmt:|ruff:).*")
+
+
+def files() -> list[str]:
+    """Name the checked files, relative to the root: every module of the package, and every page."""
+    modules = (ROOT / "eventflow").rglob("*.py")
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
+    return sorted(path.relative_to(ROOT).as_posix() for path in [*modules, *pages])
+
+
+def text_of(name: str) -> Iterator[tuple[int, str]]:
+    """Yield the prose of a file as pairs of a line number and a line; code and quoted names are left out."""
+    source = (ROOT / name).read_text()
+    pieces = _pieces_of_module(source) if name.endswith(".py") else [(1, source)]
+    for first, piece in pieces:
+        prose = _CODE.sub(lambda code: "\n" * code[0].count("\n"), piece)
+        yield from enumerate(prose.splitlines(), first)
+
+
+def _pieces_of_module(source: str) -> Iterator[tuple[int, str]]:
+    """Yield the docstrings and comments of a module; a string after a field documents the field."""
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Expr(value=ast.Constant(value=str(text))):
+                yield node.lineno, text
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            yield token.start[0], _DIRECTIVE.sub("", token.string)
+
+
+def counted(name: str) -> tuple[int, list[tuple[int, str]]]:
+    """Return how many words of prose a file has, and the counted ones with their lines."""
+    words = [(line, word.lower()) for line, text in text_of(name) for word in _WORD.findall(text)]
+    return len(words), [(line, word) for line, word in words if word in WORDS]
+
+
+def allowed(words: int) -> int:
+    """Return how many counted words a file of so many words may have: a short one, one."""
+    return max(1, words * PER_THOUSAND // 1000)
+
+
+def is_clean(name: str) -> bool:
+    """Whether a file has no more counted words than allowed."""
+    words, hits = counted(name)
+    return len(hits) <= allowed(words)
+
+
+def main(names: list[str]) -> None:
+    """Print the counted words of the named files, or shorten the list of files that are not clean yet."""
+    if names:
+        for name in names:
+            for line, word in counted(name)[1]:
+                print(f"{name}:{line}: {word}")  # noqa: T201 - a command prints
+        return
+    known = NOT_YET.read_text().split()
+    left = [name for name in files() if name in known and not is_clean(name)]
+    NOT_YET.write_text("".join(f"{name}\n" for name in left))
+    for name in left:
+        words, hits = counted(name)
+        print(f"{len(hits):4} of {words:5}  {name}")  # noqa: T201 - a command prints
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

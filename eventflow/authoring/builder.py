@@ -29,7 +29,7 @@ from eventflow.authoring.arguments import (
     quick,
     serializer_for,
 )
-from eventflow.authoring.callables import Signature, nearest, type_text
+from eventflow.authoring.callables import Signature, type_text
 from eventflow.authoring.nodes import BuildError, Node, element_type
 from eventflow.authoring.parameters import FlowParameter
 from eventflow.fingerprints.code import Code, code_of, note_source
@@ -56,6 +56,7 @@ from eventflow.graph import Node as GraphNode
 from eventflow.ports import Body
 from eventflow.result import Result, ResultSerializer
 from eventflow.serializers import digest_of
+from eventflow.suggestions import did_you_mean
 
 __all__ = ["Builder", "Definition", "active"]
 
@@ -302,7 +303,7 @@ class Builder:
             if name not in self.parameters:
                 raise BuildError(
                     f"in flow {self.name!r}, task {found.name!r} is cached on parameters({name!r})"
-                    f"{nearest(name, list(self.parameters))}"
+                    f"{did_you_mean(name, self.parameters)}"
                 )
 
     def named(self, name: str) -> tuple[int]:
@@ -310,7 +311,7 @@ class Builder:
         tasks = {node.name: i for i, node in enumerate(self._nodes) if isinstance(node, TaskNode)}
         if name not in tasks:
             raise BuildError(
-                f"flow {self.name!r} has no task {name!r} to refer to{nearest(name, list(tasks))}"
+                f"flow {self.name!r} has no task {name!r} to refer to{did_you_mean(name, tasks)}"
             )
         return (tasks[name],)
 

@@ -21,9 +21,9 @@ from typing import Any, Final, NoReturn
 
 import msgspec
 
-from eventflow.authoring.callables import nearest
 from eventflow.authoring.retry_options import Duration, check_name, microseconds
 from eventflow.graph import CachePolicy
+from eventflow.suggestions import did_you_mean
 
 __all__ = ["CacheOn", "Caching", "cache_policy_of", "inputs", "nothing", "parameters"]
 
@@ -110,7 +110,7 @@ def cache_policy_of(label: str, given: Caching, names: tuple[str, ...], home: st
         )
     for name in on.inputs or ():
         if name not in names:
-            raise ValueError(f"{label}: cache_on names inputs({name!r}){nearest(name, names)}")
+            raise ValueError(f"{label}: cache_on names inputs({name!r}){did_you_mean(name, names)}")
     return CachePolicy(
         namespace=home if given.namespace is None else check_name("cache namespace", given.namespace),
         for_us=_for_us(label, given.duration),

@@ -13,10 +13,11 @@ from __future__ import annotations
 import inspect
 import types
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 from typing import Annotated, Any, Final, Union, get_args, get_origin, get_type_hints
 
-__all__ = ["Signature", "in_class", "nearest", "type_text", "unaliased"]
+from eventflow.suggestions import did_you_mean
+
+__all__ = ["Signature", "in_class", "type_text", "unaliased"]
 
 _Empty: Final = inspect.Parameter.empty
 _BY_NAME: Final = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -66,7 +67,7 @@ class Signature:
                 if name in bound:
                     raise TypeError(f"{self.label} got argument {name!r} twice: by position and by name")
                 if name not in self._known:
-                    raise TypeError(f"{self.label} has no parameter {name!r}{nearest(name, self.names)}")
+                    raise TypeError(f"{self.label} has no parameter {name!r}{did_you_mean(name, self.names)}")
                 bound[name] = value
             bound = {name: bound[name] for name in self.names if name in bound}
         if len(bound) < len(self.names):
@@ -134,14 +135,6 @@ def in_class(fn: types.FunctionType) -> bool:
 
 
 _SHORT: Final = ((Any, "Any"), (None, "None"), (types.NoneType, "None"), (..., "..."))
-
-
-def nearest(name: str, known: tuple[str, ...] | list[str]) -> str:
-    """The end of a message about an unknown name: what may have been meant, or what there is."""
-    close = get_close_matches(name, known, 1)
-    if close:
-        return f"; did you mean {close[0]!r}?"
-    return f"; there is {', '.join(map(repr, known))}" if known else "; there is none"
 
 
 def type_text(declared: Any) -> str:

@@ -20,8 +20,9 @@ from uuid import UUID
 
 import msgspec
 
-from eventflow.authoring.callables import nearest, type_text
+from eventflow.authoring.callables import type_text
 from eventflow.authoring.nodes import BuildError
+from eventflow.suggestions import did_you_mean
 
 __all__ = ["FlowParameter", "ParameterError", "bind", "from_text"]
 
@@ -99,7 +100,7 @@ def bind(
         if name in given:
             raise ParameterError(f"flow {flow!r} got parameter {name!r} twice: by position and by name")
         if name not in parameters:
-            raise ParameterError(f"flow {flow!r} has no parameter {name!r}{nearest(name, list(parameters))}")
+            raise ParameterError(f"flow {flow!r} has no parameter {name!r}{did_you_mean(name, parameters)}")
         given[name] = value
     return {
         name: _value(flow, parameter, given)

@@ -12,13 +12,13 @@ import importlib
 import importlib.util
 import sys
 import traceback
-from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from eventflow.authoring.flows import Flow
 from eventflow.cli.errors import Exit, Trouble
+from eventflow.suggestions import did_you_mean
 
 __all__ = ["load_entry", "load_flow"]
 
@@ -39,10 +39,9 @@ def load_flow(spec: str) -> Flow[..., Any]:
     for part in name.split("."):
         found = getattr(found, part, None)
     if not isinstance(found, Flow):
-        near = get_close_matches(name, flows, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"its flows: {', '.join(flows) or 'none'}"
+        hint = did_you_mean(name, flows, otherwise=f"its flows: {', '.join(flows) or 'none'}")
         what = "has no" if found is None else f"has a {type(found).__name__}, not a flow, under"
-        raise Trouble(Exit.USAGE, f"{place} {what} {name!r}; {hint}")
+        raise Trouble(Exit.USAGE, f"{place} {what} {name!r}{hint}")
     found.entry = f"{Path(place).resolve() if _is_file(place) else place}:{name}"
     return found
 
@@ -94,15 +93,16 @@ def _import(name: str) -> ModuleType:
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
             raise  # it is there, and something that it imports is not
         file = Path(*name.split(".")).with_suffix(".py")
-        near = get_close_matches(name, [path.stem for path in Path.cwd().glob("*.py")], 1)
-        hint = f"; did you mean {near[0]!r}?" if near else f"; neither is there a file {file} here"
+        scripts = [path.stem for path in Path.cwd().glob("*.py")]
+        hint = did_you_mean(name, scripts, otherwise=f"neither is there a file {file} here")
         raise Trouble(Exit.USAGE, f"there is no module {error.name!r}{hint}") from error
 
 
 def _load_file(path: Path) -> ModuleType:
     if not path.is_file():
-        near = get_close_matches(path.name, [found.name for found in path.parent.glob("*.py")], 1)
-        raise Trouble(Exit.USAGE, f"there is no file {path}" + (f"; did you mean {near[0]}?" if near else ""))
+        scripts = [script.name for script in path.parent.glob("*.py")]
+        hint = did_you_mean(path.name, scripts, otherwise="")
+        raise Trouble(Exit.USAGE, f"there is no file {path}{hint}")
     known = sys.modules.get(path.stem)
     if known is not None:
         if getattr(known, "__file__", None) == str(path):

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from difflib import get_close_matches
 from typing import Any
 
 import msgspec
@@ -27,6 +26,7 @@ from eventflow.projections import Fold, Runs, Timeline
 from eventflow.read_models import Table
 from eventflow.result import Inline, Stored
 from eventflow.states import Failed
+from eventflow.suggestions import did_you_mean
 from eventflow.views.run import STATES, Picture, RunView
 from eventflow.views.run_facts import cut
 from eventflow.views.run_list import RunRow
@@ -65,9 +65,8 @@ async def find_run(log: EventLog, given: str) -> str:
             Exit.USAGE,
             f"{given!r} is the beginning of several runs: {', '.join(map(escaped, found[:8]))}{more}",
         )
-    near = get_close_matches(given, runs, 1)
-    hint = f"did you mean {near[0]!r}?" if near else "see `eventflow runs`"
-    raise Trouble(Exit.NOT_FOUND, f"there is no run {given!r} in this log; {hint}")
+    hint = did_you_mean(given, runs, otherwise="see `eventflow runs`")
+    raise Trouble(Exit.NOT_FOUND, f"there is no run {given!r} in this log{hint}")
 
 
 async def recorded_entry(log: EventLog, run_id: str) -> tuple[str, str]:

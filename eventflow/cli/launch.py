@@ -7,7 +7,6 @@ import json
 import logging
 import time
 from collections.abc import Mapping
-from difflib import get_close_matches
 from typing import IO, Any
 
 import msgspec
@@ -29,6 +28,7 @@ from eventflow.runner.parameters import ParametersDiffer
 from eventflow.runs.launch import Launch, NoValue
 from eventflow.runs.world import RealWorld
 from eventflow.states import State
+from eventflow.suggestions import did_you_mean
 
 __all__ = ["Given", "read_labels", "rerun", "resume", "start"]
 
@@ -106,9 +106,8 @@ def _read_values(flow: Flow[..., Any], pairs: tuple[str, ...]) -> dict[str, Any]
         name = given.removesuffix(":")
         parameter = flow.parameters.get(name)
         if parameter is None:
-            near = get_close_matches(name, flow.parameters, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(flow.parameters) or 'none'}"
-            raise Trouble(Exit.USAGE, f"flow {flow.name!r} has no parameter {name!r}; {hint}")
+            hint = did_you_mean(name, flow.parameters)
+            raise Trouble(Exit.USAGE, f"flow {flow.name!r} has no parameter {name!r}{hint}")
         if name in values:
             raise Trouble(Exit.USAGE, f"-p {given}={text}: {name!r} is given twice")
         try:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
-from difflib import get_close_matches
 from typing import Any, Final, cast
 
 from eventflow import states
@@ -47,6 +46,7 @@ from eventflow.result import (
 )
 from eventflow.serializers import Keyring, Serializer
 from eventflow.states import Failed, State, TaskError
+from eventflow.suggestions import did_you_mean
 from eventflow.views.openers import Openers
 from eventflow.views.run_facts import Ending, RunFacts, advance
 from eventflow.views.sequences import follow_path
@@ -345,8 +345,7 @@ class Picture(Mapping[Any, State]):
             path = [int(part) for part in rest.rstrip("]").split("][")] if rest else []
             return self._facts.run.slot((index[base], *path))
         except LookupError:
-            near = get_close_matches(base, index, 1)
-            hint = f"; did you mean {near[0]!r}?" if near and near[0] != base else ""
+            hint = did_you_mean(base, index, otherwise="")
             raise KeyError(f"the run has no task {name!r}{hint}") from None
 
     def _name(self, slot: int) -> str:

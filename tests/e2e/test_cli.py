@@ -111,7 +111,7 @@ def test_a_failed_run_exits_with_1_and_is_rerun_from_another_folder(folder: Path
     [
         (["run", "flows:goood"], "did you mean 'good'"),
         (["run", "flow:good"], "did you mean 'flows'"),
-        (["run", "flowz.py:good"], "did you mean flows.py"),
+        (["run", "flowz.py:good"], "did you mean 'flows.py'"),
         (["run", "flows"], "not exactly one flow"),
         (["run", "broken:good"], "ZeroDivisionError"),
         (["run", "flows:good", "-p", "m=1"], "no parameter 'm'"),

@@ -1,0 +1,27 @@
+"""The end of an error message about an unknown name: the name that was probably meant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+__all__ = ["did_you_mean"]
+
+
+def did_you_mean(name: str, known: Iterable[str], otherwise: str | None = None) -> str:
+    """Suggest the known name that is most like an unknown one, as the end of a message.
+
+        did_you_mean("dya", ["day", "count"])       "; did you mean 'day'?"
+        did_you_mean("x", ["day", "count"])         "; there is 'day', 'count'"
+        did_you_mean("x", [], "see the manual")     "; see the manual"
+
+    If no name is alike, `otherwise` follows the semicolon; by default, the known names. An empty `otherwise`
+    adds nothing.
+    """
+    names = list(known)
+    close = get_close_matches(name, names, 1)
+    if close and close[0] != name:
+        return f"; did you mean {close[0]!r}?"
+    if otherwise is None:
+        otherwise = f"there is {', '.join(map(repr, names)) or 'none'}"
+    return f"; {otherwise}" if otherwise else ""

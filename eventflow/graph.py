@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from hashlib import blake2b
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import msgspec
 
@@ -41,6 +41,8 @@ __all__ = [
     "Graph",
     "Input",
     "Key",
+    "KeyPart",
+    "KeyPartKind",
     "ListOf",
     "Node",
     "ParameterNode",
@@ -58,6 +60,11 @@ __all__ = [
 
 Key: TypeAlias = int | str
 """What `node[key]` may be indexed by."""
+KeyPartKind: TypeAlias = Literal[
+    "code", "result_type", "serializer", "key_function", "counted", "input", "parameter", "answer"
+]
+"""A cache key is made of the task's code, the type and serializer of its result, the code of its `cache_key`, the
+choice of what is counted, each counted input and parameter, and the answer of its `cache_key`."""
 
 
 class Const(msgspec.Struct, frozen=True, array_like=True, tag="const", gc=False):
@@ -214,6 +221,14 @@ Counted: TypeAlias = tuple[tuple[Input, ...], tuple[str, ...]]
 """What counts in the keys of a cached node: inputs, and names of the flow's parameters."""
 
 
+class KeyPart(msgspec.Struct, frozen=True, array_like=True):
+    """One thing that counts in a cache key."""
+
+    kind: KeyPartKind
+    name: str = ""
+    """Of an input or of a parameter; empty for the other kinds, which occur once."""
+
+
 class TypeDef(msgspec.Struct, frozen=True, array_like=True):
     """A declared type, under the digest of its description."""
 
@@ -348,16 +363,15 @@ class Graph(msgspec.Struct, frozen=True, array_like=True, dict=True):
         inputs = found.inputs if names is None else tuple(i for i in found.inputs if i.name in names)
         return inputs, tuple(self.parameters) if parameters is None else parameters
 
-    def named_parts(self, node: int) -> tuple[str, ...]:
-        """What the parts of a cached node's keys are about, in their order: for people."""
-        inputs, outer = self.counted(node)
+    def key_parts(self, node: int) -> tuple[KeyPart, ...]:
+        """Name the parts of a cached node's keys, in the order of their digests in `TaskStarted`."""
+        inputs, parameters = self.counted(node)
         policy = self.task_of(node).policy.cache
-        answer = ["the answer of cache_key"] if policy is not None and policy.keyed else []
-        return (
-            *(f"input {item.name!r}" for item in inputs),
-            *(f"parameter {name!r}" for name in outer),
-            *answer,
-        )
+        parts = [KeyPart("input", item.name) for item in inputs]
+        parts += [KeyPart("parameter", name) for name in parameters]
+        if policy is not None and policy.keyed:
+            parts.append(KeyPart("answer"))
+        return tuple(parts)
 
     @cached_property
     def digests(self) -> Digests:

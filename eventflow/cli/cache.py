@@ -10,12 +10,12 @@ from eventflow.cli.errors import Exit, Trouble
 from eventflow.cli.inspect import when
 from eventflow.codecs.plain import unpack
 from eventflow.events import CacheMiss, LogDamaged, Record, RunClaimed, TaskReused, TaskStarted, run_of
-from eventflow.graph import Const, Graph, ParameterNode, TaskDef, TaskNode
+from eventflow.graph import Const, Graph, KeyPart, KeyPartKind, ParameterNode, TaskDef, TaskNode
 from eventflow.ports import EventLog
 from eventflow.projections import Fold, replay
 from eventflow.read_models import Table
 from eventflow.result import Inline
-from eventflow.views.cache import CacheEntry, CacheHits, CacheRow, differences, entries_under, nearest
+from eventflow.views.cache import CacheEntry, CacheHits, CacheRow, differences, entries_under, nearest_entry
 from eventflow.views.run import RunNotFound, RunView, graph_of
 from eventflow.views.run_facts import RunFacts
 
@@ -31,6 +31,16 @@ _REASONS: Final = {
     "unreadable": "the value of its entry does not open as the type that is declared today",
     "refresh": "the caller asked for a new result",
     "dropped": "its entry was dropped",
+}
+_PARTS: Final[dict[KeyPartKind, str]] = {
+    "code": "its code or version",
+    "result_type": "the declared type of its result",
+    "serializer": "the serializer of its result",
+    "key_function": "the code of its cache_key",
+    "counted": "what it is cached on",
+    "input": "input",
+    "parameter": "parameter",
+    "answer": "the answer of cache_key",
 }
 _SHOWN_MAX: Final = 72
 _ABSENT: Final = "(not given)"
@@ -102,7 +112,7 @@ async def explain(log: EventLog, run_id: str, task: str) -> dict[str, Any]:
         state = type(view.picture(facts)[task]).__name__
         return {**found, "decision": "not asked", "why": f"it never came to that: the task is {state}"}
     if isinstance(record.event, TaskReused):
-        counted = (*graph.named_parts(node), "the type of its result")
+        counted = (*map(_words, graph.key_parts(node)), "the type of its result")
         return {**found, **await _hit(log, record, record.event, partial(_key_of, definition), counted)}
     assert isinstance(record.event, TaskStarted), "as in _decision"
     miss = record.event.cache
@@ -118,12 +128,12 @@ async def explain(log: EventLog, run_id: str, task: str) -> dict[str, Any]:
     }
     if miss.reason == "opaque":
         return found
-    named = graph.named_parts(node)
+    key_parts = graph.key_parts(node)
     found["key"] = _key_of(definition, miss.parts)
     entries = await _rows(log, entries_under(definition.policy.cache.namespace))
-    entry = nearest(entries, definition, named, miss.parts, record.at)
+    entry = nearest_entry(entries, definition, key_parts, miss.parts, record.at)
     if miss.reason == "new" and entry is not None:
-        found |= await _compare(log, view, facts, slot, entry, definition, named, miss)
+        found |= await _compare(log, view, facts, slot, entry, definition, key_parts, miss)
     return found
 
 
@@ -187,7 +197,7 @@ async def _compare(
     slot: int,
     entry: CacheEntry,
     definition: TaskDef,
-    named: tuple[str, ...],
+    key_parts: tuple[KeyPart, ...],
     miss: CacheMiss,
 ) -> dict[str, Any]:
     """The nearest earlier entry, and what differs, with the values then and now where they can be shown."""
@@ -199,12 +209,12 @@ async def _compare(
     past = (await replay(log, then, stream=then.stream, start=Fold.start(then))).state
     origin = next((s for s, version in enumerate(past.run.source) if version == made.version), None)
     differs = []
-    for name in differences(entry, definition, named, miss.parts):
-        now = _shown(view, facts, slot, name) if name in named else ""
-        before = _shown(then, past, origin, name) if name in entry.named and origin is not None else ""
+    for part in differences(entry, definition, key_parts, miss.parts):
+        now = _shown(view, facts, slot, part) if part in key_parts else ""
+        before = _shown(then, past, origin, part) if part in entry.key_parts and origin is not None else ""
         if now or before:
             now, before = _apart(now or _ABSENT, before or _ABSENT)
-        differs.append({"what": name, "now": now, "then": before})
+        differs.append({"what": _words(part), "now": now, "then": before})
     shown = {
         "key": entry.key,
         "task": entry.node,
@@ -223,16 +233,19 @@ def _written(node: TaskNode, name: str) -> str:
     return repr(unpack(payload.data)) if is_plain else "(written in the flow)"  # type: ignore[union-attr]
 
 
-def _shown(view: RunView, facts: RunFacts, slot: int, what: str) -> str:
+def _words(part: KeyPart) -> str:
+    return f"{_PARTS[part.kind]} {part.name!r}" if part.name else _PARTS[part.kind]
+
+
+def _shown(view: RunView, facts: RunFacts, slot: int, part: KeyPart) -> str:
     """An input or a parameter in few words; nothing for what is no value, and pickles stay closed."""
-    kind, _, quoted = what.partition(" ")
-    name = quoted.strip("'\"")
+    name = part.name
     picture = view.picture(facts)
     node = view.plan.nodes[facts.run.node(slot)]
     try:
-        if kind == "parameter":
+        if part.kind == "parameter":
             return repr(picture[name].result)
-        if kind != "input" or isinstance(node, ParameterNode):
+        if part.kind != "input" or isinstance(node, ParameterNode):
             return ""
         given = {
             label: result.deserialize().value

@@ -31,7 +31,7 @@ from eventflow.events import (
     TaskSucceeded,
     flow_stream,
 )
-from eventflow.graph import CachePolicy, TaskDef, TaskNode
+from eventflow.graph import CachePolicy, KeyPart, TaskDef, TaskNode
 from eventflow.result import Inline, Payload, Stored
 
 __all__ = [
@@ -43,7 +43,7 @@ __all__ = [
     "CachedTask",
     "differences",
     "entries_under",
-    "nearest",
+    "nearest_entry",
 ]
 
 
@@ -64,8 +64,8 @@ class CacheEntry(msgspec.Struct, array_like=True, tag="entry"):
     """The inputs and the parameters on which it was cached; None for all."""
     parts: bytes
     """Of the key; see `TaskDef.cache_key`."""
-    named: tuple[str, ...]
-    """What each part is about: names of inputs and parameters."""
+    key_parts: tuple[KeyPart, ...]
+    """The part of the key that each 16 bytes of `parts` are the digest of."""
     flow: str
     node: str
     source: Origin
@@ -99,10 +99,10 @@ class CachedFlow(msgspec.Struct, array_like=True, tag="flow"):
 
     name: str
     tasks: list[TaskDef]
-    named: list[tuple[str, ...]]
-    """What the parts of keys are about."""
+    key_parts: list[tuple[KeyPart, ...]]
+    """Each list of key parts that a node has."""
     nodes: dict[int, tuple[str, int, int]]
-    """Node → its name, and which of `tasks` and of `named` are its."""
+    """Node → its name, and its indices in `tasks` and `key_parts`."""
 
     def at(self, event: TaskStarted | TaskSucceeded | TaskReused) -> tuple[str, TaskDef]:
         """Name and definition of the node that an event is about."""
@@ -228,16 +228,16 @@ def entries_under(namespace: str) -> str:
 def _define(rows: _Rows, record: Record, event: FlowDefined) -> None:
     graph = event.graph
     tasks: dict[int, int] = {}
-    named: dict[tuple[str, ...], int] = {}
+    key_parts: dict[tuple[KeyPart, ...], int] = {}
     nodes: dict[int, tuple[str, int, int]] = {}
     for index in graph.cached:
         node = graph.nodes[index]
         assert isinstance(node, TaskNode), f"node {index} is a parameter"
         task = tasks.setdefault(node.task, len(tasks))
-        parts = named.setdefault(graph.named_parts(index), len(named))
+        parts = key_parts.setdefault(graph.key_parts(index), len(key_parts))
         nodes[index] = (node.name, task, parts)
     if nodes:
-        rows[record.stream] = CachedFlow(graph.name, [graph.tasks[i] for i in tasks], [*named], nodes)
+        rows[record.stream] = CachedFlow(graph.name, [graph.tasks[i] for i in tasks], [*key_parts], nodes)
 
 
 def _enter(rows: _Rows, stream: str, flow: str) -> None:
@@ -286,7 +286,7 @@ def _made(rows: _Rows, run: CachedRun, flow: CachedFlow, record: Record, event: 
         keyer=task.keyer,
         on=_on(task.policy.cache),
         parts=run.parts.pop(_address(event), b""),
-        named=flow.named[flow.nodes[event.task[0]][2]],
+        key_parts=flow.key_parts[flow.nodes[event.task[0]][2]],
         flow=flow.name,
         node=node,
         source=source,
@@ -338,32 +338,44 @@ _APPLY: Final[Mapping[type, Callable[[_Rows, CachedRun, CachedFlow, Record, Any]
 # ── why not ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def differences(entry: CacheEntry, task: TaskDef, named: tuple[str, ...], parts: bytes) -> tuple[str, ...]:
-    """What sets a call of a task apart from the one that made an entry, in words; `named` says what `parts` are."""
-    found = []
+def differences(
+    entry: CacheEntry, task: TaskDef, key_parts: tuple[KeyPart, ...], parts: bytes
+) -> tuple[KeyPart, ...]:
+    """Compare a call of a task with the one that made an entry, and return the parts of the key that differ.
+
+    `parts` has the 16-byte digests of the call's `key_parts`.
+    """
+    differing: list[KeyPart] = []
     if entry.code != task.code:
-        found.append("its code or version")
+        differing.append(KeyPart("code"))
     if entry.returns != task.returns:
-        found.append("the declared type of its result")
+        differing.append(KeyPart("result_type"))
     if entry.keeper != task.keeper:
-        found.append("the serializer of its result")
+        differing.append(KeyPart("serializer"))
     if entry.keyer != task.keyer:
-        found.append("the code of its cache_key")
+        differing.append(KeyPart("key_function"))
     if task.policy.cache is not None and entry.on != _on(task.policy.cache):
-        found.append("what it is cached on")
-    then, now = _by_name(entry.named, entry.parts), _by_name(named, parts)
-    found += [name for name in dict.fromkeys((*now, *then)) if now.get(name) != then.get(name)]
-    return tuple(found)
+        differing.append(KeyPart("counted"))
+    then, now = _digests_by_part(entry.key_parts, entry.parts), _digests_by_part(key_parts, parts)
+    differing += [part for part in dict.fromkeys((*now, *then)) if now.get(part) != then.get(part)]
+    return tuple(differing)
 
 
-def nearest(
-    entries: Mapping[str, CacheRow], task: TaskDef, named: tuple[str, ...], parts: bytes, before: int
+def nearest_entry(
+    rows: Mapping[str, CacheRow], task: TaskDef, key_parts: tuple[KeyPart, ...], parts: bytes, before: int
 ) -> CacheEntry | None:
-    """The entry first made until `before` (microseconds UTC) that differs in the fewest things, of these the last."""
-    own = task.cache_key(parts)
-    found = [e for e in CacheHits.entries(entries) if e.first_at <= before and e.key != own]
-    return min(found, key=lambda e: (len(differences(e, task, named, parts)), -e.first_at), default=None)
+    """Find the closest earlier entry: fewest differences, newest first among equals.
+
+    Only entries first made until `before` (µs UTC) are compared.
+    """
+    key = task.cache_key(parts)
+    earlier = [entry for entry in CacheHits.entries(rows) if entry.first_at <= before and entry.key != key]
+    return min(
+        earlier,
+        key=lambda entry: (len(differences(entry, task, key_parts, parts)), -entry.first_at),
+        default=None,
+    )
 
 
-def _by_name(named: tuple[str, ...], parts: bytes) -> dict[str, bytes]:
-    return {name: parts[16 * i : 16 * i + 16] for i, name in enumerate(named)}
+def _digests_by_part(key_parts: tuple[KeyPart, ...], parts: bytes) -> dict[KeyPart, bytes]:
+    return {part: parts[16 * i : 16 * i + 16] for i, part in enumerate(key_parts)}

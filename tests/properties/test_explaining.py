@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from eventflow import Flow, MemoryLog, Parameter, inputs, parameters, task
 from eventflow.events import TaskStarted
+from eventflow.graph import KeyPart
 from eventflow.projections import replay
 from eventflow.testing.virtual import VirtualWorld, simulate
-from eventflow.views.cache import CacheEntry, CacheHits, differences, nearest
+from eventflow.views.cache import CacheEntry, CacheHits, differences, nearest_entry
 
 Call = tuple[int, int, int, str, bool]
 """Two inputs, a parameter, a version, and whether the result is declared as a list."""
@@ -39,16 +40,16 @@ def build(call: Call) -> Flow[..., Any]:
     return found
 
 
-def apart(one: Call, other: Call) -> set[str]:
-    """What differs between two calls, in the words of the explanation."""
-    words = (
-        "input 'x'",
-        "input 'y'",
-        "parameter 'day'",
-        "its code or version",
-        "the declared type of its result",
+def apart(one: Call, other: Call) -> set[KeyPart]:
+    """The parts of the key in which two calls differ."""
+    key_parts = (
+        KeyPart("input", "x"),
+        KeyPart("input", "y"),
+        KeyPart("parameter", "day"),
+        KeyPart("code"),
+        KeyPart("result_type"),
     )
-    return {word for word, a, b in zip(words, one, other, strict=True) if a != b}
+    return {part for part, a, b in zip(key_parts, one, other, strict=True) if a != b}
 
 
 @given(st.lists(calls, min_size=2, max_size=8))
@@ -69,11 +70,11 @@ def test_the_explanation_names_what_differs(made: list[Call]) -> None:
                 assert isinstance(event, TaskStarted)
                 assert event.cache is not None
                 rows = (await replay(log, CacheHits())).state
-                definition, named = flow.graph.tasks[0], flow.graph.named_parts(1)
-                entry = nearest(rows, definition, named, event.cache.parts, record.at - 1)
+                definition, key_parts = flow.graph.tasks[0], flow.graph.key_parts(1)
+                entry = nearest_entry(rows, definition, key_parts, event.cache.parts, record.at - 1)
                 assert (entry is None) == (not earlier)
                 if entry is not None:
-                    said = set(differences(entry, definition, named, event.cache.parts))
+                    said = set(differences(entry, definition, key_parts, event.cache.parts))
                     assert said == apart(call, earlier[_number(entry)])
                     assert len(said) == min(len(apart(call, other)) for other in earlier)
             earlier.append(call)

@@ -14,11 +14,13 @@ import random
 import selectors
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import wraps
+from inspect import signature
 from typing import Any, Final, TypeVar
 
 from eventflow.runs.world import uuid7
 
-__all__ = ["VirtualLoop", "VirtualWorld", "simulate"]
+__all__ = ["VirtualLoop", "VirtualWorld", "simulate", "simulated"]
 
 T = TypeVar("T")
 
@@ -121,3 +123,24 @@ def simulate(main: Callable[[VirtualWorld], Awaitable[T]], *, seed: int = 0) -> 
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         found: T = runner.run(start())
         return found
+
+
+def simulated(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """Make an async test that takes `world` a plain one, which runs it on a virtual clock.
+
+    The other parameters stay, so fixtures and `parametrize` work as for any test.
+
+        @simulated
+        async def test_a_day_passes(world: VirtualWorld) -> None:
+            state = await nightly.options(log=MemoryLog(), world=world).run()
+            assert state.is_successful()
+    """
+
+    @wraps(test)
+    def run(**given: Any) -> None:
+        simulate(lambda world: test(world=world, **given))
+
+    whole = signature(test)
+    others = [parameter for name, parameter in whole.parameters.items() if name != "world"]
+    run.__signature__ = whole.replace(parameters=others)  # type: ignore[attr-defined]  # pytest and Hypothesis read it
+    return run

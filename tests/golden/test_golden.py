@@ -42,7 +42,7 @@ from eventflow.fingerprints.content import content_of
 from eventflow.graph import Arg, Graph, Policy
 from eventflow.result import Inline, Payload, Stored
 from eventflow.runner.ownership import UnknownEvents
-from eventflow.testing import VirtualWorld, simulate
+from eventflow.testing import VirtualWorld, simulated
 from tests.golden import make
 from tests.standstill import opened
 
@@ -205,40 +205,34 @@ async def test_recorded_contents_are_those_of_today(path: Path) -> None:
     assert said == {name: content_of(state.result[name].result) for name in ("rates", "fit")}
 
 
-def test_today_takes_the_entries_of_then(path: Path) -> None:
+@simulated
+async def test_today_takes_the_entries_of_then(path: Path, world: VirtualWorld) -> None:
     """The same flow makes the same keys: whatever is cached and has a content is not run again."""
-
-    async def main(world: VirtualWorld) -> None:
-        then = max(record.at for record in await records_of(path))
-        await anyio.sleep((then - world.now()) / 1e6)  # an entry from the future would not be taken
-        async with opened(path, world) as log:
-            state = await make.load_flows().cached.options(run_id="today", log=log, world=world).run()
-        tasks = {name: type(task).__name__ for name, task in make.every(state.result)}
-        ran = {name for name, kind in tasks.items() if kind == "Success"}
-        assert ran == {"day", "ratio", "opaque"}
-        assert Counter(tasks.values()) == {"Success": 3, "Mapped": 1, "Cached": 7}
-
-    simulate(main)
+    then = max(record.at for record in await records_of(path))
+    await anyio.sleep((then - world.now()) / 1e6)  # an entry from the future would not be taken
+    async with opened(path, world) as log:
+        state = await make.load_flows().cached.options(run_id="today", log=log, world=world).run()
+    tasks = {name: type(task).__name__ for name, task in make.every(state.result)}
+    ran = {name for name, kind in tasks.items() if kind == "Success"}
+    assert ran == {"day", "ratio", "opaque"}
+    assert Counter(tasks.values()) == {"Success": 3, "Mapped": 1, "Cached": 7}
 
 
 @pytest.mark.parametrize("run", make.UNFINISHED)
-def test_an_unfinished_run_is_gone_on_with(run: str, path: Path) -> None:
+@simulated
+async def test_an_unfinished_run_is_gone_on_with(run: str, path: Path, world: VirtualWorld) -> None:
     """By today's engine, to success; what had succeeded is not repeated, nor is the flow another one."""
-
-    async def main(world: VirtualWorld) -> None:
-        async with opened(path, world) as log:
-            state = await make.load_flows().steps.options(run_id=run, log=log, world=world).run()
-            assert state.is_successful()
-            assert state.result["add"].result == 14
-            records = [record async for record in log.read(stream=f"run/{run}")]
-        before = sum(1 for _, stream, *_ in EXPECTED["records"] if stream == f"run/{run}")
-        assert len(records) > before
-        assert {type(record.event) for record in records[:before]} >= {TaskStarted, TaskSucceeded}
-        ended = Counter(record.event.task for record in records if isinstance(record.event, TaskSucceeded))
-        assert set(ended.values()) == {1}
-        assert len(ended) == 6
-
-    simulate(main)
+    async with opened(path, world) as log:
+        state = await make.load_flows().steps.options(run_id=run, log=log, world=world).run()
+        assert state.is_successful()
+        assert state.result["add"].result == 14
+        records = [record async for record in log.read(stream=f"run/{run}")]
+    before = sum(1 for _, stream, *_ in EXPECTED["records"] if stream == f"run/{run}")
+    assert len(records) > before
+    assert {type(record.event) for record in records[:before]} >= {TaskStarted, TaskSucceeded}
+    ended = Counter(record.event.task for record in records if isinstance(record.event, TaskSucceeded))
+    assert set(ended.values()) == {1}
+    assert len(ended) == 6
 
 
 async def test_a_run_of_the_future_is_shown_and_left_alone(path: Path) -> None:

@@ -38,7 +38,7 @@ from eventflow.events import (
 from eventflow.ports import Write
 from eventflow.states import Failed, Pending, Retrying, Running, Skipped, Success, TimedOut, TriggerFailed
 from eventflow.testing import Crash, CrashingLog
-from eventflow.testing.virtual import EPOCH_US, VirtualWorld, simulate
+from eventflow.testing.virtual import EPOCH_US, VirtualWorld, simulated
 from tests.parity.looking import RUN, events, flow_of, history, kinds, opened
 
 ran: list[Any] = []
@@ -148,7 +148,8 @@ async def test_case_18_a_task_that_is_not_ready() -> None:
     assert [*kept.values()] == [Success, Failed, TriggerFailed, Skipped, Skipped]
 
 
-def test_case_18_a_task_that_is_running() -> None:
+@simulated
+async def test_case_18_a_task_that_is_running(world: VirtualWorld) -> None:
     """18. Given a task that runs elsewhere, when its run is asked for, then it is shown Running and there is no event."""
 
     @task(version="1")
@@ -157,38 +158,32 @@ def test_case_18_a_task_that_is_running() -> None:
         await anyio.sleep(10)
         return "rested"
 
-    async def main(world: VirtualWorld) -> None:
-        log = MemoryLog()
-        options: dict[str, Any] = {"log": log, "world": world, "run_id": RUN}
-        async with anyio.create_task_group() as group:
-            group.start_soon(flow_of(nap).options(**options).run)
-            await anyio.sleep(5)
-            before = await log.head()
-            state = await flow_of(nap).options(**options, wait=False).run()
-            assert type(state.result["nap"]) is Running
-            assert await log.head() == before
-        assert ran == ["nap"]
-
-    simulate(main)
+    log = MemoryLog()
+    options: dict[str, Any] = {"log": log, "world": world, "run_id": RUN}
+    async with anyio.create_task_group() as group:
+        group.start_soon(flow_of(nap).options(**options).run)
+        await anyio.sleep(5)
+        before = await log.head()
+        state = await flow_of(nap).options(**options, wait=False).run()
+        assert type(state.result["nap"]) is Running
+        assert await log.head() == before
+    assert ran == ["nap"]
 
 
-def test_case_19_retries_are_counted() -> None:
+@simulated
+async def test_case_19_retries_are_counted(world: VirtualWorld) -> None:
     """19. Given two retries, when it fails three times, then Retrying (1), Retrying (2), Failed.
 
     Nobody feeds states back: one run sees to all attempts, and each failure is one event.
     """
-
-    async def main(world: VirtualWorld) -> None:
-        log = MemoryLog()
-        await flaky(9, retries=2, retry_delay=0).options(log=log, world=world, run_id=RUN).run()
-        failed = await events(log, TaskFailed)
-        assert [event.attempt for event in failed] == [1, 2, 3]
-        assert [event.retry_at is not None for event in failed] == [True, True, False]
-        waits = [state for state in await history(log, "try_it") if isinstance(state, Retrying)]
-        assert [state.run_count for state in waits] == [1, 2]
-        assert type((await history(log, "try_it"))[-1]) is Failed
-
-    simulate(main)
+    log = MemoryLog()
+    await flaky(9, retries=2, retry_delay=0).options(log=log, world=world, run_id=RUN).run()
+    failed = await events(log, TaskFailed)
+    assert [event.attempt for event in failed] == [1, 2, 3]
+    assert [event.retry_at is not None for event in failed] == [True, True, False]
+    waits = [state for state in await history(log, "try_it") if isinstance(state, Retrying)]
+    assert [state.run_count for state in waits] == [1, 2]
+    assert type((await history(log, "try_it"))[-1]) is Failed
 
 
 async def test_case_22_skip() -> None:
@@ -227,7 +222,8 @@ async def test_case_29_errors_surface_where_they_are_asked_for() -> None:
         assert await mapped.options(log=log, run_id=RUN).value() == [2, 3]
 
 
-def test_case_30_a_timeout() -> None:
+@simulated
+async def test_case_30_a_timeout(world: VirtualWorld) -> None:
     """30. Given a timeout and a longer task, then it is TimedOut with its inputs; with retries left, Retrying with them."""
 
     @task(timeout=1, version="1")
@@ -245,19 +241,16 @@ def test_case_30_a_timeout() -> None:
         slow(made)
         again(made)
 
-    async def main(world: VirtualWorld) -> None:
-        log = MemoryLog()
-        state = await flow_of(build).options(log=log, world=world, run_id=RUN).run()
-        ended = state.result["slow"]
-        assert type(ended) is TimedOut
-        assert type(ended.result.__cause__) is TimeoutError
-        assert ended.result.failure.type == "TimeoutError"
-        assert opened(ended) == {"x": 6}
-        (waiting,) = [found for found in await history(log, "again") if isinstance(found, Retrying)]
-        assert opened(waiting) == {"x": 6}
-        assert state.result["again"].result == 6
-
-    simulate(main)
+    log = MemoryLog()
+    state = await flow_of(build).options(log=log, world=world, run_id=RUN).run()
+    ended = state.result["slow"]
+    assert type(ended) is TimedOut
+    assert type(ended.result.__cause__) is TimeoutError
+    assert ended.result.failure.type == "TimeoutError"
+    assert opened(ended) == {"x": 6}
+    (waiting,) = [found for found in await history(log, "again") if isinstance(found, Retrying)]
+    assert opened(waiting) == {"x": 6}
+    assert state.result["again"].result == 6
 
 
 async def test_case_31_wrong_arguments() -> None:
@@ -288,44 +281,38 @@ async def test_case_31_wrong_arguments() -> None:
 # ── one task, over several processes ─────────────────────────────────────────────────────────────────────────
 
 
-def test_case_32_attempts_are_counted_over_processes() -> None:
+@simulated
+async def test_case_32_attempts_are_counted_over_processes(world: VirtualWorld) -> None:
     """32. Given a run that died while a task was Retrying after one attempt, when resumed, then the attempt is the second.
 
     There are no wrappers around a state to be taken off, and no state to be handed in: the log has it.
     """
-
-    async def main(world: VirtualWorld) -> None:
-        log = MemoryLog()
-        async with dying(log, 4) as deadly:
-            await flaky(1, retries=1, retry_delay=60).options(log=deadly, world=world, run_id=RUN).run()
-        assert isinstance((await history(log, "try_it"))[-1], Retrying)
-        state = await flaky(1, retries=1, retry_delay=60).options(log=log, world=world, run_id=RUN).run()
-        assert [attempt for attempt, _ in ran[2:]] == [2]
-        assert state.result["try_it"].result == 6
-
-    simulate(main)
+    log = MemoryLog()
+    async with dying(log, 4) as deadly:
+        await flaky(1, retries=1, retry_delay=60).options(log=deadly, world=world, run_id=RUN).run()
+    assert isinstance((await history(log, "try_it"))[-1], Retrying)
+    state = await flaky(1, retries=1, retry_delay=60).options(log=log, world=world, run_id=RUN).run()
+    assert [attempt for attempt, _ in ran[2:]] == [2]
+    assert state.result["try_it"].result == 6
 
 
 @pytest.mark.parametrize(("resumed_at", "begun_at"), [(0, 60), (59, 60), (60, 60), (100, 100)])
-def test_case_33_a_moment_is_kept(resumed_at: int, begun_at: int) -> None:
+@simulated
+async def test_case_33_a_moment_is_kept(resumed_at: int, begun_at: int, world: VirtualWorld) -> None:
     """33. Given a task that is Retrying, when resumed before its moment, then it waits for it; after it, it runs at once."""
-
-    async def main(world: VirtualWorld) -> None:
-        log = MemoryLog()
-        calls = flaky(1, retries=1, retry_delay=60)
-        async with dying(log, 4) as deadly:
-            await calls.options(log=deadly, world=world, run_id=RUN).run()
-        assert await log.head(f"run/{RUN}") == 6
-        (failed,) = await events(log, TaskFailed)
-        assert failed.retry_at == EPOCH_US + 60_000_000
-        await anyio.sleep(max(0, resumed_at - anyio.current_time()))
-        await calls.options(log=log, world=world, run_id=RUN).run()
-        begun = [record.at async for record in log.read() if isinstance(record.event, TaskStarted)]
-        assert begun[-1] == EPOCH_US + begun_at * 1_000_000
-        (waited,) = [found for found in await history(log, "try_it") if isinstance(found, Retrying)]
-        assert waited.start_time == datetime.fromtimestamp(failed.retry_at / 1e6, UTC)
-
-    simulate(main)
+    log = MemoryLog()
+    calls = flaky(1, retries=1, retry_delay=60)
+    async with dying(log, 4) as deadly:
+        await calls.options(log=deadly, world=world, run_id=RUN).run()
+    assert await log.head(f"run/{RUN}") == 6
+    (failed,) = await events(log, TaskFailed)
+    assert failed.retry_at == EPOCH_US + 60_000_000
+    await anyio.sleep(max(0, resumed_at - anyio.current_time()))
+    await calls.options(log=log, world=world, run_id=RUN).run()
+    begun = [record.at async for record in log.read() if isinstance(record.event, TaskStarted)]
+    assert begun[-1] == EPOCH_US + begun_at * 1_000_000
+    (waited,) = [found for found in await history(log, "try_it") if isinstance(found, Retrying)]
+    assert waited.start_time == datetime.fromtimestamp(failed.retry_at / 1e6, UTC)
 
 
 # ── what only a log can promise ──────────────────────────────────────────────────────────────────────────────
@@ -392,20 +379,17 @@ async def test_case_e5_a_success_that_was_not_appended() -> None:
     assert [event.attempt for event in await events(log, TaskSucceeded)] == [2]
 
 
-def test_case_e6_nobody_sees_a_failure_that_will_be_retried() -> None:
+@simulated
+async def test_case_e6_nobody_sees_a_failure_that_will_be_retried(world: VirtualWorld) -> None:
     """E6. Given a failure with a retry, then no reader of any part of the log sees the task Failed.
 
     Upstream's Failed and Retrying are one event here, which no append can tear apart.
     """
-
-    async def main(world: VirtualWorld) -> None:
-        log = MemoryLog()
-        calls = flaky(2, retries=2, retry_delay=60)
-        await calls.options(log=log, world=world, run_id=RUN).run()
-        seen = [type(state) for state in await history(log, "try_it")]
-        assert seen == [Pending, Running, Retrying, Running, Retrying, Running, Success]
-
-    simulate(main)
+    log = MemoryLog()
+    calls = flaky(2, retries=2, retry_delay=60)
+    await calls.options(log=log, world=world, run_id=RUN).run()
+    seen = [type(state) for state in await history(log, "try_it")]
+    assert seen == [Pending, Running, Retrying, Running, Retrying, Running, Success]
 
 
 CUTS = 12

@@ -12,7 +12,7 @@ from eventflow import Flow, MemoryLog, Skip, flow, inputs, nothing, parameters, 
 from eventflow.events import TaskStarted, TaskSucceeded, kind_of
 from eventflow.result import Inline
 from eventflow.states import Cached, Failed, Skipped, Success
-from eventflow.testing.virtual import VirtualWorld, simulate
+from eventflow.testing.virtual import VirtualWorld, simulated
 
 ran: list[Any] = []
 
@@ -41,26 +41,23 @@ async def end_of(called: Flow[..., Any], log: MemoryLog, name: str = "add", **op
     return (await called.options(log=log, **options).run()).result[name]
 
 
-def test_case_55_a_cached_success() -> None:
+@simulated
+async def test_case_55_a_cached_success(world: VirtualWorld) -> None:
     """55. Given cache_for, a success is followed by a hit, with inputs, value and expiration.
 
     Here the run that makes the value ends in Success, and the next one in Cached: one event each, and not two states
     of one task.
     """
-
-    async def main(world: VirtualWorld) -> None:
-        log = MemoryLog()
-        first = await end_of(one(lambda: add(1, 2)), log, world=world, run_id="a")
-        second = await end_of(one(lambda: add(1, 2)), log, world=world, run_id="b")
-        assert (type(first), type(second)) == (Success, Cached)
-        assert second.result == first.result == 3
-        assert second.cached_inputs == first.cached_inputs
-        kinds = [kind_of(record.event) async for record in log.read(stream="run/a")]
-        assert kinds == ["run_started", "run_claimed", "task_started", "task_succeeded", "run_finished"]
-        (entry,) = [r async for r in log.read(stream="run/a") if isinstance(r.event, TaskSucceeded)]
-        assert second.expires_at.timestamp() * 1e6 == pytest.approx(entry.at + 60e6, abs=1)
-
-    simulate(main)
+    log = MemoryLog()
+    first = await end_of(one(lambda: add(1, 2)), log, world=world, run_id="a")
+    second = await end_of(one(lambda: add(1, 2)), log, world=world, run_id="b")
+    assert (type(first), type(second)) == (Success, Cached)
+    assert second.result == first.result == 3
+    assert second.cached_inputs == first.cached_inputs
+    kinds = [kind_of(record.event) async for record in log.read(stream="run/a")]
+    assert kinds == ["run_started", "run_claimed", "task_started", "task_succeeded", "run_finished"]
+    (entry,) = [r async for r in log.read(stream="run/a") if isinstance(r.event, TaskSucceeded)]
+    assert second.expires_at.timestamp() * 1e6 == pytest.approx(entry.at + 60e6, abs=1)
 
 
 async def test_case_56_only_successes_are_cached() -> None:
@@ -92,7 +89,8 @@ async def test_case_57_equal_inputs() -> None:
     assert ran == [(1, 0, 0), (2, 0, 0), (1, 1, 0), (1, 0, 1)]
 
 
-def test_case_58_expiration() -> None:
+@simulated
+async def test_case_58_expiration(world: VirtualWorld) -> None:
     """58. Expired entries are refused; without an expiration none ever is; without a policy nothing is taken."""
 
     @task(cache_on=inputs())
@@ -103,25 +101,22 @@ def test_case_58_expiration() -> None:
     async def never(x: int) -> int:
         return x
 
-    async def main(world: VirtualWorld) -> None:
-        log = MemoryLog()
-        with Flow("three") as three:
-            add(1)
-            ever(1)
-            never(1)
-        found = []
-        for wait in (0, 59, 2, 80_000):
-            await anyio.sleep(wait)
-            result = (await three.options(log=log, world=world).run()).result
-            found.append([type(result[name]) for name in ("add", "ever", "never")])
-        assert found == [
-            [Success, Success, Success],
-            [Cached, Cached, Success],
-            [Success, Cached, Success],
-            [Success, Cached, Success],
-        ]
-
-    simulate(main)
+    log = MemoryLog()
+    with Flow("three") as three:
+        add(1)
+        ever(1)
+        never(1)
+    found = []
+    for wait in (0, 59, 2, 80_000):
+        await anyio.sleep(wait)
+        result = (await three.options(log=log, world=world).run()).result
+        found.append([type(result[name]) for name in ("add", "ever", "never")])
+    assert found == [
+        [Success, Success, Success],
+        [Cached, Cached, Success],
+        [Success, Cached, Success],
+        [Success, Cached, Success],
+    ]
 
 
 async def test_case_59_partial_policies() -> None:
@@ -203,7 +198,8 @@ async def test_case_64_one_entry_counts() -> None:
     assert reasons == ["new", "lost"]
 
 
-def test_case_65_what_a_rerun_keeps_wins() -> None:
+@simulated
+async def test_case_65_what_a_rerun_keeps_wins(world: VirtualWorld) -> None:
     """65. A kept result is taken before the cache is asked: the fork has the value of its own past."""
 
     @task(cache_for=60, cache_on=nothing)
@@ -214,19 +210,16 @@ def test_case_65_what_a_rerun_keeps_wins() -> None:
     async def fail(x: int) -> int:
         raise RuntimeError("no")
 
-    async def main(world: VirtualWorld) -> None:
-        log = MemoryLog()
-        with Flow("f") as f:
-            fail(number(1))
-        await f.options(log=log, world=world, run_id="old").run()
-        await anyio.sleep(100)
-        newer = one(lambda: number(2))
-        assert (await end_of(newer, log, "number", world=world)).result == 2
-        assert (await end_of(newer, log, "number", world=world)).result == 2
-        again = await f.options(log=log, world=world).rerun("old")
-        assert (again.result["number"].result, again.result["number"].source) == (1, ("run/old", 4))
-
-    simulate(main)
+    log = MemoryLog()
+    with Flow("f") as f:
+        fail(number(1))
+    await f.options(log=log, world=world, run_id="old").run()
+    await anyio.sleep(100)
+    newer = one(lambda: number(2))
+    assert (await end_of(newer, log, "number", world=world)).result == 2
+    assert (await end_of(newer, log, "number", world=world)).result == 2
+    again = await f.options(log=log, world=world).rerun("old")
+    assert (again.result["number"].result, again.result["number"].source) == (1, ("run/old", 4))
 
 
 async def test_case_66_every_result_is_kept() -> None:

@@ -12,7 +12,7 @@ from eventflow.events import RunStarted, TaskBlocked, TaskStarted, TaskSucceeded
 from eventflow.result import Inline, Stored
 from eventflow.serializers import Serializer
 from eventflow.states import Retrying, Success, TriggerFailed
-from eventflow.testing.virtual import VirtualWorld, simulate
+from eventflow.testing.virtual import VirtualWorld, simulated
 from tests.parity.looking import RUN, events, flow_of, history, opened
 
 ran: list[Any] = []
@@ -84,7 +84,8 @@ class Counting:
         return Serializer().deserialize(payload)
 
 
-def test_case_39_a_kept_input_is_read_when_inputs_are_gathered() -> None:
+@simulated
+async def test_case_39_a_kept_input_is_read_when_inputs_are_gathered(world: VirtualWorld) -> None:
     """39. Given a retry whose input lies in the log, when resumed, then it is read for the attempt and not before."""
     keeper = Counting()
 
@@ -95,24 +96,21 @@ def test_case_39_a_kept_input_is_read_when_inputs_are_gathered() -> None:
 
     calls = flow_of(lambda: later(make()))
 
-    async def main(world: VirtualWorld) -> None:
-        log = MemoryLog()
-        await stop_while_retrying(calls, log, world)
-        (made,) = await events(log, TaskSucceeded)
-        assert isinstance(made.result, Stored)
-        keeper.opened = 0
-        view = await RunView.of(log, RUN)
-        fold = await replay(log, view, stream=view.stream)
-        assert len(opened(view.picture(fold.state)["later"])["found"]) == 2000
-        with anyio.move_on_after(60):
-            await calls.options(log=log, world=world, run_id=RUN).run()
-        assert keeper.opened == 0
-        state = await calls.options(log=log, world=world, run_id=RUN).run()
-        assert state.result["later"].result == "done"
-        assert keeper.opened == 1
-        assert ran == ["make", (1, list(range(2000))), (2, list(range(2000)))]
-
-    simulate(main)
+    log = MemoryLog()
+    await stop_while_retrying(calls, log, world)
+    (made,) = await events(log, TaskSucceeded)
+    assert isinstance(made.result, Stored)
+    keeper.opened = 0
+    view = await RunView.of(log, RUN)
+    fold = await replay(log, view, stream=view.stream)
+    assert len(opened(view.picture(fold.state)["later"])["found"]) == 2000
+    with anyio.move_on_after(60):
+        await calls.options(log=log, world=world, run_id=RUN).run()
+    assert keeper.opened == 0
+    state = await calls.options(log=log, world=world, run_id=RUN).run()
+    assert state.result["later"].result == "done"
+    assert keeper.opened == 1
+    assert ran == ["make", (1, list(range(2000))), (2, list(range(2000)))]
 
 
 async def test_case_40_a_failed_upstream() -> None:
@@ -141,23 +139,21 @@ async def test_case_40_a_failed_upstream() -> None:
         await options.value()
 
 
-def test_case_42_a_retry_has_the_parameters_of_its_run() -> None:
+@simulated
+async def test_case_42_a_retry_has_the_parameters_of_its_run(world: VirtualWorld) -> None:
     """42. Given a retry of a task that takes a parameter, when resumed without it, then the recorded value is used."""
 
     @flow
     def daily(day: str, count: int = 3) -> str:
         return later([day, count])
 
-    async def main(world: VirtualWorld) -> None:
-        log = MemoryLog()
-        await stop_while_retrying(daily, log, world, "monday", 7)
-        with pytest.raises(ParametersDiffer, match="day"):
-            await daily.options(log=log, world=world, run_id=RUN).run("tuesday")
-        resume: Any = daily.options(log=log, world=world, run_id=RUN)
-        state = await resume.run()
-        assert type(state.result["later"]) is Success
-        assert ran == [(1, ["monday", 7]), (2, ["monday", 7])]
-        assert state.result["day"].result == "monday"
-        assert len(await events(log, RunStarted)) == 1
-
-    simulate(main)
+    log = MemoryLog()
+    await stop_while_retrying(daily, log, world, "monday", 7)
+    with pytest.raises(ParametersDiffer, match="day"):
+        await daily.options(log=log, world=world, run_id=RUN).run("tuesday")
+    resume: Any = daily.options(log=log, world=world, run_id=RUN)
+    state = await resume.run()
+    assert type(state.result["later"]) is Success
+    assert ran == [(1, ["monday", 7]), (2, ["monday", 7])]
+    assert state.result["day"].result == "monday"
+    assert len(await events(log, RunStarted)) == 1

@@ -6,7 +6,7 @@ import pytest
 
 from eventflow import Flow, MemoryLog, flow, task
 from eventflow.authoring.nodes import BuildError
-from eventflow.testing.virtual import VirtualWorld, simulate
+from eventflow.testing.virtual import VirtualWorld, simulated
 
 
 @task(version="1")
@@ -29,22 +29,20 @@ async def double(x: int) -> int:
 
 @pytest.mark.parametrize("counts", [(3, 2), (2, 3), (0, 1)])
 @pytest.mark.parametrize("of_maps", [False, True])
-def test_case_72_unequal_lengths(counts: tuple[int, int], of_maps: bool) -> None:
+@simulated
+async def test_case_72_unequal_lengths(counts: tuple[int, int], of_maps: bool, world: VirtualWorld) -> None:
     """72. Given inputs of different lengths, upstream takes the shortest; here the map fails and says how to do so."""
 
-    async def main(world: VirtualWorld) -> None:
-        @flow
-        def sums() -> list[int]:
-            xs, ys = (numbers(count) for count in counts)
-            return add.map(double.map(xs), double.map(ys)) if of_maps else add.map(xs, ys)
+    @flow
+    def sums() -> list[int]:
+        xs, ys = (numbers(count) for count in counts)
+        return add.map(double.map(xs), double.map(ys)) if of_maps else add.map(xs, ys)
 
-        state = await sums.options(log=MemoryLog(), world=world).run()
-        assert state.is_failed()
-        message = state.result["add"].message
-        assert f"'x' has {counts[0]}, 'y' has {counts[1]}" in message
-        assert ".mapping(zip_shortest=True).map(" in message
-
-    simulate(main)
+    state = await sums.options(log=MemoryLog(), world=world).run()
+    assert state.is_failed()
+    message = state.result["add"].message
+    assert f"'x' has {counts[0]}, 'y' has {counts[1]}" in message
+    assert ".mapping(zip_shortest=True).map(" in message
 
 
 def test_case_72_unequal_lengths_that_are_known_already() -> None:
@@ -59,15 +57,13 @@ def test_case_72_unequal_lengths_that_are_known_already() -> None:
 
 
 @pytest.mark.parametrize("counts", [(3, 2), (2, 3), (0, 1), (2, 2)])
-def test_case_72_the_shortest_on_request(counts: tuple[int, int]) -> None:
+@simulated
+async def test_case_72_the_shortest_on_request(counts: tuple[int, int], world: VirtualWorld) -> None:
     """72. Given `zip_shortest`, as many children as the shortest has elements, as upstream has always."""
 
-    async def main(world: VirtualWorld) -> None:
-        @flow
-        def sums() -> list[int]:
-            xs, ys = (numbers(count) for count in counts)
-            return add.mapping(zip_shortest=True).map(xs, ys)
+    @flow
+    def sums() -> list[int]:
+        xs, ys = (numbers(count) for count in counts)
+        return add.mapping(zip_shortest=True).map(xs, ys)
 
-        assert await sums.options(log=MemoryLog(), world=world).value() == [0, 2][: min(counts)]
-
-    simulate(main)
+    assert await sums.options(log=MemoryLog(), world=world).value() == [0, 2][: min(counts)]

@@ -27,7 +27,7 @@ from eventflow.states import (
     encode_json,
     encode_msgpack,
 )
-from eventflow.testing.virtual import VirtualWorld, simulate
+from eventflow.testing.virtual import VirtualWorld, simulated
 from tests.parity.looking import RUN, events, flow_of, opened
 
 FORMATS = [
@@ -178,33 +178,30 @@ async def moments(log: MemoryLog) -> list[State]:
 
 
 @pytest.mark.parametrize(("encode", "decode"), FORMATS)
-def test_case_8_every_state_comes_back(encode: Any, decode: Any) -> None:
+@simulated
+async def test_case_8_every_state_comes_back(encode: Any, decode: Any, world: VirtualWorld) -> None:
     """8. Given every state that a run goes through, when dumped and loaded, then type and public attributes are equal.
 
     Results are compared opened: the task's declared type, which is part of a live one's serializer, does not travel.
     """
-
-    async def main(world: VirtualWorld) -> None:
-        log = MemoryLog()
-        await flow_of(everything).options(log=log, world=world, run_id="before").run()
-        await flow_of(everything).options(log=log, world=world, run_id=RUN).run()
-        seen = set()
-        for state in await moments(log):
-            loaded = decode(encode(state))
-            assert type(loaded) is type(state)
-            for name in {*state.__struct_fields__} - {"_result", "cached_inputs"}:
-                assert getattr(loaded, name) == getattr(state, name), name
-            if hasattr(state, "cached_inputs"):
-                assert opened(loaded) == opened(state)
-            if type(state) in (Success, Cached):
-                assert loaded.result == state.result
-            seen.add(type(state).__name__)
-        assert seen == {
-            *("Pending", "Running", "Retrying", "Success", "Cached", "Mapped", "Skipped", "Failed"),
-            "TriggerFailed",
-        }
-
-    simulate(main)
+    log = MemoryLog()
+    await flow_of(everything).options(log=log, world=world, run_id="before").run()
+    await flow_of(everything).options(log=log, world=world, run_id=RUN).run()
+    seen = set()
+    for state in await moments(log):
+        loaded = decode(encode(state))
+        assert type(loaded) is type(state)
+        for name in {*state.__struct_fields__} - {"_result", "cached_inputs"}:
+            assert getattr(loaded, name) == getattr(state, name), name
+        if hasattr(state, "cached_inputs"):
+            assert opened(loaded) == opened(state)
+        if type(state) in (Success, Cached):
+            assert loaded.result == state.result
+        seen.add(type(state).__name__)
+    assert seen == {
+        *("Pending", "Running", "Retrying", "Success", "Cached", "Mapped", "Skipped", "Failed"),
+        "TriggerFailed",
+    }
 
 
 @pytest.mark.parametrize("name", [kind.__name__ for kind in AnyState.__args__])
@@ -220,20 +217,17 @@ async def test_case_9_a_payload_with_only_a_type(name: str) -> None:
 
 
 @pytest.mark.parametrize(("encode", "decode"), FORMATS)
-def test_case_10_a_mapped_state(encode: Any, decode: Any) -> None:
+@simulated
+async def test_case_10_a_mapped_state(encode: Any, decode: Any, world: VirtualWorld) -> None:
     """10. Given a Mapped state, when dumped, then only the width is kept; loaded, it has as many unknown children."""
-
-    async def main(world: VirtualWorld) -> None:
-        flow = flow_of(lambda: third.map([2, 3], [6, 6]))
-        live = (await flow.options(log=MemoryLog(), world=world).run()).result["third"]
-        assert type(live) is Mapped
-        assert live.result == [3.0, 2.0]
-        loaded = decode(encode(live))
-        assert list(loaded.map_states) == [None, None]
-        assert loaded.n_map_states == 2
-        assert encode(loaded) == encode(live)
-
-    simulate(main)
+    flow = flow_of(lambda: third.map([2, 3], [6, 6]))
+    live = (await flow.options(log=MemoryLog(), world=world).run()).result["third"]
+    assert type(live) is Mapped
+    assert live.result == [3.0, 2.0]
+    loaded = decode(encode(live))
+    assert list(loaded.map_states) == [None, None]
+    assert loaded.n_map_states == 2
+    assert encode(loaded) == encode(live)
 
 
 async def test_case_12_a_stored_result_must_say_what_opens_it() -> None:
@@ -248,22 +242,19 @@ async def test_case_12_a_stored_result_must_say_what_opens_it() -> None:
 
 
 @pytest.mark.parametrize(("encode", "decode"), FORMATS)
-def test_case_13_a_cached_state(encode: Any, decode: Any) -> None:
+@simulated
+async def test_case_13_a_cached_state(encode: Any, decode: Any, world: VirtualWorld) -> None:
     """13. Given a Cached state with inputs, when dumped and loaded, then result, inputs and expiration survive."""
-
-    async def main(world: VirtualWorld) -> None:
-        log = MemoryLog()
-        calls = flow_of(lambda: last(numbers(2)))
-        await calls.options(log=log, world=world).run()
-        cached = (await calls.options(log=log, world=world).run()).result["last"]
-        loaded = decode(encode(cached))
-        assert type(loaded) is type(cached) is Cached
-        assert loaded.result == 2
-        assert opened(loaded) == {"found": [0, 1]}
-        assert loaded.expires_at is not None
-        assert (loaded.expires_at, loaded.source) == (cached.expires_at, cached.source)
-
-    simulate(main)
+    log = MemoryLog()
+    calls = flow_of(lambda: last(numbers(2)))
+    await calls.options(log=log, world=world).run()
+    cached = (await calls.options(log=log, world=world).run()).result["last"]
+    loaded = decode(encode(cached))
+    assert type(loaded) is type(cached) is Cached
+    assert loaded.result == 2
+    assert opened(loaded) == {"found": [0, 1]}
+    assert loaded.expires_at is not None
+    assert (loaded.expires_at, loaded.source) == (cached.expires_at, cached.source)
 
 
 class Unpicklable(Exception):

@@ -22,7 +22,7 @@ from eventflow import (
 from eventflow.events import TaskSucceeded
 from eventflow.result import Stored
 from eventflow.states import Failed, TimedOut
-from eventflow.testing.virtual import EPOCH_US, VirtualWorld, simulate
+from eventflow.testing.virtual import EPOCH_US, VirtualWorld, simulate, simulated
 from tests.run.pipeline import nightly, one
 
 
@@ -31,27 +31,25 @@ class Boom(Exception):
 
 
 @pytest.mark.parametrize("error", [anyio.get_cancelled_exc_class, lambda: SystemExit, lambda: StopIteration])
-def test_whatever_a_body_raises_is_its_failure(error: Any) -> None:
+@simulated
+async def test_whatever_a_body_raises_is_its_failure(error: Any, world: VirtualWorld) -> None:
     """A CancelledError that nobody asked for, `sys.exit` and StopIteration fail the task, not the run."""
+    kind = error()
 
-    async def main(world: VirtualWorld) -> None:
-        kind = error()
+    @task
+    async def rude() -> int:
+        raise kind("rude")
 
-        @task
-        async def rude() -> int:
-            raise kind("rude")
-
-        with Flow("manners") as manners:
-            rude()
-            kept = one("a")
-        state = await manners.options(log=MemoryLog(), world=world).run()
-        assert type(state.result["rude"]) is Failed
-        assert state.result[kept].is_successful()
-
-    simulate(main)
+    with Flow("manners") as manners:
+        rude()
+        kept = one("a")
+    state = await manners.options(log=MemoryLog(), world=world).run()
+    assert type(state.result["rude"]) is Failed
+    assert state.result[kept].is_successful()
 
 
-def test_a_plain_body_may_exit_too() -> None:
+@simulated
+async def test_a_plain_body_may_exit_too(world: VirtualWorld) -> None:
     """`sys.exit` in a plain function is that task's failure as well."""
 
     @task
@@ -61,14 +59,12 @@ def test_a_plain_body_may_exit_too() -> None:
     with Flow("leaving") as leaving:
         leave()
 
-    async def main(world: VirtualWorld) -> None:
-        state = await leaving.options(log=MemoryLog(), world=world).run()
-        assert state.result["leave"].failure.type == "SystemExit"
-
-    simulate(main)
+    state = await leaving.options(log=MemoryLog(), world=world).run()
+    assert state.result["leave"].failure.type == "SystemExit"
 
 
-def test_timeout_of_an_async_body() -> None:
+@simulated
+async def test_timeout_of_an_async_body(world: VirtualWorld) -> None:
     """A body that takes too long is cancelled and TimedOut, after exactly its timeout."""
     seen: list[str] = []
 
@@ -84,17 +80,15 @@ def test_timeout_of_an_async_body() -> None:
     with Flow("slow") as slowly:
         slow()
 
-    async def main(world: VirtualWorld) -> None:
-        state = await slowly.options(log=MemoryLog(), world=world).run()
-        assert type(state.result["slow"]) is TimedOut
-        assert "timeout of 5 s" in state.result["slow"].failure.message
-        assert world.monotonic() == 5_000_000
-        assert seen == ["CancelledError"]
-
-    simulate(main)
+    state = await slowly.options(log=MemoryLog(), world=world).run()
+    assert type(state.result["slow"]) is TimedOut
+    assert "timeout of 5 s" in state.result["slow"].failure.message
+    assert world.monotonic() == 5_000_000
+    assert seen == ["CancelledError"]
 
 
-def test_plain_functions_run_side_by_side() -> None:
+@simulated
+async def test_plain_functions_run_side_by_side(world: VirtualWorld) -> None:
     """Three plain bodies meet at a barrier, which only threads at the same time can; context and all."""
     barrier = threading.Barrier(3, timeout=20)
 
@@ -108,14 +102,12 @@ def test_plain_functions_run_side_by_side() -> None:
     def party() -> Any:
         return meet.map([1, 2, 3])
 
-    async def main(world: VirtualWorld) -> None:
-        found = await party.options(log=MemoryLog(), world=world).value()
-        assert found == [("meet[0]", 1), ("meet[1]", 2), ("meet[2]", 3)]
-
-    simulate(main)
+    found = await party.options(log=MemoryLog(), world=world).value()
+    assert found == [("meet[0]", 1), ("meet[1]", 2), ("meet[2]", 3)]
 
 
-def test_bodies_do_not_see_each_others_context_variables() -> None:
+@simulated
+async def test_bodies_do_not_see_each_others_context_variables(world: VirtualWorld) -> None:
     """A variable that one body sets, before or after it was suspended, no other body sees."""
     mark: ContextVar[str] = ContextVar("mark", default="clean")
 
@@ -138,13 +130,10 @@ def test_bodies_do_not_see_each_others_context_variables() -> None:
         first = stain.map([0, 0, 1, 2, 0])
         return stain_too.map(first), stain.named("later").map([0, 1])
 
-    async def main(world: VirtualWorld) -> None:
-        mark.set("mine")
-        found = await clean.options(log=MemoryLog(), world=world).value()
-        assert found == (["mine"] * 5, ["mine"] * 2)
-        assert mark.get() == "mine"
-
-    simulate(main)
+    mark.set("mine")
+    found = await clean.options(log=MemoryLog(), world=world).value()
+    assert found == (["mine"] * 5, ["mine"] * 2)
+    assert mark.get() == "mine"
 
 
 def test_what_a_body_sees_of_the_run(caplog: pytest.LogCaptureFixture) -> None:
@@ -180,7 +169,8 @@ def test_what_a_body_sees_of_the_run(caplog: pytest.LogCaptureFixture) -> None:
         context.run  # noqa: B018 - the access is the test
 
 
-def test_children_of_a_map_share_a_logger() -> None:
+@simulated
+async def test_children_of_a_map_share_a_logger(world: VirtualWorld) -> None:
     """`logging` keeps every logger for ever, so there is one for a node, however many children it has."""
 
     @task
@@ -191,13 +181,11 @@ def test_children_of_a_map_share_a_logger() -> None:
     def speaking() -> Any:
         return speak.map(list(range(50)))
 
-    async def main(world: VirtualWorld) -> None:
-        assert set(await speaking.options(log=MemoryLog(), world=world).value()) == {"eventflow.task.speak"}
-
-    simulate(main)
+    assert set(await speaking.options(log=MemoryLog(), world=world).value()) == {"eventflow.task.speak"}
 
 
-def test_consumers_get_copies_of_their_own() -> None:
+@simulated
+async def test_consumers_get_copies_of_their_own(world: VirtualWorld) -> None:
     """A body that changes its input changes nobody else's; large values are shared."""
     large: list[int] = []
 
@@ -220,15 +208,13 @@ def test_consumers_get_copies_of_their_own() -> None:
         small, medium, big = make(3), make(500), make(9000)
         return [spoil(small), spoil(small), spoil(medium), spoil(medium), identity(big), identity(big), small]
 
-    async def main(world: VirtualWorld) -> None:
-        found = await copies.options(log=MemoryLog(), world=world).value()
-        assert found == [4, 4, 501, 501, 9000, 9000, [0, 1, 2]]
-        assert large[0] == large[1]
-
-    simulate(main)
+    found = await copies.options(log=MemoryLog(), world=world).value()
+    assert found == [4, 4, 501, 501, 9000, 9000, [0, 1, 2]]
+    assert large[0] == large[1]
 
 
-def test_share_hands_the_very_object_on() -> None:
+@simulated
+async def test_share_hands_the_very_object_on(world: VirtualWorld) -> None:
     """`share=True` shares small values as well."""
 
     @task(share=True)
@@ -245,13 +231,11 @@ def test_share_hands_the_very_object_on() -> None:
         made = make()
         return add(made), add(made)
 
-    async def main(world: VirtualWorld) -> None:
-        assert sorted(await shared.options(log=MemoryLog(), world=world).value()) == [1, 2]
-
-    simulate(main)
+    assert sorted(await shared.options(log=MemoryLog(), world=world).value()) == [1, 2]
 
 
-def test_large_results_lie_beside_their_event() -> None:
+@simulated
+async def test_large_results_lie_beside_their_event(world: VirtualWorld) -> None:
     """Above 512 bytes the event holds an address, the log the bytes; the value opens all the same."""
 
     @task
@@ -262,33 +246,28 @@ def test_large_results_lie_beside_their_event() -> None:
     def writing() -> Any:
         return write(500), write(2000)
 
-    async def main(world: VirtualWorld) -> None:
-        log = MemoryLog()
-        assert await writing.options(log=log, world=world, run_id="r").value() == ("x" * 500, "x" * 2000)
-        payloads = [
-            record.event.result
-            async for record in log.read(stream="run/r")
-            if isinstance(record.event, TaskSucceeded)
-        ]
-        stored = [payload for payload in payloads if isinstance(payload, Stored)]
-        assert len(stored) == 1
-        assert log.peek(stored[0].digest) is not None
-
-    simulate(main)
+    log = MemoryLog()
+    assert await writing.options(log=log, world=world, run_id="r").value() == ("x" * 500, "x" * 2000)
+    payloads = [
+        record.event.result
+        async for record in log.read(stream="run/r")
+        if isinstance(record.event, TaskSucceeded)
+    ]
+    stored = [payload for payload in payloads if isinstance(payload, Stored)]
+    assert len(stored) == 1
+    assert log.peek(stored[0].digest) is not None
 
 
-def test_a_large_parameter() -> None:
+@simulated
+async def test_a_large_parameter(world: VirtualWorld) -> None:
     """A parameter's bytes may lie beside its event too, and arrive in bodies, also after a resume."""
-
-    async def main(world: VirtualWorld) -> None:
-        options = nightly.options(log=MemoryLog(), world=world, run_id="r")
-        assert await options.value("x" * 2000) == 2000 * 2 + 11
-        assert (await options.run("x" * 2000)).result["day"].result == "x" * 2000
-
-    simulate(main)
+    options = nightly.options(log=MemoryLog(), world=world, run_id="r")
+    assert await options.value("x" * 2000) == 2000 * 2 + 11
+    assert (await options.run("x" * 2000)).result["day"].result == "x" * 2000
 
 
-def test_a_result_that_cannot_be_kept_fails_its_task() -> None:
+@simulated
+async def test_a_result_that_cannot_be_kept_fails_its_task(world: VirtualWorld) -> None:
     """What nothing can serialize is a failure that names the path to it; there is no retry of that."""
     ran: list[int] = []
 
@@ -312,11 +291,8 @@ def test_a_result_that_cannot_be_kept_fails_its_task() -> None:
         bad()
         worse()
 
-    async def main(world: VirtualWorld) -> None:
-        state = await unkept.options(log=MemoryLog(), world=world).run()
-        assert type(state.result["bad"]) is Failed
-        assert "deep" in state.result["bad"].failure.message
-        assert ran == [1]
-        assert "not today" in state.result["worse"].failure.message
-
-    simulate(main)
+    state = await unkept.options(log=MemoryLog(), world=world).run()
+    assert type(state.result["bad"]) is Failed
+    assert "deep" in state.result["bad"].failure.message
+    assert ran == [1]
+    assert "not today" in state.result["worse"].failure.message

@@ -31,7 +31,7 @@ from eventflow.events import CacheMiss, Record, TaskReused, TaskStarted, TaskSuc
 from eventflow.ports import Value
 from eventflow.states import Cached, Failed, Success
 from eventflow.testing.crash_log import Crash, CrashingLog
-from eventflow.testing.virtual import VirtualWorld, simulate
+from eventflow.testing.virtual import VirtualWorld, simulated
 
 ran: list[Any] = []
 """What bodies were called with."""
@@ -72,47 +72,43 @@ async def state_of(called: Flow[..., Any], log: MemoryLog, world: VirtualWorld, 
     return (await called.options(log=log, world=world).run(**given)).result
 
 
-def test_a_second_run_takes_the_result() -> None:
+@simulated
+async def test_a_second_run_takes_the_result(world: VirtualWorld) -> None:
     """The body does not run again, the state is `Cached`, and the event names its source, key and saving."""
-
-    async def main(world: VirtualWorld) -> None:
-        log = MemoryLog()
-        calls = one(lambda: slow([1, 2]))
-        first = await state_of(calls, log, world)
-        second = await state_of(calls, log, world)
-        assert ran == [([1, 2], 0)]
-        assert type(first["slow"]) is Success
-        assert type(second["slow"]) is Cached
-        assert second["slow"].result == first["slow"].result == [[1, 2], 0]
-        (made,) = [record for record in await records(log) if isinstance(record.event, TaskSucceeded)]
-        (taken,) = [record.event for record in await records(log) if isinstance(record.event, TaskReused)]
-        assert (taken.source.stream, taken.source.version) == (made.stream, made.version)
-        assert second["slow"].source == (made.stream, made.version)
-        assert calls.graph.tasks[0].cache_key(taken.parts) == made.key
-        assert taken.why == "cache"
-        assert taken.saved_us >= 2_000_000
-        assert second["slow"].expires_at is not None
-        (miss,) = [found for found in await misses(log) if found is not None]
-        assert (miss.reason, miss.parts) == ("new", taken.parts)
-
-    simulate(main)
+    log = MemoryLog()
+    calls = one(lambda: slow([1, 2]))
+    first = await state_of(calls, log, world)
+    second = await state_of(calls, log, world)
+    assert ran == [([1, 2], 0)]
+    assert type(first["slow"]) is Success
+    assert type(second["slow"]) is Cached
+    assert second["slow"].result == first["slow"].result == [[1, 2], 0]
+    (made,) = [record for record in await records(log) if isinstance(record.event, TaskSucceeded)]
+    (taken,) = [record.event for record in await records(log) if isinstance(record.event, TaskReused)]
+    assert (taken.source.stream, taken.source.version) == (made.stream, made.version)
+    assert second["slow"].source == (made.stream, made.version)
+    assert calls.graph.tasks[0].cache_key(taken.parts) == made.key
+    assert taken.why == "cache"
+    assert taken.saved_us >= 2_000_000
+    assert second["slow"].expires_at is not None
+    (miss,) = [found for found in await misses(log) if found is not None]
+    assert (miss.reason, miss.parts) == ("new", taken.parts)
 
 
-def test_other_inputs_are_another_key() -> None:
+@simulated
+async def test_other_inputs_are_another_key(world: VirtualWorld) -> None:
     """Types count as values do: 1, 1.0, True and "1" are four things; so are a list and a tuple."""
     given = [1, 1.0, True, "1", None, [1], (1,), {"a": 1}, {"a": 2}, {1}, b"1", -0.0, 0.0, float("nan")]
 
-    async def main(world: VirtualWorld) -> None:
-        log = MemoryLog()
-        for _ in range(2):
-            for value in given:
-                await state_of(one(lambda value=value: slow(value)), log, world)
-        assert len(ran) == len(given)
-
-    simulate(main)
+    log = MemoryLog()
+    for _ in range(2):
+        for value in given:
+            await state_of(one(lambda value=value: slow(value)), log, world)
+    assert len(ran) == len(given)
 
 
-def test_the_order_of_a_dict_and_of_a_set_does_not_count() -> None:
+@simulated
+async def test_the_order_of_a_dict_and_of_a_set_does_not_count(world: VirtualWorld) -> None:
     """Neither in a constant, nor in a parameter, nor in a result that another task takes."""
 
     @task
@@ -126,17 +122,15 @@ def test_the_order_of_a_dict_and_of_a_set_does_not_count() -> None:
         slow(make(flip))
         slow(found)
 
-    async def main(world: VirtualWorld) -> None:
-        log = MemoryLog()
-        await state_of(f, log, world, flip=False, found={"k": 1, "l": 2})
-        await state_of(f, log, world, flip=True, found={"l": 2, "k": 1})
-        await state_of(one(lambda: slow({"l": 2, "k": 1})), log, world)
-        assert len(ran) == 2
-
-    simulate(main)
+    log = MemoryLog()
+    await state_of(f, log, world, flip=False, found={"k": 1, "l": 2})
+    await state_of(f, log, world, flip=True, found={"l": 2, "k": 1})
+    await state_of(one(lambda: slow({"l": 2, "k": 1})), log, world)
+    assert len(ran) == 2
 
 
-def test_it_is_found_in_whatever_form_the_input_comes() -> None:
+@simulated
+async def test_it_is_found_in_whatever_form_the_input_comes(world: VirtualWorld) -> None:
     """A constant, a parameter, a result, a part of one, an element of a map: the value counts, not the way."""
 
     @task
@@ -151,39 +145,34 @@ def test_it_is_found_in_whatever_form_the_input_comes() -> None:
         slow.map(found)
         slow.map([7, number])
 
-    async def main(world: VirtualWorld) -> None:
-        log = MemoryLog()
-        await state_of(one(lambda: slow(7)), log, world)
-        states = await state_of(forms, log, world, number=7)
-        assert ran == [(7, 0), (8, 0)]
-        assert [type(state) for state in states["slow-3"].map_states] == [Cached, Success]
-        assert [type(state) for state in states["slow-4"].map_states] == [Cached, Cached]
-
-    simulate(main)
+    log = MemoryLog()
+    await state_of(one(lambda: slow(7)), log, world)
+    states = await state_of(forms, log, world, number=7)
+    assert ran == [(7, 0), (8, 0)]
+    assert [type(state) for state in states["slow-3"].map_states] == [Cached, Success]
+    assert [type(state) for state in states["slow-4"].map_states] == [Cached, Cached]
 
 
-def test_expiry_by_the_recorded_clock() -> None:
+@simulated
+async def test_expiry_by_the_recorded_clock(world: VirtualWorld) -> None:
     """An hour is an hour after the success; what expired is said to have, and the next success counts."""
-
-    async def main(world: VirtualWorld) -> None:
-        log = MemoryLog()
-        calls = one(lambda: slow(1))
-        await state_of(calls, log, world)
-        await anyio.sleep(3599)
-        assert type((await state_of(calls, log, world))["slow"]) is Cached
-        await anyio.sleep(2)
-        assert type((await state_of(calls, log, world))["slow"]) is Success
-        last = (await misses(log))[-1]
-        assert last is not None
-        assert last.reason == "expired"
-        await anyio.sleep(3000)
-        assert type((await state_of(calls, log, world))["slow"]) is Cached
-        assert len(ran) == 2
-
-    simulate(main)
+    log = MemoryLog()
+    calls = one(lambda: slow(1))
+    await state_of(calls, log, world)
+    await anyio.sleep(3599)
+    assert type((await state_of(calls, log, world))["slow"]) is Cached
+    await anyio.sleep(2)
+    assert type((await state_of(calls, log, world))["slow"]) is Success
+    last = (await misses(log))[-1]
+    assert last is not None
+    assert last.reason == "expired"
+    await anyio.sleep(3000)
+    assert type((await state_of(calls, log, world))["slow"]) is Cached
+    assert len(ran) == 2
 
 
-def test_the_shorter_of_both_times_counts() -> None:
+@simulated
+async def test_the_shorter_of_both_times_counts(world: VirtualWorld) -> None:
     """An entry is good as long as it was said to be, and as long as the task says today."""
 
     def kept(seconds: float | None) -> Any:
@@ -196,22 +185,20 @@ def test_the_shorter_of_both_times_counts() -> None:
 
         return one(lambda: work(1))
 
-    async def main(world: VirtualWorld) -> None:
-        log = MemoryLog()
-        await state_of(kept(1000), log, world)
-        await anyio.sleep(500)
-        assert type((await state_of(kept(400), log, world))["work"]) is Success
-        await anyio.sleep(300)
-        assert type((await state_of(kept(1000), log, world))["work"]) is Cached
-        await anyio.sleep(200)  # the entry, made by the second, said 400
-        assert type((await state_of(kept(None), log, world))["work"]) is Success
-        await anyio.sleep(80_000)
-        assert type((await state_of(kept(None), log, world))["work"]) is Cached
-
-    simulate(main)
+    log = MemoryLog()
+    await state_of(kept(1000), log, world)
+    await anyio.sleep(500)
+    assert type((await state_of(kept(400), log, world))["work"]) is Success
+    await anyio.sleep(300)
+    assert type((await state_of(kept(1000), log, world))["work"]) is Cached
+    await anyio.sleep(200)  # the entry, made by the second, said 400
+    assert type((await state_of(kept(None), log, world))["work"]) is Success
+    await anyio.sleep(80_000)
+    assert type((await state_of(kept(None), log, world))["work"]) is Cached
 
 
-def test_cache_on() -> None:
+@simulated
+async def test_cache_on(world: VirtualWorld) -> None:
     """Some inputs, parameters, both, nothing; a parameter counts though the task never sees it."""
 
     @task(cache_on=inputs("x"))
@@ -243,24 +230,22 @@ def test_cache_on() -> None:
         once(x)
         del day
 
-    async def main(world: VirtualWorld) -> None:
-        log = MemoryLog()
+    log = MemoryLog()
 
-        async def ran_with(**given: Any) -> set[str]:
-            ran.clear()
-            await state_of(f, log, world, **given)
-            return set(ran)
+    async def ran_with(**given: Any) -> set[str]:
+        ran.clear()
+        await state_of(f, log, world, **given)
+        return set(ran)
 
-        assert await ran_with(day="mon", x=1, y=1) == {"x", "day", "both", "once"}
-        assert await ran_with(day="mon", x=1, y=1) == set()
-        assert await ran_with(day="mon", x=1, y=2) == {"both"}
-        assert await ran_with(day="mon", x=2, y=2) == {"x", "both"}
-        assert await ran_with(day="tue", x=2, y=2) == {"day", "both"}
-
-    simulate(main)
+    assert await ran_with(day="mon", x=1, y=1) == {"x", "day", "both", "once"}
+    assert await ran_with(day="mon", x=1, y=1) == set()
+    assert await ran_with(day="mon", x=1, y=2) == {"both"}
+    assert await ran_with(day="mon", x=2, y=2) == {"x", "both"}
+    assert await ran_with(day="tue", x=2, y=2) == {"day", "both"}
 
 
-def test_cache_key() -> None:
+@simulated
+async def test_cache_key(world: VirtualWorld) -> None:
     """What the function makes of the arguments counts, and nothing else but the code."""
 
     @dataclass
@@ -281,52 +266,47 @@ def test_cache_key() -> None:
     def prices(number: int, note: str) -> int:
         return price(order(number, note))
 
-    async def main(world: VirtualWorld) -> None:
-        options = prices.options(log=MemoryLog(), world=world)
-        assert [await options.value(1, "a"), await options.value(1, "b"), await options.value(2, "c")] == [
-            2,
-            2,
-            4,
-        ]
-        assert ran == ["a", "c"]
-
-    simulate(main)
+    options = prices.options(log=MemoryLog(), world=world)
+    assert [await options.value(1, "a"), await options.value(1, "b"), await options.value(2, "c")] == [
+        2,
+        2,
+        4,
+    ]
+    assert ran == ["a", "c"]
 
 
-def test_the_code_of_a_cache_key_counts() -> None:
+@simulated
+async def test_the_code_of_a_cache_key_counts(world: VirtualWorld) -> None:
     """An edited key function gives other answers the same meaning never; without a digest nothing is cached."""
+    log = MemoryLog()
 
-    async def main(world: VirtualWorld) -> None:
-        log = MemoryLog()
+    def keyed(key: Any, **options: Any) -> Flow[..., Any]:
+        async def work(x: int) -> int:
+            return x
 
-        def keyed(key: Any, **options: Any) -> Flow[..., Any]:
-            async def work(x: int) -> int:
-                return x
+        made = task(cache_key=key, cache_namespace="n", **options)(work)
+        return one(lambda: made(12))
 
-            made = task(cache_key=key, cache_namespace="n", **options)(work)
-            return one(lambda: made(12))
+    def half(x: int) -> int:
+        return x // 2
 
-        def half(x: int) -> int:
-            return x // 2
+    def six(x: int) -> int:
+        return 6
 
-        def six(x: int) -> int:
-            return 6
-
-        for key, kind in ((half, Success), (six, Success), (half, Cached), (six, Cached)):
-            assert type((await state_of(keyed(key), log, world))["work"]) is kind
-        for key, kind in ((half, Success), (six, Cached)):
-            assert type((await state_of(keyed(key, version="1"), log, world))["work"]) is kind
-        with pytest.warns(
-            UserWarning, match="its cache_key is a partial: write a function, or give the task a version="
-        ):
-            unknown = keyed(partial(half))
-        for _ in range(2):
-            assert type((await state_of(unknown, log, world))["work"]) is Success
-
-    simulate(main)
+    for key, kind in ((half, Success), (six, Success), (half, Cached), (six, Cached)):
+        assert type((await state_of(keyed(key), log, world))["work"]) is kind
+    for key, kind in ((half, Success), (six, Cached)):
+        assert type((await state_of(keyed(key, version="1"), log, world))["work"]) is kind
+    with pytest.warns(
+        UserWarning, match="its cache_key is a partial: write a function, or give the task a version="
+    ):
+        unknown = keyed(partial(half))
+    for _ in range(2):
+        assert type((await state_of(unknown, log, world))["work"]) is Success
 
 
-def test_a_cache_key_that_raises_or_says_nothing() -> None:
+@simulated
+async def test_a_cache_key_that_raises_or_says_nothing(world: VirtualWorld) -> None:
     """The task runs as if it were not cached, and its event says why."""
 
     def broken(x: int) -> Any:
@@ -339,21 +319,18 @@ def test_a_cache_key_that_raises_or_says_nothing() -> None:
         ran.append(x)
         return x
 
-    async def main(world: VirtualWorld) -> None:
-        log = MemoryLog()
-        for _ in range(2):
-            for x in range(3):
-                assert (await state_of(one(lambda x=x: work(x)), log, world))["work"].result == x
-        assert ran == [0, 1, 2] * 2
-        found = [miss.detail for miss in await misses(log) if miss is not None][:3]
-        assert found == [
-            "its cache_key raised ValueError: zero",
-            "its cache_key gave None",
-            "the answer of its cache_key: it is a object",
-        ]
-        assert not [record for record in await records(log) if record.key]
-
-    simulate(main)
+    log = MemoryLog()
+    for _ in range(2):
+        for x in range(3):
+            assert (await state_of(one(lambda x=x: work(x)), log, world))["work"].result == x
+    assert ran == [0, 1, 2] * 2
+    found = [miss.detail for miss in await misses(log) if miss is not None][:3]
+    assert found == [
+        "its cache_key raised ValueError: zero",
+        "its cache_key gave None",
+        "the answer of its cache_key: it is a object",
+    ]
+    assert not [record for record in await records(log) if record.key]
 
 
 class Model:
@@ -373,27 +350,28 @@ class Fitted:
     layers: list[Any]
 
 
-def test_what_has_no_content_is_not_cached_and_the_event_says_where() -> None:
+@simulated
+async def test_what_has_no_content_is_not_cached_and_the_event_says_where(world: VirtualWorld) -> None:
     """A wrong hit is worse than none: an object that may hold anything is never guessed at."""
 
     @task
     async def fit() -> dict[str, Fitted]:
         return {"best": Fitted("a", [1, Model()])}
 
-    async def main(world: VirtualWorld) -> None:
-        log = MemoryLog()
-        calls = one(lambda: slow(fit(), y=3))
-        for _ in range(2):
-            states = await state_of(calls, log, world)
-            assert type(states["slow"]) is Success
-        assert len(ran) == 2
-        (detail,) = {miss.detail for miss in await misses(log) if miss is not None}
-        assert detail.startswith("argument x['best'].layers[1] is a tests.run.test_caching:Model")
-
-    simulate(main)
+    log = MemoryLog()
+    calls = one(lambda: slow(fit(), y=3))
+    for _ in range(2):
+        states = await state_of(calls, log, world)
+        assert type(states["slow"]) is Success
+    assert len(ran) == 2
+    (detail,) = {miss.detail for miss in await misses(log) if miss is not None}
+    assert detail.startswith("argument x['best'].layers[1] is a tests.run.test_caching:Model")
 
 
-def test_what_is_not_cached_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+@simulated
+async def test_what_is_not_cached_is_warned_of_once(
+    caplog: pytest.LogCaptureFixture, world: VirtualWorld
+) -> None:
     """Once in a run for each task function, however many calls of it there are; `cache_key` may decline in silence."""
 
     @task(name="aside", cache_key=lambda x: None)
@@ -410,20 +388,18 @@ def test_what_is_not_cached_is_warned_of_once(caplog: pytest.LogCaptureFixture) 
             slow(model, y=i)
             aside(i)
 
-    async def main(world: VirtualWorld) -> None:
-        log, called = MemoryLog(), one(calls)
-        for run in (1, 2):
-            await state_of(called, log, world)
-            assert len(ran) == 3 * run
-            said = [entry.getMessage() for entry in caplog.records if entry.name == "eventflow.cache"]
-            assert len(said) == run
-            assert said[-1].startswith("task 'slow' of run ")
-            assert "is not cached: argument x is a tests.run.test_caching:Model" in said[-1]
-
-    simulate(main)
+    log, called = MemoryLog(), one(calls)
+    for run in (1, 2):
+        await state_of(called, log, world)
+        assert len(ran) == 3 * run
+        said = [entry.getMessage() for entry in caplog.records if entry.name == "eventflow.cache"]
+        assert len(said) == run
+        assert said[-1].startswith("task 'slow' of run ")
+        assert "is not cached: argument x is a tests.run.test_caching:Model" in said[-1]
 
 
-def test_failures_and_skips_are_never_cached() -> None:
+@simulated
+async def test_failures_and_skips_are_never_cached(world: VirtualWorld) -> None:
     """Only a success is; a task that failed runs again, though its key is the same."""
 
     @task(cache_on=inputs(), retries=1)
@@ -435,37 +411,33 @@ def test_failures_and_skips_are_never_cached() -> None:
             raise Skip("nothing there")
         return x
 
-    async def main(world: VirtualWorld) -> None:
-        log = MemoryLog()
-        calls = one(lambda: flaky(1))
-        found = [(await state_of(calls, log, world))["flaky"] for _ in range(4)]
-        assert [type(state).__name__ for state in found] == ["Failed", "Skipped", "Success", "Cached"]
-        assert len(ran) == 5
-        reasons = [miss.reason for miss in await misses(log) if miss is not None]
-        assert reasons == ["new", "retry", "new", "retry", "new"]
-
-    simulate(main)
+    log = MemoryLog()
+    calls = one(lambda: flaky(1))
+    found = [(await state_of(calls, log, world))["flaky"] for _ in range(4)]
+    assert [type(state).__name__ for state in found] == ["Failed", "Skipped", "Success", "Cached"]
+    assert len(ran) == 5
+    reasons = [miss.reason for miss in await misses(log) if miss is not None]
+    assert reasons == ["new", "retry", "new", "retry", "new"]
 
 
-def test_none_is_a_value() -> None:
+@simulated
+async def test_none_is_a_value(world: VirtualWorld) -> None:
     """A task that returned None is not asked again."""
 
     @task(cache_on=inputs())
     async def silent(x: int) -> None:
         ran.append(x)
 
-    async def main(world: VirtualWorld) -> None:
-        log = MemoryLog()
-        calls = one(lambda: silent(1))
-        await state_of(calls, log, world)
-        states = await state_of(calls, log, world)
-        assert (type(states["silent"]), states["silent"].result, ran) == (Cached, None, [1])
-
-    simulate(main)
+    log = MemoryLog()
+    calls = one(lambda: silent(1))
+    await state_of(calls, log, world)
+    states = await state_of(calls, log, world)
+    assert (type(states["silent"]), states["silent"].result, ran) == (Cached, None, [1])
 
 
 @pytest.mark.parametrize("damage", ["gone", "changed"])
-def test_a_value_that_is_gone_or_damaged_is_a_miss(damage: str) -> None:
+@simulated
+async def test_a_value_that_is_gone_or_damaged_is_a_miss(damage: str, world: VirtualWorld) -> None:
     """It is recorded as one, the body runs, and its success is an entry again."""
 
     @task(cache_on=inputs())
@@ -473,44 +445,40 @@ def test_a_value_that_is_gone_or_damaged_is_a_miss(damage: str) -> None:
         ran.append(x)
         return "x" * 1000
 
-    async def main(world: VirtualWorld) -> None:
-        log = MemoryLog()
-        calls = one(lambda: large(1))
-        await state_of(calls, log, world)
-        values = log._store.values
-        ((digest, value),) = values.items()
-        if damage == "gone":
-            del values[digest]
-        else:
-            values[digest] = Value(digest, value.codec, b"y" + value.data[1:])
-        states = await state_of(calls, log, world)
-        assert type(states["large"]) is Success
-        assert ran == [1, 1]
-        last = (await misses(log))[-1]
-        assert last is not None
-        assert (last.reason, digest.hex() in last.detail) == ("lost", True)
-        assert type((await state_of(calls, log, world))["large"]) is Cached
-
-    simulate(main)
+    log = MemoryLog()
+    calls = one(lambda: large(1))
+    await state_of(calls, log, world)
+    values = log._store.values
+    ((digest, value),) = values.items()
+    if damage == "gone":
+        del values[digest]
+    else:
+        values[digest] = Value(digest, value.codec, b"y" + value.data[1:])
+    states = await state_of(calls, log, world)
+    assert type(states["large"]) is Success
+    assert ran == [1, 1]
+    last = (await misses(log))[-1]
+    assert last is not None
+    assert (last.reason, digest.hex() in last.detail) == ("lost", True)
+    assert type((await state_of(calls, log, world))["large"]) is Cached
 
 
-def test_children_of_a_map_one_by_one() -> None:
+@simulated
+async def test_children_of_a_map_one_by_one(world: VirtualWorld) -> None:
     """A new element runs, the others are taken, whatever their place."""
 
     @flow
     def each(numbers: list[int], y: int = 0) -> list[Any]:
         return slow.map(numbers, unmapped(y))
 
-    async def main(world: VirtualWorld) -> None:
-        options = each.options(log=MemoryLog(), world=world)
-        assert await options.value([1, 2, 3]) == [[1, 0], [2, 0], [3, 0]]
-        assert await options.value([3, 4, 1]) == [[3, 0], [4, 0], [1, 0]]
-        assert [x for x, _ in ran] == [1, 2, 3, 4]
-
-    simulate(main)
+    options = each.options(log=MemoryLog(), world=world)
+    assert await options.value([1, 2, 3]) == [[1, 0], [2, 0], [3, 0]]
+    assert await options.value([3, 4, 1]) == [[3, 0], [4, 0], [1, 0]]
+    assert [x for x, _ in ran] == [1, 2, 3, 4]
 
 
-def test_a_hit_serves_as_an_input() -> None:
+@simulated
+async def test_a_hit_serves_as_an_input(world: VirtualWorld) -> None:
     """Consumers of a reused result get its value, and are hits themselves; also of a fork's."""
 
     @task(cache_on=inputs())
@@ -518,21 +486,19 @@ def test_a_hit_serves_as_an_input() -> None:
         ran.append("after")
         return before
 
-    async def main(world: VirtualWorld) -> None:
-        log = MemoryLog()
-        with Flow("chain") as chain:
-            after(after(slow({"k": 1})))
-        for _ in range(2):
-            states = await state_of(chain, log, world)
-            assert states["after-2"].result == [{"k": 1}, 0]
-        assert ran == [({"k": 1}, 0), "after", "after"]
-        assert [type(states[name]) for name in ("slow", "after", "after-2")] == [Cached] * 3
-        assert states["after-2"].cached_inputs["before"].deserialize().value == [{"k": 1}, 0]
-
-    simulate(main)
+    log = MemoryLog()
+    with Flow("chain") as chain:
+        after(after(slow({"k": 1})))
+    for _ in range(2):
+        states = await state_of(chain, log, world)
+        assert states["after-2"].result == [{"k": 1}, 0]
+    assert ran == [({"k": 1}, 0), "after", "after"]
+    assert [type(states[name]) for name in ("slow", "after", "after-2")] == [Cached] * 3
+    assert states["after-2"].cached_inputs["before"].deserialize().value == [{"k": 1}, 0]
 
 
-def test_one_round_takes_all_that_is_cached() -> None:
+@simulated
+async def test_one_round_takes_all_that_is_cached(world: VirtualWorld) -> None:
     """A run whose every task is cached is one append after its birth, and one look-up for what is due at once."""
 
     class Counting(MemoryLog):
@@ -555,23 +521,21 @@ def test_one_round_takes_all_that_is_cached() -> None:
     async def total(numbers: list[int]) -> int:
         return sum(numbers)
 
-    async def main(world: VirtualWorld) -> None:
-        log = Counting()
-        log.asked = []
-        with Flow("wide") as wide:
-            total([number(i) for i in range(10_000)])
-        await state_of(wide, log, world)
-        log.asked, log.appended = [], 0
-        states = await state_of(wide, log, world)
-        assert type(states["total"]) is Cached
-        assert sum(log.asked) == 10_001
-        assert len(log.asked) <= 12
-        assert log.appended <= 4
-
-    simulate(main)
+    log = Counting()
+    log.asked = []
+    with Flow("wide") as wide:
+        total([number(i) for i in range(10_000)])
+    await state_of(wide, log, world)
+    log.asked, log.appended = [], 0
+    states = await state_of(wide, log, world)
+    assert type(states["total"]) is Cached
+    assert sum(log.asked) == 10_001
+    assert len(log.asked) <= 12
+    assert log.appended <= 4
 
 
-def test_code_counts() -> None:
+@simulated
+async def test_code_counts(world: VirtualWorld) -> None:
     """Another body, closure, default, helper or version is another key; a comment or another name is none."""
 
     def variant(source: str, **options: Any) -> Flow[..., Any]:
@@ -582,19 +546,17 @@ def test_code_counts() -> None:
 
         return one(lambda: work(1))
 
-    async def main(world: VirtualWorld) -> None:
-        log = MemoryLog()
-        for source in ("a", "b", "a"):
-            assert (await state_of(variant(source), log, world))["work"].result == [source, 1]
-        assert ran == ["a", "b"]
-        for version in ("1", "2", "1"):
-            await state_of(variant("c", version=version), log, world)
-        assert ran == ["a", "b", "c", "c"]
-
-    simulate(main)
+    log = MemoryLog()
+    for source in ("a", "b", "a"):
+        assert (await state_of(variant(source), log, world))["work"].result == [source, 1]
+    assert ran == ["a", "b"]
+    for version in ("1", "2", "1"):
+        await state_of(variant("c", version=version), log, world)
+    assert ran == ["a", "b", "c", "c"]
 
 
-def test_functions_of_one_name_do_not_share() -> None:
+@simulated
+async def test_functions_of_one_name_do_not_share(world: VirtualWorld) -> None:
     """Without a namespace a function shares with nobody, also under the same version."""
 
     def make_one() -> Any:
@@ -611,16 +573,14 @@ def test_functions_of_one_name_do_not_share() -> None:
 
         return load
 
-    async def main(world: VirtualWorld) -> None:
-        log = MemoryLog()
-        first, second = make_one(), make_two()
-        assert (await state_of(one(lambda: first(1)), log, world))["load"].result == "one"
-        assert (await state_of(one(lambda: second(1)), log, world))["load"].result == "two"
-
-    simulate(main)
+    log = MemoryLog()
+    first, second = make_one(), make_two()
+    assert (await state_of(one(lambda: first(1)), log, world))["load"].result == "one"
+    assert (await state_of(one(lambda: second(1)), log, world))["load"].result == "two"
 
 
-def test_the_declared_type_of_the_result_counts() -> None:
+@simulated
+async def test_the_declared_type_of_the_result_counts(world: VirtualWorld) -> None:
     """Bytes that would open as something else are not taken, though namespace, version and inputs agree."""
 
     @dataclass
@@ -639,16 +599,14 @@ def test_the_declared_type_of_the_result_counts() -> None:
         made = task(cache_on=inputs(), version="1", cache_namespace="ab", name="make")(make)
         return one(lambda: made(1))
 
-    async def main(world: VirtualWorld) -> None:
-        log = MemoryLog()
-        for kind in (A, B, A):
-            assert type((await state_of(giving(kind), log, world))["make"].result) is kind
-        assert type((await state_of(giving(A), log, world))["make"]) is Cached
-
-    simulate(main)
+    log = MemoryLog()
+    for kind in (A, B, A):
+        assert type((await state_of(giving(kind), log, world))["make"].result) is kind
+    assert type((await state_of(giving(A), log, world))["make"]) is Cached
 
 
-def test_no_source_no_cache() -> None:
+@simulated
+async def test_no_source_no_cache(world: VirtualWorld) -> None:
     """Code that cannot be read might be anything: a warning when the flow is built, and the event says why."""
     made: dict[str, Any] = {}
     exec("async def ghost(x): return x", made)
@@ -659,16 +617,12 @@ def test_no_source_no_cache() -> None:
     ):
         calls = one(lambda: ghost(1))
 
-    async def main(world: VirtualWorld) -> None:
-        log = MemoryLog()
-        for _ in range(2):
-            assert type((await state_of(calls, log, world))["ghost"]) is Success
-        assert all(
-            miss and miss.detail.startswith("its code has no digest: the source")
-            for miss in await misses(log)
-        )
-
-    simulate(main)
+    log = MemoryLog()
+    for _ in range(2):
+        assert type((await state_of(calls, log, world))["ghost"]) is Success
+    assert all(
+        miss and miss.detail.startswith("its code has no digest: the source") for miss in await misses(log)
+    )
 
 
 @pytest.mark.parametrize(
@@ -761,7 +715,8 @@ def test_another_process_with_another_hash_seed(tmp_path: Path) -> None:
     assert found == [["ran"] * 5 + ["5"], ["5"], ["5"]]
 
 
-def test_a_failed_state_is_no_entry_for_a_rerun() -> None:
+@simulated
+async def test_a_failed_state_is_no_entry_for_a_rerun(world: VirtualWorld) -> None:
     """What a rerun keeps is a fork, not a hit; what it runs asks the cache."""
 
     @task(cache_on=inputs())
@@ -771,19 +726,16 @@ def test_a_failed_state_is_no_entry_for_a_rerun() -> None:
             raise RuntimeError("first")
         return x
 
-    async def main(world: VirtualWorld) -> None:
-        log = MemoryLog()
-        with Flow("f") as f:
-            work(slow(1)[1])
-        first = await f.options(log=log, world=world, run_id="a").run()
-        assert type(first.result["work"]) is Failed
-        again = await f.options(log=log, world=world).rerun("a")
-        assert again.is_successful()
-        whys = [record.event.why for record in await records(log) if isinstance(record.event, TaskReused)]
-        assert whys == ["fork"]
-        assert [type(state).__name__ for state in (await state_of(f, log, world)).values()] == ["Cached"] * 2
-
-    simulate(main)
+    log = MemoryLog()
+    with Flow("f") as f:
+        work(slow(1)[1])
+    first = await f.options(log=log, world=world, run_id="a").run()
+    assert type(first.result["work"]) is Failed
+    again = await f.options(log=log, world=world).rerun("a")
+    assert again.is_successful()
+    whys = [record.event.why for record in await records(log) if isinstance(record.event, TaskReused)]
+    assert whys == ["fork"]
+    assert [type(state).__name__ for state in (await state_of(f, log, world)).values()] == ["Cached"] * 2
 
 
 @pytest.mark.parametrize("durability", ["full", "normal", "pipelined"])

@@ -19,7 +19,7 @@ import pytest
 from eventflow import Flow, MemoryLog, SQLiteLog, flow, inputs, nothing, task
 from eventflow.events import TaskReused, TaskStarted
 from eventflow.states import Cached, Failed, Success
-from eventflow.testing.virtual import VirtualWorld, simulate
+from eventflow.testing.virtual import VirtualWorld, simulated
 from tests.logs import breaking_sqlite
 
 ran: list[Any] = []
@@ -140,7 +140,8 @@ async def test_prefect_8892_a_result_that_is_gone_is_made_again(tmp_path: Path) 
         assert ran == [1_000]
 
 
-def test_prefect_13865_and_15470_what_expires_expires() -> None:
+@simulated
+async def test_prefect_13865_and_15470_what_expires_expires(world: VirtualWorld) -> None:
     """A second is a second, every time, also where the key is the author's own."""
 
     @task(cache_for=1, cache_key=lambda n: n)
@@ -148,16 +149,13 @@ def test_prefect_13865_and_15470_what_expires_expires() -> None:
         ran.append(n)
         return n
 
-    async def main(world: VirtualWorld) -> None:
-        log, calls = MemoryLog(), one(lambda: tick(1))
-        for _ in range(5):
-            for wait in (0.0, 0.5, 0.4):
-                await anyio.sleep(wait)
-                await calls.options(log=log, world=world).run()
-            await anyio.sleep(0.2)
-        assert ran == [1] * 5
-
-    simulate(main)
+    log, calls = MemoryLog(), one(lambda: tick(1))
+    for _ in range(5):
+        for wait in (0.0, 0.5, 0.4):
+            await anyio.sleep(wait)
+            await calls.options(log=log, world=world).run()
+        await anyio.sleep(0.2)
+    assert ran == [1] * 5
 
 
 async def test_prefect_12140_and_10774_a_new_answer_of_the_key_function_is_a_new_key() -> None:

@@ -14,7 +14,7 @@ from eventflow.events import CacheMiss, Draft, Record, TaskReused, TaskStarted, 
 from eventflow.ports import Value, Write
 from eventflow.result import Inline, Stored
 from eventflow.serializers import Serializer, digest_of
-from eventflow.testing.virtual import VirtualWorld, simulate
+from eventflow.testing.virtual import VirtualWorld, simulated
 
 ran: list[int] = []
 
@@ -104,45 +104,38 @@ CASES = {
 
 @pytest.mark.parametrize("is_stored", [False, True])
 @pytest.mark.parametrize("case", CASES)
-def test_what_does_not_open_is_a_miss(case: str, is_stored: bool) -> None:
+@simulated
+async def test_what_does_not_open_is_a_miss(case: str, is_stored: bool, world: VirtualWorld) -> None:
     """Whatever the codec, and wherever the bytes are: the task runs, its consumer succeeds, and the event says why."""
     name, codec, data = CASES[case]
 
-    async def main(world: VirtualWorld) -> None:
-        log = MemoryLog()
-        await used(name).options(log=log, world=world).run()
-        inline = Inline(codec, data, digest_of(data))
-        payload = Stored(codec, inline.digest, len(data), "log") if is_stored else inline
-        values = (Value(inline.digest, codec, data),) if is_stored else ()
-        await put(log, await entry_of(log), payload, world.now(), *values)
-        state = await used(name).options(log=log, world=world, run_id="two").run()
-        assert state.is_successful()
-        assert ran == [3, 3]
-        assert await reasons(log, "two") == ["unreadable"]
-        await used(name).options(log=log, world=world, run_id="three").run()
-        assert ran == [3, 3]  # the new success is the entry
-
-    simulate(main)
+    log = MemoryLog()
+    await used(name).options(log=log, world=world).run()
+    inline = Inline(codec, data, digest_of(data))
+    payload = Stored(codec, inline.digest, len(data), "log") if is_stored else inline
+    values = (Value(inline.digest, codec, data),) if is_stored else ()
+    await put(log, await entry_of(log), payload, world.now(), *values)
+    state = await used(name).options(log=log, world=world, run_id="two").run()
+    assert state.is_successful()
+    assert ran == [3, 3]
+    assert await reasons(log, "two") == ["unreadable"]
+    await used(name).options(log=log, world=world, run_id="three").run()
+    assert ran == [3, 3]  # the new success is the entry
 
 
-def test_a_pickle_whose_class_refuses_is_a_miss() -> None:
+@simulated
+async def test_a_pickle_whose_class_refuses_is_a_miss(world: VirtualWorld) -> None:
     """Opening runs the class's own code, which may even end the program."""
-
-    async def main(world: VirtualWorld) -> None:
-        log = MemoryLog()
-        await used("pair").options(log=log, world=world).run()
-        await put(
-            log, await entry_of(log), Serializer(keyring=log.keyring).serialize(Refusing()), world.now()
-        )
-        Refusing.refuses = True
-        try:
-            state = await used("pair").options(log=log, world=world, run_id="two").run()
-        finally:
-            Refusing.refuses = False
-        assert state.is_successful()
-        assert await reasons(log, "two") == ["unreadable"]
-
-    simulate(main)
+    log = MemoryLog()
+    await used("pair").options(log=log, world=world).run()
+    await put(log, await entry_of(log), Serializer(keyring=log.keyring).serialize(Refusing()), world.now())
+    Refusing.refuses = True
+    try:
+        state = await used("pair").options(log=log, world=world, run_id="two").run()
+    finally:
+        Refusing.refuses = False
+    assert state.is_successful()
+    assert await reasons(log, "two") == ["unreadable"]
 
 
 class Refusing:
@@ -162,21 +155,20 @@ class Refusing:
 @pytest.mark.parametrize(
     ("ahead_us", "is_taken"), [(1, False), (3_600_000_000, False), (0, True), (-1, True)]
 )
-def test_an_entry_from_the_future_is_not_taken(ahead_us: int, is_taken: bool) -> None:
+@simulated
+async def test_an_entry_from_the_future_is_not_taken(
+    ahead_us: int, is_taken: bool, world: VirtualWorld
+) -> None:
     """One that a clock has stamped that was ahead, by however little; else it would be good for too long."""
-
-    async def main(world: VirtualWorld) -> None:
-        log = MemoryLog()
-        await used("number").options(log=log, world=world).run()
-        entry = await entry_of(log)
-        assert isinstance(entry.event, TaskSucceeded)
-        assert isinstance(entry.event.result, Inline)
-        await put(log, entry, entry.event.result, world.now() + ahead_us)
-        state = await used("number").options(log=log, world=world, run_id="two").run()
-        assert state.is_successful()
-        assert await reasons(log, "two") == ([] if is_taken else ["future"])
-        assert ran == ([3] if is_taken else [3, 3])
-        events = [record.event async for record in log.read(stream="run/two")]
-        assert sum(isinstance(event, TaskReused) for event in events) == is_taken
-
-    simulate(main)
+    log = MemoryLog()
+    await used("number").options(log=log, world=world).run()
+    entry = await entry_of(log)
+    assert isinstance(entry.event, TaskSucceeded)
+    assert isinstance(entry.event.result, Inline)
+    await put(log, entry, entry.event.result, world.now() + ahead_us)
+    state = await used("number").options(log=log, world=world, run_id="two").run()
+    assert state.is_successful()
+    assert await reasons(log, "two") == ([] if is_taken else ["future"])
+    assert ran == ([3] if is_taken else [3, 3])
+    events = [record.event async for record in log.read(stream="run/two")]
+    assert sum(isinstance(event, TaskReused) for event in events) == is_taken

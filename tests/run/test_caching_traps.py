@@ -26,7 +26,7 @@ from eventflow.fingerprints.types import schema_of, settings_of
 from eventflow.result import Inline
 from eventflow.serializers import JSONSerializer, digest_of
 from eventflow.testing.crash_log import Crash, CrashingLog
-from eventflow.testing.virtual import VirtualWorld, simulate
+from eventflow.testing.virtual import VirtualWorld, simulated
 from eventflow.views.cache import CacheHits, entries_under
 
 
@@ -609,25 +609,23 @@ async def test_an_explanation_goes_by_the_graph_in_force() -> None:
             assert found["key"] in (bears or [graph.tasks[1].cache_key(event.parts) for event in taken])
 
 
-def test_the_nearest_earlier_entry_is_shown_as_it_was_then() -> None:
+@simulated
+async def test_the_nearest_earlier_entry_is_shown_as_it_was_then(world: VirtualWorld) -> None:
     """Though it has been made again since."""
 
     @task(cache_for=60)
     async def t(x: int) -> int:
         return x
 
-    async def main(world: VirtualWorld) -> None:
-        log = MemoryLog()
-        for run_id, x in (("a", 1), ("b", 2), ("c", 1)):
-            await one(lambda x=x: t(x)).options(log=log, world=world, run_id=run_id).run()
-            await asyncio.sleep(100)
-        found = await explain(log, "b", "t")
-        assert (found["nearest"]["run"], found["differs"]) == (
-            "a",
-            [{"what": "input 'x'", "now": "2", "then": "1"}],
-        )
-
-    simulate(main)
+    log = MemoryLog()
+    for run_id, x in (("a", 1), ("b", 2), ("c", 1)):
+        await one(lambda x=x: t(x)).options(log=log, world=world, run_id=run_id).run()
+        await asyncio.sleep(100)
+    found = await explain(log, "b", "t")
+    assert (found["nearest"]["run"], found["differs"]) == (
+        "a",
+        [{"what": "input 'x'", "now": "2", "then": "1"}],
+    )
 
 
 async def test_what_a_decorator_hangs_on_a_function_counts() -> None:

@@ -13,7 +13,7 @@ from eventflow import Flow, MemoryLog, flow, task
 from eventflow.events import TaskFailed, TaskSucceeded, kind_of
 from eventflow.runner.body import CLEANUP_S
 from eventflow.states import Success, TimedOut
-from eventflow.testing.virtual import VirtualWorld, simulate
+from eventflow.testing.virtual import VirtualWorld, simulated
 
 
 async def kinds_of(log: MemoryLog) -> list[str]:
@@ -21,7 +21,8 @@ async def kinds_of(log: MemoryLog) -> list[str]:
     return [kind_of(record.event) async for record in log.read(stream="run/r")]
 
 
-def test_cleanup_may_await_after_a_timeout() -> None:
+@simulated
+async def test_cleanup_may_await_after_a_timeout(world: VirtualWorld) -> None:
     """`finally: await …` and the exits of `async with` run to their end; the state is TimedOut all the same."""
     seen: list[str] = []
 
@@ -51,16 +52,14 @@ def test_cleanup_may_await_after_a_timeout() -> None:
     def slowly() -> int:
         return slow()
 
-    async def main(world: VirtualWorld) -> None:
-        state = await slowly.options(log=MemoryLog(), world=world).run()
-        assert type(state.result["slow"]) is TimedOut
-        assert seen == ["cut off: True", "closed"]
-        assert world.monotonic() == 7_500_000
-
-    simulate(main)
+    state = await slowly.options(log=MemoryLog(), world=world).run()
+    assert type(state.result["slow"]) is TimedOut
+    assert seen == ["cut off: True", "closed"]
+    assert world.monotonic() == 7_500_000
 
 
-def test_cleanup_may_await_after_an_interruption() -> None:
+@simulated
+async def test_cleanup_may_await_after_an_interruption(world: VirtualWorld) -> None:
     """Cancelling the caller, by a scope that cancels again and again, cancels each body once."""
     seen: list[str] = []
 
@@ -76,20 +75,18 @@ def test_cleanup_may_await_after_an_interruption() -> None:
     with Flow("slow") as slowly:
         slow.map([1, 2])
 
-    async def main(world: VirtualWorld) -> None:
-        log = MemoryLog()
-        with anyio.move_on_after(10) as scope:
-            await slowly.options(log=log, world=world, run_id="r").run()
-        assert scope.cancelled_caught
-        assert seen == ["closed 1", "closed 2"]
-        assert (await kinds_of(log))[-3:] == ["task_abandoned", "task_abandoned", "run_released"]
-        assert world.monotonic() == 12_000_000
-
-    simulate(main)
+    log = MemoryLog()
+    with anyio.move_on_after(10) as scope:
+        await slowly.options(log=log, world=world, run_id="r").run()
+    assert scope.cancelled_caught
+    assert seen == ["closed 1", "closed 2"]
+    assert (await kinds_of(log))[-3:] == ["task_abandoned", "task_abandoned", "run_released"]
+    assert world.monotonic() == 12_000_000
 
 
 @pytest.mark.parametrize("returns_after", [1, 1000])
-def test_a_swallowed_timeout_is_no_success(returns_after: int) -> None:
+@simulated
+async def test_a_swallowed_timeout_is_no_success(returns_after: int, world: VirtualWorld) -> None:
     """A body that ignores its cancellation has timed out; after the bound it is left behind, and the state says so."""
     late: list[str] = []
 
@@ -110,26 +107,24 @@ def test_a_swallowed_timeout_is_no_success(returns_after: int) -> None:
         stubborn()
         after()
 
-    async def main(world: VirtualWorld) -> None:
-        log = MemoryLog()
-        state = await stubbornly.options(log=log, world=world, run_id="r").run()
-        found = state.result["stubborn"]
-        assert type(found) is TimedOut
-        said = "does not count" if returns_after < CLEANUP_S else f"within {CLEANUP_S:g} s"
-        assert said in found.failure.message
-        assert type(state.result["after"]) is Success
-        assert late == ["returned"], "it has ended, and nothing came of it"
-        moments = [
-            record.at - world.now() + world.monotonic()
-            async for record in log.read(stream="run/r")
-            if isinstance(record.event, TaskFailed)
-        ]
-        assert moments == [(5 + min(returns_after, CLEANUP_S)) * 1_000_000]
-
-    simulate(main)
+    log = MemoryLog()
+    state = await stubbornly.options(log=log, world=world, run_id="r").run()
+    found = state.result["stubborn"]
+    assert type(found) is TimedOut
+    said = "does not count" if returns_after < CLEANUP_S else f"within {CLEANUP_S:g} s"
+    assert said in found.failure.message
+    assert type(state.result["after"]) is Success
+    assert late == ["returned"], "it has ended, and nothing came of it"
+    moments = [
+        record.at - world.now() + world.monotonic()
+        async for record in log.read(stream="run/r")
+        if isinstance(record.event, TaskFailed)
+    ]
+    assert moments == [(5 + min(returns_after, CLEANUP_S)) * 1_000_000]
 
 
-def test_a_body_left_behind_outlives_its_run() -> None:
+@simulated
+async def test_a_body_left_behind_outlives_its_run(world: VirtualWorld) -> None:
     """The run ends without it, the retry succeeds meanwhile, and what the body raises in the end harms nobody."""
     began: Counter[str] = Counter()
     ended: list[str] = []
@@ -150,19 +145,19 @@ def test_a_body_left_behind_outlives_its_run() -> None:
     def stubbornly() -> int:
         return stubborn()
 
-    async def main(world: VirtualWorld) -> None:
-        log = MemoryLog()
-        assert await stubbornly.options(log=log, world=world, run_id="r").value() == 2
-        assert world.monotonic() == 10_000_000
-        before = await kinds_of(log)
-        await anyio.sleep(200)
-        assert ended == ["raised"]
-        assert await kinds_of(log) == before
-
-    simulate(main)
+    log = MemoryLog()
+    assert await stubbornly.options(log=log, world=world, run_id="r").value() == 2
+    assert world.monotonic() == 10_000_000
+    before = await kinds_of(log)
+    await anyio.sleep(200)
+    assert ended == ["raised"]
+    assert await kinds_of(log) == before
 
 
-def test_an_interruption_leaves_behind_what_does_not_end(caplog: pytest.LogCaptureFixture) -> None:
+@simulated
+async def test_an_interruption_leaves_behind_what_does_not_end(
+    caplog: pytest.LogCaptureFixture, world: VirtualWorld
+) -> None:
     """The caller gets its cancellation after the bound, the run can be resumed, a warning names the task."""
     began: Counter[str] = Counter()
 
@@ -180,20 +175,18 @@ def test_an_interruption_leaves_behind_what_does_not_end(caplog: pytest.LogCaptu
     def stubbornly() -> int:
         return stubborn()
 
-    async def main(world: VirtualWorld) -> None:
-        log = MemoryLog()
-        with anyio.move_on_after(10):
-            await stubbornly.options(log=log, world=world, run_id="r").run()
-        assert world.monotonic() == (10 + CLEANUP_S) * 1_000_000
-        assert any("left behind: stubborn" in record.getMessage() for record in caplog.records)
-        assert await stubbornly.options(log=log, world=world, run_id="r").value() == 2
-        await anyio.sleep(2000)
-        assert (await kinds_of(log)).count("task_succeeded") == 1
-
-    simulate(main)
+    log = MemoryLog()
+    with anyio.move_on_after(10):
+        await stubbornly.options(log=log, world=world, run_id="r").run()
+    assert world.monotonic() == (10 + CLEANUP_S) * 1_000_000
+    assert any("left behind: stubborn" in record.getMessage() for record in caplog.records)
+    assert await stubbornly.options(log=log, world=world, run_id="r").value() == 2
+    await anyio.sleep(2000)
+    assert (await kinds_of(log)).count("task_succeeded") == 1
 
 
-def test_what_an_interrupted_body_returns_is_no_result() -> None:
+@simulated
+async def test_what_an_interrupted_body_returns_is_no_result(world: VirtualWorld) -> None:
     """A body that catches the cancellation and returns half a result has not finished: it runs again."""
     began: Counter[str] = Counter()
 
@@ -213,17 +206,15 @@ def test_what_an_interrupted_body_returns_is_no_result() -> None:
     def partially() -> list[int]:
         return partial()
 
-    async def main(world: VirtualWorld) -> None:
-        log = MemoryLog()
-        with anyio.move_on_after(10):
-            await partially.options(log=log, world=world, run_id="r").run()
-        assert await partially.options(log=log, world=world, run_id="r").value() == [0, 1, 2]
-        assert began == {"partial": 2}
-
-    simulate(main)
+    log = MemoryLog()
+    with anyio.move_on_after(10):
+        await partially.options(log=log, world=world, run_id="r").run()
+    assert await partially.options(log=log, world=world, run_id="r").value() == [0, 1, 2]
+    assert began == {"partial": 2}
 
 
-def test_an_error_in_the_cleanup_is_told_with_the_timeout() -> None:
+@simulated
+async def test_an_error_in_the_cleanup_is_told_with_the_timeout(world: VirtualWorld) -> None:
     """The attempt has timed out; what its cleanup raised is the cause."""
 
     @task(timeout=5)
@@ -236,16 +227,14 @@ def test_an_error_in_the_cleanup_is_told_with_the_timeout() -> None:
     with Flow("slow") as slowly:
         slow()
 
-    async def main(world: VirtualWorld) -> None:
-        found = (await slowly.options(log=MemoryLog(), world=world).run()).result["slow"]
-        assert type(found) is TimedOut
-        assert found.failure.cause.message == "the cleanup"
-
-    simulate(main)
+    found = (await slowly.options(log=MemoryLog(), world=world).run()).result["slow"]
+    assert type(found) is TimedOut
+    assert found.failure.cause.message == "the cleanup"
 
 
 @pytest.mark.parametrize("kind", ["asyncio", "anyio", "timeout", "fail_after", "group fails"])
-def test_a_body_may_use_scopes_and_groups(kind: str) -> None:
+@simulated
+async def test_a_body_may_use_scopes_and_groups(kind: str, world: VirtualWorld) -> None:
     """Task groups, scopes and timeouts of asyncio and anyio work in a body, also when it is timed out in them."""
     ended: list[str] = []
 
@@ -298,42 +287,36 @@ def test_a_body_may_use_scopes_and_groups(kind: str) -> None:
         body()
         later(None)
 
-    async def main(world: VirtualWorld) -> None:
-        state = await scoped.options(log=MemoryLog(), world=world).run()
-        found = state.result["body"]
-        if kind in ("asyncio", "anyio"):
-            assert type(found) is TimedOut
-            assert ended == ["child"]
-        else:
-            assert found.result == ("ExceptionGroup" if kind == "group fails" else "TimeoutError")
-        assert state.result["later"].result == "well"
-
-    simulate(main)
+    state = await scoped.options(log=MemoryLog(), world=world).run()
+    found = state.result["body"]
+    if kind in ("asyncio", "anyio"):
+        assert type(found) is TimedOut
+        assert ended == ["child"]
+    else:
+        assert found.result == ("ExceptionGroup" if kind == "group fails" else "TimeoutError")
+    assert state.result["later"].result == "well"
 
 
-def test_a_body_that_finishes_as_the_caller_is_cancelled_is_kept() -> None:
+@simulated
+async def test_a_body_that_finishes_as_the_caller_is_cancelled_is_kept(world: VirtualWorld) -> None:
     """What had ended before its cancellation could reach it is a success, in the log when the caller returns."""
+    log, free = MemoryLog(), asyncio.Event()
 
-    async def main(world: VirtualWorld) -> None:
-        log, free = MemoryLog(), asyncio.Event()
+    @task(version="1")
+    async def quick() -> int:
+        await free.wait()
+        return 7
 
-        @task(version="1")
-        async def quick() -> int:
-            await free.wait()
-            return 7
+    @flow
+    def quickly() -> int:
+        return quick()
 
-        @flow
-        def quickly() -> int:
-            return quick()
-
-        running = asyncio.create_task(quickly.options(log=log, world=world, run_id="r").run())
-        await anyio.sleep(1)
-        free.set()
-        await asyncio.sleep(0)  # the body has gone on
-        running.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await running
-        events = [record.event async for record in log.read(stream="run/r")]
-        assert sum(isinstance(event, TaskSucceeded) for event in events) == 1
-
-    simulate(main)
+    running = asyncio.create_task(quickly.options(log=log, world=world, run_id="r").run())
+    await anyio.sleep(1)
+    free.set()
+    await asyncio.sleep(0)  # the body has gone on
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    events = [record.event async for record in log.read(stream="run/r")]
+    assert sum(isinstance(event, TaskSucceeded) for event in events) == 1

@@ -10,7 +10,7 @@ import pytest
 from eventflow import Flow, MemoryLog, SQLiteLog, flow, task
 from eventflow.events import LogDamaged
 from eventflow.ports import EventLog, Value
-from eventflow.testing import Crash, CrashingLog, VirtualWorld, simulate
+from eventflow.testing import Crash, CrashingLog, VirtualWorld, simulated
 
 
 @task
@@ -54,22 +54,21 @@ class Holed:
 
 
 @pytest.mark.parametrize(("altered", "said"), [(True, "was altered"), (False, "are not in the log")])
-def test_a_value_that_is_gone_fails_the_task_that_needs_it(altered: bool, said: str) -> None:
+@simulated
+async def test_a_value_that_is_gone_fails_the_task_that_needs_it(
+    altered: bool, said: str, world: VirtualWorld
+) -> None:
     """After a crash the producer's bytes are missing or damaged: its consumer fails, naming it; never None."""
-
-    async def main(world: VirtualWorld) -> None:
-        log = MemoryLog()
-        dying: EventLog = CrashingLog(log, crash_at=2, when="after")
-        with pytest.raises(Crash):
-            await measured.options(log=dying, run_id="r", world=world).run()
-        holed: Any = Holed(log, altered=altered)
-        state = await measured.options(log=holed, run_id="r", world=world).run()
-        assert state.is_failed()
-        assert state.result["large"].is_successful()
-        assert state.result["length"].is_failed()
-        assert said in state.result["length"].message
-
-    simulate(main)
+    log = MemoryLog()
+    dying: EventLog = CrashingLog(log, crash_at=2, when="after")
+    with pytest.raises(Crash):
+        await measured.options(log=dying, run_id="r", world=world).run()
+    holed: Any = Holed(log, altered=altered)
+    state = await measured.options(log=holed, run_id="r", world=world).run()
+    assert state.is_failed()
+    assert state.result["large"].is_successful()
+    assert state.result["length"].is_failed()
+    assert said in state.result["length"].message
 
 
 @pytest.mark.parametrize("altered", [True, False])

@@ -11,7 +11,7 @@ import pytest
 from eventflow import Flow, MemoryLog, flow, task
 from eventflow.runner.parameters import ParametersDiffer
 from eventflow.serializers import Keyring
-from eventflow.testing.virtual import VirtualWorld, simulate
+from eventflow.testing.virtual import VirtualWorld, simulate, simulated
 
 
 class Table:
@@ -142,15 +142,12 @@ class Fragile:
         self.__dict__.update(state)
 
 
-def test_what_cannot_be_compared_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+@simulated
+async def test_what_cannot_be_compared_is_told(monkeypatch: pytest.MonkeyPatch, world: VirtualWorld) -> None:
     """A recorded value that does not open is not taken for the same, and the error says why."""
-
-    async def main(world: VirtualWorld) -> None:
-        log = MemoryLog()
-        called = taking(Any).options(log=log, world=world, run_id="one")
-        await called.run(value=Fragile(1))
-        monkeypatch.setattr(Fragile, "broken", True)
-        with pytest.raises(ParametersDiffer, match=r"'value' \(not comparable: .*broken since"):
-            await called.run(value=2)
-
-    simulate(main)
+    log = MemoryLog()
+    called = taking(Any).options(log=log, world=world, run_id="one")
+    await called.run(value=Fragile(1))
+    monkeypatch.setattr(Fragile, "broken", True)
+    with pytest.raises(ParametersDiffer, match=r"'value' \(not comparable: .*broken since"):
+        await called.run(value=2)

@@ -15,7 +15,7 @@ import pytest
 from eventflow import Flow, MemoryLog, task
 from eventflow.events import Record, RunReleased, TaskAbandoned, TaskSucceeded, kind_of
 from eventflow.ports import Durability, Write
-from eventflow.testing.virtual import VirtualWorld, simulate
+from eventflow.testing.virtual import VirtualWorld, simulated
 from tests.standstill import opened
 
 
@@ -47,56 +47,51 @@ async def kinds(log: MemoryLog) -> list[type]:
     return [type(record.event) async for record in log.read(stream="run/r")]
 
 
-def test_cancelling_the_caller_is_an_interruption() -> None:
+@simulated
+async def test_cancelling_the_caller_is_an_interruption(world: VirtualWorld) -> None:
     """Bodies are cancelled, the log says so and lets go of the run; the next call repeats nothing finished."""
     ran: Counter[str] = Counter()
     cancelled: list[str] = []
 
-    async def main(world: VirtualWorld) -> None:
-        log = MemoryLog()
-        flow = two_steps(ran, cancelled)
-        with anyio.move_on_after(10) as scope:
-            await flow.options(log=log, world=world, run_id="r").run()
-        assert scope.cancelled_caught
-        assert cancelled == ["slow"]
-        assert (await kinds(log))[-2:] == [TaskAbandoned, RunReleased]
-        assert world.monotonic() == 10_000_000
-        state = await two_steps(ran, cancelled).options(log=log, world=world, run_id="r").run()
-        assert state.result["slow"].result == 2000
-        assert ran == Counter({"quick": 1, "slow": 2})
-
-    simulate(main)
+    log = MemoryLog()
+    flow = two_steps(ran, cancelled)
+    with anyio.move_on_after(10) as scope:
+        await flow.options(log=log, world=world, run_id="r").run()
+    assert scope.cancelled_caught
+    assert cancelled == ["slow"]
+    assert (await kinds(log))[-2:] == [TaskAbandoned, RunReleased]
+    assert world.monotonic() == 10_000_000
+    state = await two_steps(ran, cancelled).options(log=log, world=world, run_id="r").run()
+    assert state.result["slow"].result == 2000
+    assert ran == Counter({"quick": 1, "slow": 2})
 
 
 @pytest.mark.parametrize("durability", ["full", "pipelined"])
-def test_letting_go_takes_no_virtual_time(durability: Durability, tmp_path: Path) -> None:
+@simulated
+async def test_letting_go_takes_no_virtual_time(
+    durability: Durability, tmp_path: Path, world: VirtualWorld
+) -> None:
     """A slow disk is waited for while the clock stands still: an interruption is recorded when it happened."""
-
-    async def main(world: VirtualWorld) -> None:
-        began = world.now()
-        flow = two_steps(Counter(), [])
-        async with opened(tmp_path / "log.db", world) as log:
-            with anyio.move_on_after(10) as scope:
-                await flow.options(log=log, world=world, run_id="r", durability=durability).run()
-        assert scope.cancelled_caught
-        assert world.now() - began == 10_000_000
-
-    simulate(main)
+    began = world.now()
+    flow = two_steps(Counter(), [])
+    async with opened(tmp_path / "log.db", world) as log:
+        with anyio.move_on_after(10) as scope:
+            await flow.options(log=log, world=world, run_id="r", durability=durability).run()
+    assert scope.cancelled_caught
+    assert world.now() - began == 10_000_000
 
 
-def test_interruptions_are_no_crashes() -> None:
+@simulated
+async def test_interruptions_are_no_crashes(world: VirtualWorld) -> None:
     """However often a run is interrupted in the same task, the task is never given up."""
     ran: Counter[str] = Counter()
 
-    async def main(world: VirtualWorld) -> None:
-        log = MemoryLog()
-        for _ in range(5):
-            with anyio.move_on_after(10):
-                await two_steps(ran, []).options(log=log, world=world, run_id="r").run()
-        state = await two_steps(ran, []).options(log=log, world=world, run_id="r").run()
-        assert state.is_successful()
-
-    simulate(main)
+    log = MemoryLog()
+    for _ in range(5):
+        with anyio.move_on_after(10):
+            await two_steps(ran, []).options(log=log, world=world, run_id="r").run()
+    state = await two_steps(ran, []).options(log=log, world=world, run_id="r").run()
+    assert state.is_successful()
 
 
 class Gate(MemoryLog):
@@ -116,28 +111,26 @@ class Gate(MemoryLog):
         return await super().append(*writes, **options)
 
 
-def test_a_result_that_was_being_appended_is_not_lost() -> None:
+@simulated
+async def test_a_result_that_was_being_appended_is_not_lost(world: VirtualWorld) -> None:
     """Interrupted in the append of a success, the runner stores it on leaving, with the bytes beside it."""
     ran: Counter[str] = Counter()
 
-    async def main(world: VirtualWorld) -> None:
-        log = Gate()
-        async with anyio.create_task_group() as tasks:
+    log = Gate()
+    async with anyio.create_task_group() as tasks:
 
-            async def run() -> None:
-                await two_steps(ran, []).options(log=log, world=world, run_id="r").run()
+        async def run() -> None:
+            await two_steps(ran, []).options(log=log, world=world, run_id="r").run()
 
-            tasks.start_soon(run)
-            await log.reached.wait()
-            tasks.cancel_scope.cancel()
-        events = [record.event async for record in log.read(stream="run/r")]
-        (success,) = [event for event in events if isinstance(event, TaskSucceeded)]
-        assert log.peek(success.result.digest) is not None, "an address without its bytes"
-        state = await two_steps(ran, []).options(log=log, world=world, run_id="r").run()
-        assert state.result["slow"].result == 2000
-        assert ran == Counter({"quick": 1, "slow": 1})
-
-    simulate(main)
+        tasks.start_soon(run)
+        await log.reached.wait()
+        tasks.cancel_scope.cancel()
+    events = [record.event async for record in log.read(stream="run/r")]
+    (success,) = [event for event in events if isinstance(event, TaskSucceeded)]
+    assert log.peek(success.result.digest) is not None, "an address without its bytes"
+    state = await two_steps(ran, []).options(log=log, world=world, run_id="r").run()
+    assert state.result["slow"].result == 2000
+    assert ran == Counter({"quick": 1, "slow": 1})
 
 
 class Failing(MemoryLog):
@@ -157,7 +150,8 @@ class Failing(MemoryLog):
 
 
 @pytest.mark.parametrize("fails_at", [1, 2, 3, 4])
-def test_an_error_of_the_log_surfaces(fails_at: int) -> None:
+@simulated
+async def test_an_error_of_the_log_surfaces(fails_at: int, world: VirtualWorld) -> None:
     """It is raised as it is, bodies are cancelled, nothing hangs; with the disk free again the run goes on."""
     ran: Counter[str] = Counter()
     cancelled: list[str] = []
@@ -176,19 +170,17 @@ def test_an_error_of_the_log_surfaces(fails_at: int) -> None:
         for seconds in (1, 2, 3):
             tick(seconds)
 
-    async def main(world: VirtualWorld) -> None:
-        log = Failing(fails_at)
-        with pytest.raises(OSError, match="disk full"):
-            await ticks.options(log=log, world=world, run_id="r").run()
-        under_way = [str(seconds) for seconds in (1, 2, 3) if seconds >= fails_at > 1]
-        assert sorted(cancelled) == under_way
-        state = await ticks.options(log=log, world=world, run_id="r").run()
-        assert state.is_successful()
-
-    simulate(main)
+    log = Failing(fails_at)
+    with pytest.raises(OSError, match="disk full"):
+        await ticks.options(log=log, world=world, run_id="r").run()
+    under_way = [str(seconds) for seconds in (1, 2, 3) if seconds >= fails_at > 1]
+    assert sorted(cancelled) == under_way
+    state = await ticks.options(log=log, world=world, run_id="r").run()
+    assert state.is_successful()
 
 
-def test_bodies_in_threads_are_waited_for() -> None:
+@simulated
+async def test_bodies_in_threads_are_waited_for(world: VirtualWorld) -> None:
     """A plain body cannot be stopped: an interrupted runner waits for it, and keeps what it returned."""
     entered, leave = threading.Event(), threading.Event()
     ran: list[int] = []
@@ -203,24 +195,21 @@ def test_bodies_in_threads_are_waited_for() -> None:
     with Flow("stubborn") as flow:
         stubborn()
 
-    async def main(world: VirtualWorld) -> None:
-        log = MemoryLog()
-        async with anyio.create_task_group() as tasks:
+    log = MemoryLog()
+    async with anyio.create_task_group() as tasks:
 
-            async def run() -> None:
-                await flow.options(log=log, world=world, run_id="r").run()
+        async def run() -> None:
+            await flow.options(log=log, world=world, run_id="r").run()
 
-            tasks.start_soon(run)
-            while not entered.is_set():
-                await anyio.lowlevel.checkpoint()
-            tasks.cancel_scope.cancel()
-            leave.set()
-        assert TaskSucceeded in await kinds(log)
-        state = await flow.options(log=log, world=world, run_id="r").run()
-        assert state.result["stubborn"].result == 7
-        assert len(ran) == 1
-
-    simulate(main)
+        tasks.start_soon(run)
+        while not entered.is_set():
+            await anyio.lowlevel.checkpoint()
+        tasks.cancel_scope.cancel()
+        leave.set()
+    assert TaskSucceeded in await kinds(log)
+    state = await flow.options(log=log, world=world, run_id="r").run()
+    assert state.result["stubborn"].result == 7
+    assert len(ran) == 1
 
 
 def test_a_loop_that_ends_fails_nobody() -> None:

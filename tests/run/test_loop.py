@@ -18,7 +18,7 @@ from eventflow.runner.round import IN_FLIGHT_MAX
 from eventflow.runner.task_runner import TaskRunner
 from eventflow.runner.workers import Workers
 from eventflow.testing.crash_log import CrashingLog
-from eventflow.testing.virtual import VirtualWorld, simulate
+from eventflow.testing.virtual import VirtualWorld, simulate, simulated
 from eventflow.views.run import RunView
 
 
@@ -62,30 +62,25 @@ def runner_of(made: Flow[..., Any], log: Any, world: VirtualWorld) -> FlowRunner
     return FlowRunner(view, made.bindings, log, world, Lanes(world), request)
 
 
-def test_a_deep_chain() -> None:
+@simulated
+async def test_a_deep_chain(world: VirtualWorld) -> None:
     """3,000 tasks in a row: no recursion in the way, and one append each."""
-
-    async def main(world: VirtualWorld) -> None:
-        log = CrashingLog(MemoryLog())
-        state = await chain_of(3000).options(log=log, world=world).run()
-        assert state.result["instant-3000"].result == 3000
-        assert log.appends <= 3001
-
-    simulate(main)
+    log = CrashingLog(MemoryLog())
+    state = await chain_of(3000).options(log=log, world=world).run()
+    assert state.result["instant-3000"].result == 3000
+    assert log.appends <= 3001
 
 
-def test_a_fan_out_takes_few_appends() -> None:
+@simulated
+async def test_a_fan_out_takes_few_appends(world: VirtualWorld) -> None:
     """A thousand instant tasks side by side share their commits."""
-
-    async def main(world: VirtualWorld) -> None:
-        log = CrashingLog(MemoryLog())
-        assert await wide.options(log=log, world=world).value(1000) == 500_500
-        assert log.appends <= 8
-
-    simulate(main)
+    log = CrashingLog(MemoryLog())
+    assert await wide.options(log=log, world=world).value(1000) == 500_500
+    assert log.appends <= 8
 
 
-def test_no_more_than_so_many_bodies_at_once() -> None:
+@simulated
+async def test_no_more_than_so_many_bodies_at_once(world: VirtualWorld) -> None:
     """Of 5,000 sleeping bodies never more than the limit are started and not finished; all get their turn."""
     running, most = 0, 0
 
@@ -102,14 +97,12 @@ def test_no_more_than_so_many_bodies_at_once() -> None:
     def naps() -> int:
         return total(nap.map(numbers(5000)))
 
-    async def main(world: VirtualWorld) -> None:
-        assert await naps.options(log=MemoryLog(), world=world).value() == sum(range(5000))
-        assert most == IN_FLIGHT_MAX
-
-    simulate(main)
+    assert await naps.options(log=MemoryLog(), world=world).value() == sum(range(5000))
+    assert most == IN_FLIGHT_MAX
 
 
-def test_retries_whose_moment_comes_while_all_is_full() -> None:
+@simulated
+async def test_retries_whose_moment_comes_while_all_is_full(world: VirtualWorld) -> None:
     """With no room left a retry waits for room, without keeping the clock from going on."""
     failed: list[int] = []
     asleep = 0
@@ -133,12 +126,9 @@ def test_retries_whose_moment_comes_while_all_is_full() -> None:
             early(number)
         nap.map(list(range(IN_FLIGHT_MAX + 10)))
 
-    async def main(world: VirtualWorld) -> None:
-        state = await full.options(log=MemoryLog(), world=world).run()
-        assert state.is_successful()
-        assert world.monotonic() == 200_000_000
-
-    simulate(main)
+    state = await full.options(log=MemoryLog(), world=world).run()
+    assert state.is_successful()
+    assert world.monotonic() == 200_000_000
 
 
 @pytest.mark.parametrize("count", [100, 2000])
@@ -174,7 +164,8 @@ class Heavy:
         return Heavy, (len(self.data),)
 
 
-def test_values_are_dropped_after_their_last_consumer() -> None:
+@simulated
+async def test_values_are_dropped_after_their_last_consumer(world: VirtualWorld) -> None:
     """In a chain of large values only two are ever alive, and at the end none is kept."""
     most = 0
 
@@ -190,18 +181,16 @@ def test_values_are_dropped_after_their_last_consumer() -> None:
         for _ in range(20):
             node = make(node)
 
-    async def main(world: VirtualWorld) -> None:
-        runner = runner_of(heavy, MemoryLog(), world)
-        await runner.run()
-        assert runner._values.live == 0
-        assert most <= 3
-        gc.collect()
-        assert len(Heavy.alive) == 0
-
-    simulate(main)
+    runner = runner_of(heavy, MemoryLog(), world)
+    await runner.run()
+    assert runner._values.live == 0
+    assert most <= 3
+    gc.collect()
+    assert len(Heavy.alive) == 0
 
 
-def test_values_of_a_map_are_dropped_together() -> None:
+@simulated
+async def test_values_of_a_map_are_dropped_together(world: VirtualWorld) -> None:
     """A mapped task's values go when the last reader of all has finished, a failed reader included."""
 
     @task
@@ -221,12 +210,9 @@ def test_values_of_a_map_are_dropped_together() -> None:
         each.map(each.map(texts))
         fails(texts)
 
-    async def main(world: VirtualWorld) -> None:
-        runner = runner_of(maps, MemoryLog(), world)
-        await runner.run()
-        assert runner._values.live == 0
-
-    simulate(main)
+    runner = runner_of(maps, MemoryLog(), world)
+    await runner.run()
+    assert runner._values.live == 0
 
 
 async def test_a_finished_run_leaves_nothing_to_the_garbage_collector() -> None:

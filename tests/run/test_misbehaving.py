@@ -25,7 +25,7 @@ from eventflow import (
 from eventflow.events import TaskFailed
 from eventflow.executors.threads import THREADS
 from eventflow.result import Inline
-from eventflow.testing import VirtualWorld, simulate
+from eventflow.testing import VirtualWorld, simulate, simulated
 
 
 class OddSkip(Skip):
@@ -55,7 +55,8 @@ class Lying:
     "reason", [123, "bad \ud800", None, OddSkip()], ids=["int", "surrogate", "none", "odd"]
 )
 @pytest.mark.parametrize("plain", [True, False])
-def test_whatever_a_skip_says_can_be_recorded(reason: Any, plain: bool) -> None:
+@simulated
+async def test_whatever_a_skip_says_can_be_recorded(reason: Any, plain: bool, world: VirtualWorld) -> None:
     """The reason becomes text that can be encoded, and the whole log can be read again."""
     error = reason if isinstance(reason, Skip) else Skip(reason)
 
@@ -71,19 +72,17 @@ def test_whatever_a_skip_says_can_be_recorded(reason: Any, plain: bool) -> None:
     def skipping() -> int:
         return plainly() if plain else async_()
 
-    async def main(world: VirtualWorld) -> None:
-        log = MemoryLog()
-        options = skipping.options(log=log, world=world, run_id="r")
-        for _ in range(2):
-            assert (await options.run()).is_successful()
-        assert (await replay(log, Runs())).state
-
-    simulate(main)
+    log = MemoryLog()
+    options = skipping.options(log=log, world=world, run_id="r")
+    for _ in range(2):
+        assert (await options.run()).is_successful()
+    assert (await replay(log, Runs())).state
 
 
 @pytest.mark.parametrize("gives", [b"x", Inline("x", "text", b""), None], ids=["bytes", "text", "none"])  # type: ignore[arg-type]
 @pytest.mark.parametrize("plain", [True, False])
-def test_a_serializer_that_lies_fails_its_task(gives: Any, plain: bool) -> None:
+@simulated
+async def test_a_serializer_that_lies_fails_its_task(gives: Any, plain: bool, world: VirtualWorld) -> None:
     """What it gives is looked at before it is believed; the run goes on, the log stays whole."""
 
     @task(serializer=Lying(gives))
@@ -98,17 +97,15 @@ def test_a_serializer_that_lies_fails_its_task(gives: Any, plain: bool) -> None:
     def lying() -> int:
         return plainly() if plain else async_()
 
-    async def main(world: VirtualWorld) -> None:
-        log = MemoryLog()
-        state = await lying.options(log=log, world=world, run_id="r").run()
-        assert state.is_failed()
-        assert "serializer gave" in state.result["plainly" if plain else "async_"].message
-        assert (await replay(log, Runs())).state
-
-    simulate(main)
+    log = MemoryLog()
+    state = await lying.options(log=log, world=world, run_id="r").run()
+    assert state.is_failed()
+    assert "serializer gave" in state.result["plainly" if plain else "async_"].message
+    assert (await replay(log, Runs())).state
 
 
-def test_an_input_that_does_not_open_fails_its_consumer() -> None:
+@simulated
+async def test_an_input_that_does_not_open_fails_its_consumer(world: VirtualWorld) -> None:
     """Opening runs what users wrote; what it raises is the consumer's failure."""
 
     @task(serializer=Lying(Inline("msgpack", b"\x91\x01", b"d" * 16)))
@@ -123,15 +120,13 @@ def test_an_input_that_does_not_open_fails_its_consumer() -> None:
     def taking() -> int:
         return take(give())
 
-    async def main(world: VirtualWorld) -> None:
-        state = await taking.options(log=MemoryLog(), world=world).run()
-        assert state.result["give"].is_successful()
-        assert "cannot open" in state.result["take"].message
-
-    simulate(main)
+    state = await taking.options(log=MemoryLog(), world=world).run()
+    assert state.result["give"].is_successful()
+    assert "cannot open" in state.result["take"].message
 
 
-def test_a_body_that_cancels_its_own_task_harms_nobody_else() -> None:
+@simulated
+async def test_a_body_that_cancels_its_own_task_harms_nobody_else(world: VirtualWorld) -> None:
     """Workers are shared: the cancellation is taken back, the attempt fails, the others go on."""
 
     @task
@@ -158,14 +153,11 @@ def test_a_body_that_cancels_its_own_task_harms_nobody_else() -> None:
     def both() -> list[int]:
         return [quick(), later(), slow(), slow()]
 
-    async def main(world: VirtualWorld) -> None:
-        state = await both.options(log=MemoryLog(), world=world).run()
-        assert state.is_failed()
-        assert state.result["quick"].failure.type == "asyncio.exceptions.CancelledError"
-        assert state.result["later"].is_failed()
-        assert state.result["slow"].result == state.result["slow-2"].result == 2
-
-    simulate(main)
+    state = await both.options(log=MemoryLog(), world=world).run()
+    assert state.is_failed()
+    assert state.result["quick"].failure.type == "asyncio.exceptions.CancelledError"
+    assert state.result["later"].is_failed()
+    assert state.result["slow"].result == state.result["slow-2"].result == 2
 
 
 async def test_an_interruption_drops_queued_plain_functions() -> None:
@@ -201,7 +193,8 @@ async def test_an_interruption_drops_queued_plain_functions() -> None:
     assert ran == Counter(range(100))
 
 
-def test_an_interrupted_run_of_changed_code_can_be_rerun() -> None:
+@simulated
+async def test_an_interrupted_run_of_changed_code_can_be_rerun(world: VirtualWorld) -> None:
     """Kill it, fix it, go on: the way out that FlowChanged names is open."""
     ran: Counter[str] = Counter()
 
@@ -224,21 +217,19 @@ def test_an_interrupted_run_of_changed_code_can_be_rerun() -> None:
 
         return pipe
 
-    async def main(world: VirtualWorld) -> None:
-        log = MemoryLog()
-        with anyio.move_on_after(10):
-            await pipeline("1").options(log=log, world=world, run_id="r").run()
-        fixed = pipeline("2").options(log=log, world=world)
-        with pytest.raises(FlowChanged, match="rerun"):
-            await pipeline("2").options(log=log, world=world, run_id="r").run()
-        state = await fixed.rerun("r")
-        assert state.result["second"].result == 2
-        assert ran == Counter({"first": 1, "second": 2})
-
-    simulate(main)
+    log = MemoryLog()
+    with anyio.move_on_after(10):
+        await pipeline("1").options(log=log, world=world, run_id="r").run()
+    fixed = pipeline("2").options(log=log, world=world)
+    with pytest.raises(FlowChanged, match="rerun"):
+        await pipeline("2").options(log=log, world=world, run_id="r").run()
+    state = await fixed.rerun("r")
+    assert state.result["second"].result == 2
+    assert ran == Counter({"first": 1, "second": 2})
 
 
-def test_a_live_run_is_not_rerun_and_no_run_is_rerun_into_another() -> None:
+@simulated
+async def test_a_live_run_is_not_rerun_and_no_run_is_rerun_into_another(world: VirtualWorld) -> None:
     """Both are refused by name."""
 
     @task
@@ -250,20 +241,18 @@ def test_a_live_run_is_not_rerun_and_no_run_is_rerun_into_another() -> None:
     def waiting() -> int:
         return slow()
 
-    async def main(world: VirtualWorld) -> None:
-        log = MemoryLog()
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(waiting.options(log=log, world=world, run_id="live").run)
-            await anyio.sleep(1)
-            with pytest.raises(RunNotFinished, match="live"):
-                await waiting.options(log=log, world=world).rerun("live")
-        with pytest.raises(ValueError, match="exists already"):
-            await waiting.options(log=log, world=world, run_id="live").rerun("live")
-
-    simulate(main)
+    log = MemoryLog()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(waiting.options(log=log, world=world, run_id="live").run)
+        await anyio.sleep(1)
+        with pytest.raises(RunNotFinished, match="live"):
+            await waiting.options(log=log, world=world).rerun("live")
+    with pytest.raises(ValueError, match="exists already"):
+        await waiting.options(log=log, world=world, run_id="live").rerun("live")
 
 
-def test_resuming_needs_no_parameters_and_returns_may_hold_constants() -> None:
+@simulated
+async def test_resuming_needs_no_parameters_and_returns_may_hold_constants(world: VirtualWorld) -> None:
     """What was recorded is taken; a list or dict that a flow returns may have plain values in it."""
 
     @task
@@ -274,16 +263,14 @@ def test_resuming_needs_no_parameters_and_returns_may_hold_constants() -> None:
     def echoing(value: int) -> Any:
         return {"echo": echo(value), "plain": [1, (2, "x")]}
 
-    async def main(world: VirtualWorld) -> None:
-        options = echoing.options(log=MemoryLog(), world=world, run_id="r")
-        assert (await options.run(7)).is_successful()
-        again: Any = options.value
-        assert await again() == {"echo": 7, "plain": [1, (2, "x")]}
-
-    simulate(main)
+    options = echoing.options(log=MemoryLog(), world=world, run_id="r")
+    assert (await options.run(7)).is_successful()
+    again: Any = options.value
+    assert await again() == {"echo": 7, "plain": [1, (2, "x")]}
 
 
-def test_what_is_inside_a_group_is_recorded_and_a_forgotten_async_is_named() -> None:
+@simulated
+async def test_what_is_inside_a_group_is_recorded_and_a_forgotten_async_is_named(world: VirtualWorld) -> None:
     """A group's members and an error's notes are in the failure; a coroutine is no result."""
 
     @task
@@ -303,13 +290,10 @@ def test_what_is_inside_a_group_is_recorded_and_a_forgotten_async_is_named() -> 
     def failing() -> Any:
         return [group(), forgot()]
 
-    async def main(world: VirtualWorld) -> None:
-        state = await failing.options(log=MemoryLog(), world=world).run()
-        assert "ValueError: the real one" in state.result["group"].failure.traceback
-        assert "look here" in state.result["group"].failure.traceback
-        assert "async def" in state.result["forgot"].message
-
-    simulate(main)
+    state = await failing.options(log=MemoryLog(), world=world).run()
+    assert "ValueError: the real one" in state.result["group"].failure.traceback
+    assert "look here" in state.result["group"].failure.traceback
+    assert "async def" in state.result["forgot"].message
 
 
 class Hostile(Exception):
@@ -346,7 +330,10 @@ def _without_notes() -> Exception:
 
 @pytest.mark.parametrize("make", [Hostile, HostileSkip, _without_notes], ids=["error", "skip", "notes"])
 @pytest.mark.parametrize("plain", [True, False])
-def test_an_exception_that_cannot_be_read_ends_its_task(make: Any, plain: bool) -> None:
+@simulated
+async def test_an_exception_that_cannot_be_read_ends_its_task(
+    make: Any, plain: bool, world: VirtualWorld
+) -> None:
     """Of a plain function, too: the run does not wait for an outcome that nobody could describe."""
 
     @task
@@ -361,17 +348,17 @@ def test_an_exception_that_cannot_be_read_ends_its_task(make: Any, plain: bool) 
     def hostile() -> int:
         return plainly() if plain else async_()
 
-    async def main(world: VirtualWorld) -> None:
-        state = await hostile.options(log=MemoryLog(), world=world).run()
-        found = state.result["plainly" if plain else "async_"]
-        assert found.is_skipped() if make is HostileSkip else found.is_failed()
-
-    simulate(main)
+    state = await hostile.options(log=MemoryLog(), world=world).run()
+    found = state.result["plainly" if plain else "async_"]
+    assert found.is_skipped() if make is HostileSkip else found.is_failed()
 
 
 @pytest.mark.parametrize("error", [SystemExit, Hostile])
 @pytest.mark.parametrize("plain", [True, False])
-def test_what_a_serializer_raises_is_the_tasks_failure(error: type[BaseException], plain: bool) -> None:
+@simulated
+async def test_what_a_serializer_raises_is_the_tasks_failure(
+    error: type[BaseException], plain: bool, world: VirtualWorld
+) -> None:
     """Also what is no `Exception`, or cannot be shown: neither the loop ends nor the run hangs."""
 
     class Raising:
@@ -393,13 +380,11 @@ def test_what_a_serializer_raises_is_the_tasks_failure(error: type[BaseException
     def raising() -> int:
         return plainly() if plain else async_()
 
-    async def main(world: VirtualWorld) -> None:
-        assert (await raising.options(log=MemoryLog(), world=world).run()).is_failed()
-
-    simulate(main)
+    assert (await raising.options(log=MemoryLog(), world=world).run()).is_failed()
 
 
-def test_a_length_that_cannot_be_told_fails_the_map() -> None:
+@simulated
+async def test_a_length_that_cannot_be_told_fails_the_map(world: VirtualWorld) -> None:
     """`len()` of what is mapped over may raise anything, and what it raises may be unreadable."""
 
     class Odd(list[int]):
@@ -425,11 +410,8 @@ def test_a_length_that_cannot_be_told_fails_the_map() -> None:
     def mapping() -> list[int]:
         return one.map(odd())
 
-    async def main(world: VirtualWorld) -> None:
-        state = await mapping.options(log=MemoryLog(), world=world).run()
-        assert state.result["one"].is_failed()
-
-    simulate(main)
+    state = await mapping.options(log=MemoryLog(), world=world).run()
+    assert state.result["one"].is_failed()
 
 
 class Ballast:

@@ -13,7 +13,7 @@ from eventflow import Flow, MemoryLog, RunView, context, exponential, replay, ta
 from eventflow.events import TaskAbandoned, TaskFailed, TaskStarted
 from eventflow.states import Crashed, Failed, Retrying, Success, TimedOut
 from eventflow.testing.crash_log import Crash, CrashingLog
-from eventflow.testing.virtual import EPOCH_US, VirtualWorld, simulate
+from eventflow.testing.virtual import EPOCH_US, VirtualWorld, simulate, simulated
 
 
 class Boom(Exception):
@@ -158,7 +158,8 @@ def test_a_retrying_state_says_when() -> None:
     simulate(main)
 
 
-def test_a_timeout_is_retried() -> None:
+@simulated
+async def test_a_timeout_is_retried(world: VirtualWorld) -> None:
     """A timed out attempt counts as a failure: the next one has its whole time again."""
     begun: list[float] = []
 
@@ -176,47 +177,40 @@ def test_a_timeout_is_retried() -> None:
         slow()
         hopeless()
 
-    async def main(world: VirtualWorld) -> None:
-        state = await flow.options(log=MemoryLog(), world=world).run()
-        assert type(state.result["slow"]) is Success
-        assert begun == [0.0, 15.0, 30.0]
-        assert type(state.result["hopeless"]) is TimedOut
-
-    simulate(main)
+    state = await flow.options(log=MemoryLog(), world=world).run()
+    assert type(state.result["slow"]) is Success
+    assert begun == [0.0, 15.0, 30.0]
+    assert type(state.result["hopeless"]) is TimedOut
 
 
-def test_a_crash_uses_up_no_retry() -> None:
+@simulated
+async def test_a_crash_uses_up_no_retry(world: VirtualWorld) -> None:
     """An attempt that died with its process is no failure: all retries are still there, attempts go on."""
     flow, begun = flow_with(2, retries=1)
 
-    async def main(world: VirtualWorld) -> None:
-        log = MemoryLog()
-        with pytest.raises(Crash):
-            await flow.options(log=CrashingLog(log, crash_at=2), world=world, run_id="r").run()
-        state = await flow.options(log=log, world=world, run_id="r").run()
-        assert state.is_successful()
-        assert [attempt for attempt, _ in begun] == [1, 2, 3]
-
-    simulate(main)
+    log = MemoryLog()
+    with pytest.raises(Crash):
+        await flow.options(log=CrashingLog(log, crash_at=2), world=world, run_id="r").run()
+    state = await flow.options(log=log, world=world, run_id="r").run()
+    assert state.is_successful()
+    assert [attempt for attempt, _ in begun] == [1, 2, 3]
 
 
-def test_three_deaths_in_a_row_are_one_too_many() -> None:
+@simulated
+async def test_three_deaths_in_a_row_are_one_too_many(world: VirtualWorld) -> None:
     """The third time that a process dies in a task, the next one gives it up as Crashed, without a retry."""
     flow, begun = flow_with(0, retries=5)
 
-    async def main(world: VirtualWorld) -> None:
-        log = MemoryLog()
-        for _ in range(3):
-            with pytest.raises(Crash):
-                await flow.options(log=CrashingLog(log, crash_at=2), world=world, run_id="r").run()
-        state = await flow.options(log=log, world=world, run_id="r").run()
-        assert type(state.result["flaky"]) is Crashed
-        assert len(begun) == 3
-        kinds = [type(record.event) async for record in log.read(stream="run/r")]
-        assert kinds.count(TaskStarted) == 3
-        assert kinds.count(TaskAbandoned) == 2
-
-    simulate(main)
+    log = MemoryLog()
+    for _ in range(3):
+        with pytest.raises(Crash):
+            await flow.options(log=CrashingLog(log, crash_at=2), world=world, run_id="r").run()
+    state = await flow.options(log=log, world=world, run_id="r").run()
+    assert type(state.result["flaky"]) is Crashed
+    assert len(begun) == 3
+    kinds = [type(record.event) async for record in log.read(stream="run/r")]
+    assert kinds.count(TaskStarted) == 3
+    assert kinds.count(TaskAbandoned) == 2
 
 
 class ShiftedWorld(VirtualWorld):
@@ -230,34 +224,32 @@ class ShiftedWorld(VirtualWorld):
 
 
 @pytest.mark.parametrize("hours", [-1, 1])
-def test_a_clock_that_is_set_moves_no_retry(hours: int) -> None:
+@simulated
+async def test_a_clock_that_is_set_moves_no_retry(hours: int, world: VirtualWorld) -> None:
     """A retry waits for its delay, not for the clock to show a moment: an hour more or less changes nothing."""
     flow, begun = flow_with(3, retries=3, retry_delay=60)
     log = MemoryLog()
 
-    async def main(world: VirtualWorld) -> None:
-        shifted = ShiftedWorld()
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(flow.options(log=log, world=shifted, run_id="r").run)
-            await anyio.sleep(90)
-            shifted.shift_us = hours * 3_600_000_000
-        assert [at for _, at in begun] == [0.0, 60.0, 120.0, 180.0]
-
-    simulate(main)
+    shifted = ShiftedWorld()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(flow.options(log=log, world=shifted, run_id="r").run)
+        await anyio.sleep(90)
+        shifted.shift_us = hours * 3_600_000_000
+    assert [at for _, at in begun] == [0.0, 60.0, 120.0, 180.0]
 
 
 @pytest.mark.parametrize(("hours", "waits"), [(-1, 60.0), (0, 50.0), (1, 0.0)])
-def test_a_resumed_retry_waits_at_most_its_whole_delay(hours: int, waits: float) -> None:
+@simulated
+async def test_a_resumed_retry_waits_at_most_its_whole_delay(
+    hours: int, waits: float, world: VirtualWorld
+) -> None:
     """After a resume only the clock says what is left; one that was set back cannot make it more than the delay."""
     flow, begun = flow_with(1, retries=1, retry_delay=60)
     log = MemoryLog()
 
-    async def main(world: VirtualWorld) -> None:
-        with anyio.move_on_after(10):
-            await flow.options(log=log, world=world, run_id="r").run()
-        shifted = ShiftedWorld()
-        shifted.shift_us = hours * 3_600_000_000
-        await flow.options(log=log, world=shifted, run_id="r").run()
-        assert [at for _, at in begun] == [0.0, 10.0 + waits]
-
-    simulate(main)
+    with anyio.move_on_after(10):
+        await flow.options(log=log, world=world, run_id="r").run()
+    shifted = ShiftedWorld()
+    shifted.shift_us = hours * 3_600_000_000
+    await flow.options(log=log, world=shifted, run_id="r").run()
+    assert [at for _, at in begun] == [0.0, 10.0 + waits]

@@ -24,11 +24,12 @@ from eventflow import (
 )
 from eventflow.events import RunFinished
 from eventflow.states import Failed, Mapped, Skipped, Success, TriggerFailed
-from eventflow.testing.virtual import VirtualWorld, simulate
+from eventflow.testing.virtual import VirtualWorld, simulated
 from tests.run.pipeline import double, nightly, one, total
 
 
-def test_the_message_of_a_failed_run_names_what_failed_first_and_why() -> None:
+@simulated
+async def test_the_message_of_a_failed_run_names_what_failed_first_and_why(world: VirtualWorld) -> None:
     """Neither the last task, which never ran, nor the first one listed; recorded, and the same wherever it is read."""
 
     @task
@@ -41,17 +42,14 @@ def test_the_message_of_a_failed_run_names_what_failed_first_and_why() -> None:
         names = [late.named("slow")("slow", 9), late.named("quick")("quick", 2)]
         return one.named("never")(names)
 
-    async def main(world: VirtualWorld) -> None:
-        log = MemoryLog()
-        state = await several.options(log=log, world=world, run_id="a").run()
-        assert state.message == "2 tasks failed, first quick: tests.run.test_running.Boom: quick is empty"
-        [recorded] = [r.event async for r in log.read(stream="run/a") if isinstance(r.event, RunFinished)]
-        assert recorded.message == state.message
-        assert (await state_of("a", log=log)).message == state.message
-        with pytest.raises(TaskError, match="task 'quick' failed"):
-            await several.options(log=log, world=world, run_id="a").value()
-
-    simulate(main)
+    log = MemoryLog()
+    state = await several.options(log=log, world=world, run_id="a").run()
+    assert state.message == "2 tasks failed, first quick: tests.run.test_running.Boom: quick is empty"
+    [recorded] = [r.event async for r in log.read(stream="run/a") if isinstance(r.event, RunFinished)]
+    assert recorded.message == state.message
+    assert (await state_of("a", log=log)).message == state.message
+    with pytest.raises(TaskError, match="task 'quick' failed"):
+        await several.options(log=log, world=world, run_id="a").value()
 
 
 async def test_a_flow_on_the_real_clock() -> None:
@@ -67,44 +65,39 @@ async def test_a_flow_on_the_real_clock() -> None:
     assert state.result["total"].result == 6
 
 
-def test_results_by_name_by_node_and_by_child() -> None:
+@simulated
+async def test_results_by_name_by_node_and_by_child(world: VirtualWorld) -> None:
     """A final State gives each task's State: by name, by child's name, by node handle; and Results."""
     with Flow("explicit") as explicit:
         numbers = one("ab")
         amount = total(double.map(numbers))
 
-    async def main(world: VirtualWorld) -> None:
-        state = await explicit.options(log=MemoryLog(), world=world).run()
-        assert type(state) is Success
-        assert state.result[amount].result == 14
-        assert state.result["total"].result == 14
-        assert state.result[numbers].result == [2, 2, 3]
-        assert state.result[numbers[1]].result == 2
-        assert state.result["double"].result == [4, 4, 6]
-        assert type(state.result["double"]) is Mapped
-        assert state.result["double[2]"].result == 6
-        kept = state.result[amount]._result
-        assert isinstance(kept, Result)
-        assert kept.serialized
-        assert kept.deserialize().value == 14
-        assert state.result["total"].cached_inputs["numbers[1]"].deserialize().value == 4
-        with pytest.raises(KeyError, match="no task 'nobody'"):
-            state.result["nobody"]
-        with pytest.raises(KeyError):
-            state.result["double[3]"]
-
-    simulate(main)
+    state = await explicit.options(log=MemoryLog(), world=world).run()
+    assert type(state) is Success
+    assert state.result[amount].result == 14
+    assert state.result["total"].result == 14
+    assert state.result[numbers].result == [2, 2, 3]
+    assert state.result[numbers[1]].result == 2
+    assert state.result["double"].result == [4, 4, 6]
+    assert type(state.result["double"]) is Mapped
+    assert state.result["double[2]"].result == 6
+    kept = state.result[amount]._result
+    assert isinstance(kept, Result)
+    assert kept.serialized
+    assert kept.deserialize().value == 14
+    assert state.result["total"].cached_inputs["numbers[1]"].deserialize().value == 4
+    with pytest.raises(KeyError, match="no task 'nobody'"):
+        state.result["nobody"]
+    with pytest.raises(KeyError):
+        state.result["double[3]"]
 
 
-def test_value_and_parameters_with_defaults() -> None:
+@simulated
+async def test_value_and_parameters_with_defaults(world: VirtualWorld) -> None:
     """`.value()` gives the returned node's value; defaults and converted values arrive in bodies."""
-
-    async def main(world: VirtualWorld) -> None:
-        options = nightly.options(log=MemoryLog(), world=world)
-        assert await options.value("ab") == 15
-        assert await options.value(day="abc", extra=100) == 116
-
-    simulate(main)
+    options = nightly.options(log=MemoryLog(), world=world)
+    assert await options.value("ab") == 15
+    assert await options.value(day="abc", extra=100) == 116
 
 
 @pytest.mark.parametrize(
@@ -116,19 +109,17 @@ def test_value_and_parameters_with_defaults() -> None:
         ({"day": "x", "extra": "many"}, "extra"),
     ],
 )
-def test_wrong_parameters_start_nothing(kwargs: dict[str, Any], told: str) -> None:
+@simulated
+async def test_wrong_parameters_start_nothing(kwargs: dict[str, Any], told: str, world: VirtualWorld) -> None:
     """Missing, mistyped and unknown parameters are named, and the log stays empty."""
-
-    async def main(world: VirtualWorld) -> None:
-        log = MemoryLog()
-        with pytest.raises(ParameterError, match=told):
-            await nightly.options(log=log, world=world).run(**kwargs)
-        assert await log.head() == 0
-
-    simulate(main)
+    log = MemoryLog()
+    with pytest.raises(ParameterError, match=told):
+        await nightly.options(log=log, world=world).run(**kwargs)
+    assert await log.head() == 0
 
 
-def test_what_a_flow_returns_may_be_a_container() -> None:
+@simulated
+async def test_what_a_flow_returns_may_be_a_container(world: VirtualWorld) -> None:
     """Lists, tuples, dicts, parts and mapped nodes among what is returned come back as values."""
 
     @task
@@ -140,12 +131,9 @@ def test_what_a_flow_returns_may_be_a_container() -> None:
         number, text = pair()
         return {"a": [number, text], "b": (double.map(one(day)), one(day)[0])}
 
-    async def main(world: VirtualWorld) -> None:
-        found = await many.options(log=MemoryLog(), world=world).value("ab")
-        assert found == {"a": [1, "x"], "b": ([4, 4, 6], 2)}
-        assert type(found["b"]) is tuple
-
-    simulate(main)
+    found = await many.options(log=MemoryLog(), world=world).value("ab")
+    assert found == {"a": [1, "x"], "b": ([4, 4, 6], 2)}
+    assert type(found["b"]) is tuple
 
 
 class Boom(Exception):
@@ -158,7 +146,8 @@ async def boom(number: int = 0) -> int:
     raise Boom(f"no {number}")
 
 
-def test_a_failure_is_a_state_and_value_raises_it() -> None:
+@simulated
+async def test_a_failure_is_a_state_and_value_raises_it(world: VirtualWorld) -> None:
     """The run is Failed, the consumer's body never runs, and `.value()` raises with the live cause."""
     ran: list[int] = []
 
@@ -171,27 +160,25 @@ def test_a_failure_is_a_state_and_value_raises_it() -> None:
     def broken() -> int:
         return after_it(boom(7))
 
-    async def main(world: VirtualWorld) -> None:
-        options = broken.options(log=MemoryLog(), world=world)
-        state = await options.run()
-        assert type(state) is Failed
-        assert state.message == "boom failed: tests.run.test_running.Boom: no 7"
-        failed, blocked = state.result["boom"], state.result["after_it"]
-        assert type(failed) is Failed
-        assert failed.failure.message == "no 7"
-        assert "raise Boom" in failed.failure.traceback
-        assert "eventflow/runner" not in failed.failure.traceback
-        assert type(blocked) is TriggerFailed
-        assert "boom" in blocked.message
-        assert not ran
-        with pytest.raises(TaskError, match=r"task 'boom' failed: .*Boom: no 7") as caught:
-            await options.value()
-        assert isinstance(caught.value.__cause__, Boom)
-
-    simulate(main)
+    options = broken.options(log=MemoryLog(), world=world)
+    state = await options.run()
+    assert type(state) is Failed
+    assert state.message == "boom failed: tests.run.test_running.Boom: no 7"
+    failed, blocked = state.result["boom"], state.result["after_it"]
+    assert type(failed) is Failed
+    assert failed.failure.message == "no 7"
+    assert "raise Boom" in failed.failure.traceback
+    assert "eventflow/runner" not in failed.failure.traceback
+    assert type(blocked) is TriggerFailed
+    assert "boom" in blocked.message
+    assert not ran
+    with pytest.raises(TaskError, match=r"task 'boom' failed: .*Boom: no 7") as caught:
+        await options.value()
+    assert isinstance(caught.value.__cause__, Boom)
 
 
-def test_value_of_a_missing_part_names_it() -> None:
+@simulated
+async def test_value_of_a_missing_part_names_it(world: VirtualWorld) -> None:
     """A flow that returns `node[key]` of a value without that key raises a TaskError that says so."""
 
     @task
@@ -202,14 +189,12 @@ def test_value_of_a_missing_part_names_it() -> None:
     def wrong() -> int:
         return answers()["b"]
 
-    async def main(world: VirtualWorld) -> None:
-        with pytest.raises(TaskError, match="no such part"):
-            await wrong.options(log=MemoryLog(), world=world).value()
-
-    simulate(main)
+    with pytest.raises(TaskError, match="no such part"):
+        await wrong.options(log=MemoryLog(), world=world).value()
 
 
-def test_a_failed_element_only_hits_its_own_index() -> None:
+@simulated
+async def test_a_failed_element_only_hits_its_own_index(world: VirtualWorld) -> None:
     """Downstream of a failed child only the child of the same index is blocked; a reduction is too."""
 
     @task
@@ -222,19 +207,17 @@ def test_a_failed_element_only_hits_its_own_index() -> None:
     def mapped() -> Any:
         return total(double.map(odd.map([1, 2, 3])))
 
-    async def main(world: VirtualWorld) -> None:
-        options = mapped.options(log=MemoryLog(), world=world)
-        state = await options.run()
-        kinds = [type(child) for child in state.result["double"].map_states]
-        assert kinds == [Success, TriggerFailed, Success]
-        assert type(state.result["total"]) is TriggerFailed
-        with pytest.raises(TaskError, match=r"odd\[1\]"):
-            await options.value()
-
-    simulate(main)
+    options = mapped.options(log=MemoryLog(), world=world)
+    state = await options.run()
+    kinds = [type(child) for child in state.result["double"].map_states]
+    assert kinds == [Success, TriggerFailed, Success]
+    assert type(state.result["total"]) is TriggerFailed
+    with pytest.raises(TaskError, match=r"odd\[1\]"):
+        await options.value()
 
 
-def test_skip_goes_downstream_and_is_a_success() -> None:
+@simulated
+async def test_skip_goes_downstream_and_is_a_success(world: VirtualWorld) -> None:
     """A body that raises Skip ends skipped, with it all that need it; the run is successful."""
 
     @task
@@ -245,21 +228,19 @@ def test_skip_goes_downstream_and_is_a_success() -> None:
     def idle() -> int:
         return total([nothing(), 1])
 
-    async def main(world: VirtualWorld) -> None:
-        options = idle.options(log=MemoryLog(), world=world)
-        state = await options.run()
-        assert state.is_successful()
-        assert type(state.result["nothing"]) is Skipped
-        assert state.result["nothing"].message == "weekend"
-        assert type(state.result["total"]) is Skipped
-        assert state.result["total"].result is NoResult
-        with pytest.raises(NoValue, match="an upstream was skipped"):
-            await options.value()
-
-    simulate(main)
+    options = idle.options(log=MemoryLog(), world=world)
+    state = await options.run()
+    assert state.is_successful()
+    assert type(state.result["nothing"]) is Skipped
+    assert state.result["nothing"].message == "weekend"
+    assert type(state.result["total"]) is Skipped
+    assert state.result["total"].result is NoResult
+    with pytest.raises(NoValue, match="an upstream was skipped"):
+        await options.value()
 
 
-def test_mapping_over_what_is_no_list_fails_the_mapped_task() -> None:
+@simulated
+async def test_mapping_over_what_is_no_list_fails_the_mapped_task(world: VirtualWorld) -> None:
     """A dict, a number or text cannot be mapped over: the parent fails and says what to return."""
 
     @task
@@ -270,32 +251,28 @@ def test_mapping_over_what_is_no_list_fails_the_mapped_task() -> None:
     def over(what: str) -> Any:
         return double.map(give(what))
 
-    async def main(world: VirtualWorld) -> None:
-        for what in ("dict", "int", "str"):
-            state = await over.options(log=MemoryLog(), world=world).run(what)
-            assert type(state.result["double"]) is Failed
-            assert f"cannot map over a {what}" in state.result["double"].failure.message
-
-    simulate(main)
+    for what in ("dict", "int", "str"):
+        state = await over.options(log=MemoryLog(), world=world).run(what)
+        assert type(state.result["double"]) is Failed
+        assert f"cannot map over a {what}" in state.result["double"].failure.message
 
 
-def test_empty_maps_all_the_way_down() -> None:
+@simulated
+async def test_empty_maps_all_the_way_down(world: VirtualWorld) -> None:
     """Nothing to map over gives no children, the map of it none either, and a sum of nothing."""
 
     @flow
     def empty() -> int:
         return total(double.map(double.map([])), 5)
 
-    async def main(world: VirtualWorld) -> None:
-        options = empty.options(log=MemoryLog(), world=world)
-        assert await options.value() == 5
-        state = await options.run()
-        assert state.result["double-2"].result == []
-
-    simulate(main)
+    options = empty.options(log=MemoryLog(), world=world)
+    assert await options.value() == 5
+    state = await options.run()
+    assert state.result["double-2"].result == []
 
 
-def test_unmapped_and_a_map_over_a_map() -> None:
+@simulated
+async def test_unmapped_and_a_map_over_a_map(world: VirtualWorld) -> None:
     """`unmapped` goes whole to every child; child i of the second map starts when its own element is there."""
     started: dict[str, int] = {}
 
@@ -304,23 +281,21 @@ def test_unmapped_and_a_map_over_a_map() -> None:
         await anyio.sleep(seconds)
         return seconds
 
-    async def main(world: VirtualWorld) -> None:
-        @task
-        async def note(seconds: int, base: list[int]) -> int:
-            started[context.task] = world.monotonic()
-            return seconds + len(base)
+    @task
+    async def note(seconds: int, base: list[int]) -> int:
+        started[context.task] = world.monotonic()
+        return seconds + len(base)
 
-        @flow
-        def naps() -> Any:
-            return note.map(nap.map([5, 1]), unmapped([1, 2]))
+    @flow
+    def naps() -> Any:
+        return note.map(nap.map([5, 1]), unmapped([1, 2]))
 
-        assert await naps.options(log=MemoryLog(), world=world).value() == [7, 3]
-        assert started == {"note[0]": 5_000_000, "note[1]": 1_000_000}
-
-    simulate(main)
+    assert await naps.options(log=MemoryLog(), world=world).value() == [7, 3]
+    assert started == {"note[0]": 5_000_000, "note[1]": 1_000_000}
 
 
-def test_after_orders_without_data() -> None:
+@simulated
+async def test_after_orders_without_data(world: VirtualWorld) -> None:
     """`.after` waits for the end of another task, and is blocked when that failed."""
     order: list[str] = []
 
@@ -334,39 +309,32 @@ def test_after_orders_without_data() -> None:
         step.after(step("first"))("second")
         step.named("never").after(boom(1))("never")
 
-    async def main(world: VirtualWorld) -> None:
-        state = await ordered.options(log=MemoryLog(), world=world).run()
-        assert order == ["first", "second"]
-        assert type(state.result["never"]) is TriggerFailed
-
-    simulate(main)
+    state = await ordered.options(log=MemoryLog(), world=world).run()
+    assert order == ["first", "second"]
+    assert type(state.result["never"]) is TriggerFailed
 
 
-def test_reference_tasks_judge_the_run() -> None:
+@simulated
+async def test_reference_tasks_judge_the_run(world: VirtualWorld) -> None:
     """Success is judged on the reference tasks, whatever the others did."""
     with Flow("judged", reference=["total"]) as judged:
         total([1])
         boom(1)
 
-    async def main(world: VirtualWorld) -> None:
-        state = await judged.options(log=MemoryLog(), world=world).run()
-        assert state.is_successful()
-        assert state.result["boom"].is_failed()
-
-    simulate(main)
+    state = await judged.options(log=MemoryLog(), world=world).run()
+    assert state.is_successful()
+    assert state.result["boom"].is_failed()
 
 
-def test_a_flow_of_no_tasks() -> None:
+@simulated
+async def test_a_flow_of_no_tasks(world: VirtualWorld) -> None:
     """It is over as soon as it is begun, and successful."""
     with Flow("empty") as empty:
         pass
 
-    async def main(world: VirtualWorld) -> None:
-        state = await empty.options(log=MemoryLog(), world=world).run()
-        assert state.is_successful()
-        assert list(state.result) == []
-
-    simulate(main)
+    state = await empty.options(log=MemoryLog(), world=world).run()
+    assert state.is_successful()
+    assert list(state.result) == []
 
 
 @task

@@ -11,7 +11,7 @@ import pytest
 
 from eventflow import Flow, MemoryLog, flow, inputs, task, unmapped
 from eventflow.authoring.nodes import BuildError
-from eventflow.testing.virtual import VirtualWorld, simulate
+from eventflow.testing.virtual import VirtualWorld, simulated
 
 
 class Series:
@@ -130,47 +130,40 @@ OTHERS: dict[str, tuple[Callable[[], Any], str]] = {
 
 
 @pytest.mark.parametrize("case", SEQUENCES)
-def test_sequences_are_mapped_over_by_position(case: str) -> None:
+@simulated
+async def test_sequences_are_mapped_over_by_position(case: str, world: VirtualWorld) -> None:
     """The elements are in order, whatever `value[0]` means; also after a look at the inputs."""
-
-    async def main(world: VirtualWorld) -> None:
-        state = await mapped(SEQUENCES[case]()).options(log=MemoryLog(), world=world).run()
-        children = state.result["same"].map_states
-        assert [child.result for child in children] == [1, 2, 3]
-        assert [child.cached_inputs["x"].deserialize().value for child in children] == [1, 2, 3]
-
-    simulate(main)
+    state = await mapped(SEQUENCES[case]()).options(log=MemoryLog(), world=world).run()
+    children = state.result["same"].map_states
+    assert [child.result for child in children] == [1, 2, 3]
+    assert [child.cached_inputs["x"].deserialize().value for child in children] == [1, 2, 3]
 
 
 @pytest.mark.parametrize("case", OTHERS)
-def test_what_is_no_sequence_fails_the_map(case: str) -> None:
+@simulated
+async def test_what_is_no_sequence_fails_the_map(case: str, world: VirtualWorld) -> None:
     """The error names the argument, the type, and what to write instead."""
     make, said = OTHERS[case]
 
-    async def main(world: VirtualWorld) -> None:
-        state = await mapped(make()).options(log=MemoryLog(), world=world).run()
-        assert state.is_failed()
-        with pytest.raises(Exception, match=f"argument 'x': cannot map over {said}"):
-            raise state.result["same"].result
-
-    simulate(main)
+    state = await mapped(make()).options(log=MemoryLog(), world=world).run()
+    assert state.is_failed()
+    with pytest.raises(Exception, match=f"argument 'x': cannot map over {said}"):
+        raise state.result["same"].result
 
 
 @pytest.mark.parametrize(
     "case",
     [case for case in SEQUENCES if case not in ("a Series", "a Series whose labels are other positions")],
 )
-def test_sequences_can_be_written_in_a_flow(case: str) -> None:
+@simulated
+async def test_sequences_can_be_written_in_a_flow(case: str, world: VirtualWorld) -> None:
     """A constant for each element, in order."""
 
-    async def main(world: VirtualWorld) -> None:
-        @flow
-        def written() -> Any:
-            return same.map(SEQUENCES[case]())
+    @flow
+    def written() -> Any:
+        return same.map(SEQUENCES[case]())
 
-        assert await written.options(log=MemoryLog(), world=world).value() == [1, 2, 3]
-
-    simulate(main)
+    assert await written.options(log=MemoryLog(), world=world).value() == [1, 2, 3]
 
 
 @pytest.mark.parametrize("case", OTHERS)
@@ -194,7 +187,8 @@ def test_a_node_whose_type_is_no_sequence_is_refused(declared: Any) -> None:
         same.map(typed())
 
 
-def test_a_cached_task_over_a_series_has_the_keys_of_its_elements() -> None:
+@simulated
+async def test_a_cached_task_over_a_series_has_the_keys_of_its_elements(world: VirtualWorld) -> None:
     """Keys are made of what is at the position, so elements are not mistaken for each other."""
     ran = []
 
@@ -207,17 +201,15 @@ def test_a_cached_task_over_a_series_has_the_keys_of_its_elements() -> None:
     def cached() -> Any:
         return noted.map(made())
 
-    async def main(world: VirtualWorld) -> None:
-        log = MemoryLog()
-        for labels in ([2, 0, 1], [0, 1, 2]):
-            MADE[0] = Series(7, 8, 9, labels=labels)
-            assert await cached.options(log=log, world=world).value() == [7, 8, 9]
-        assert ran == [7, 8, 9]
-
-    simulate(main)
+    log = MemoryLog()
+    for labels in ([2, 0, 1], [0, 1, 2]):
+        MADE[0] = Series(7, 8, 9, labels=labels)
+        assert await cached.options(log=log, world=world).value() == [7, 8, 9]
+    assert ran == [7, 8, 9]
 
 
-def test_zip_shortest_belongs_to_the_shape_of_a_flow() -> None:
+@simulated
+async def test_zip_shortest_belongs_to_the_shape_of_a_flow(world: VirtualWorld) -> None:
     """A run that was begun without it is not resumed with it; a rerun maps again."""
     values = [[1, 2], [1, 2]]
 
@@ -239,15 +231,12 @@ def test_zip_shortest_belongs_to_the_shape_of_a_flow() -> None:
 
     assert called(True).graph.digests.shape != called(False).graph.digests.shape
 
-    async def main(world: VirtualWorld) -> None:
-        log = MemoryLog()
-        values[1] = [1]
-        state = await called(True).options(log=log, world=world, run_id="one").run()
-        assert state.is_successful()
-        again = await called(False).options(log=log, world=world, run_id="again").rerun("one")
-        assert again.is_failed()
-
-    simulate(main)
+    log = MemoryLog()
+    values[1] = [1]
+    state = await called(True).options(log=log, world=world, run_id="one").run()
+    assert state.is_successful()
+    again = await called(False).options(log=log, world=world, run_id="again").rerun("one")
+    assert again.is_failed()
 
 
 def test_mapping_is_for_maps() -> None:

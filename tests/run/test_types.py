@@ -16,7 +16,7 @@ from eventflow.runner.compatibility import FlowChanged
 from eventflow.serializers import digest_of
 from eventflow.states import Cached
 from eventflow.testing.crash_log import Crash, CrashingLog
-from eventflow.testing.virtual import VirtualWorld, simulate
+from eventflow.testing.virtual import VirtualWorld, simulated
 from tests.edited import edit
 
 READING = "@dataclass\nclass Reading:\n    place: str\n    temp: float = 1.0\n"
@@ -67,128 +67,115 @@ async def die(found: Flow[[], Any], log: EventLog, world: VirtualWorld) -> None:
 
 @DECLARED
 @pytest.mark.parametrize(("before", "after", "make", "name"), SEEN)
-def test_a_value_is_never_read_as_another_type(
-    before: str, after: str, make: Any, name: str, is_declared: bool
+@simulated
+async def test_a_value_is_never_read_as_another_type(
+    before: str, after: str, make: Any, name: str, is_declared: bool, world: VirtualWorld
 ) -> None:
     """Refused on resume, or the consumer's failure; unreadable in a finished run; made again by rerun and cache."""
     declared = name if is_declared else None
 
-    async def main(world: VirtualWorld) -> None:
-        log = MemoryLog()
-        ran: list[str] = []
-        seen: list[Any] = []
-        shop = edit(before)
-        cached = pipe(shop, make, declared, ran, seen, cache_on=inputs())
-        await die(pipe(shop, make, declared, ran, seen), log, world)
-        await cached.options(log=log, world=world, run_id="finished").run()
-        ran.clear()
-        seen.clear()
-        shop = edit(after)
-        today = pipe(shop, make, declared, ran, seen)
-        if is_declared:
-            with pytest.raises(FlowChanged, match=f"the result of 'make'[^!]*{name}"):
-                await today.options(log=log, world=world, run_id="r").run()
-        state = await today.options(log=log, world=world, run_id="r", on_change="keep").run()
-        assert state.result["look"].is_failed()
-        assert "TypeChanged" in state.result["look"].message
-        assert name in state.result["look"].message
-        assert (ran, seen) == ([], [])
+    log = MemoryLog()
+    ran: list[str] = []
+    seen: list[Any] = []
+    shop = edit(before)
+    cached = pipe(shop, make, declared, ran, seen, cache_on=inputs())
+    await die(pipe(shop, make, declared, ran, seen), log, world)
+    await cached.options(log=log, world=world, run_id="finished").run()
+    ran.clear()
+    seen.clear()
+    shop = edit(after)
+    today = pipe(shop, make, declared, ran, seen)
+    if is_declared:
+        with pytest.raises(FlowChanged, match=f"the result of 'make'[^!]*{name}"):
+            await today.options(log=log, world=world, run_id="r").run()
+    state = await today.options(log=log, world=world, run_id="r", on_change="keep").run()
+    assert state.result["look"].is_failed()
+    assert "TypeChanged" in state.result["look"].message
+    assert name in state.result["look"].message
+    assert (ran, seen) == ([], [])
 
-        finished = await (
-            pipe(shop, make, declared, ran, seen, cache_on=inputs())
-            .options(log=log, world=world, run_id="finished")
-            .run()
-        )
-        assert finished.is_successful()
-        with pytest.raises(TypeChanged, match=name):
-            _ = finished.result["make"].result
+    finished = await (
+        pipe(shop, make, declared, ran, seen, cache_on=inputs())
+        .options(log=log, world=world, run_id="finished")
+        .run()
+    )
+    assert finished.is_successful()
+    with pytest.raises(TypeChanged, match=name):
+        _ = finished.result["make"].result
 
-        again = await today.options(log=log, world=world).rerun("finished")
-        assert (again.is_successful(), ran, len(seen)) == (True, ["make"], 1)
-        assert seen[0] == make(shop)
-        ran.clear()
-        state = (
-            await pipe(shop, make, declared, ran, seen, cache_on=inputs()).options(log=log, world=world).run()
-        )
-        assert (state.is_successful(), ran) == (True, ["make"])
-
-    simulate(main)
+    again = await today.options(log=log, world=world).rerun("finished")
+    assert (again.is_successful(), ran, len(seen)) == (True, ["make"], 1)
+    assert seen[0] == make(shop)
+    ran.clear()
+    state = await pipe(shop, make, declared, ran, seen, cache_on=inputs()).options(log=log, world=world).run()
+    assert (state.is_successful(), ran) == (True, ["make"])
 
 
-def test_what_did_not_change_is_kept_as_ever() -> None:
+@simulated
+async def test_what_did_not_change_is_kept_as_ever(world: VirtualWorld) -> None:
     """The module is imported anew, its classes are others by identity, and everything is read, kept and hit."""
     make = SEEN[0].values[2]
 
-    async def main(world: VirtualWorld) -> None:
-        for declared in ("Reading", None):
-            log = MemoryLog()
-            ran: list[str] = []
-            seen: list[Any] = []
-            await die(pipe(edit(READING), make, declared, ran, seen, cache_on=inputs()), log, world)
-            ran.clear()
-            seen.clear()
-            shop = edit(
-                "# another comment\n" + READING + "\n    def hot(self):\n        return self.temp > 30\n"
-            )
-            today = pipe(shop, make, declared, ran, seen, cache_on=inputs())
-            assert (await today.options(log=log, world=world, run_id="r").run()).is_successful()
-            assert type((await today.options(log=log, world=world).run()).result["make"]) is Cached
-            assert type((await today.options(log=log, world=world).rerun("r")).result["make"]) is Cached
-            assert ran == []
-            assert seen == [make(shop)] * len(seen)
-
-    simulate(main)
-
-
-def test_the_difference_is_a_table() -> None:
-    """Which values are held, and what of their types was and is."""
-
-    async def main(world: VirtualWorld) -> None:
+    for declared in ("Reading", None):
         log = MemoryLog()
-        await die(pipe(edit(READING), SEEN[0].values[2], "Reading", [], []), log, world)
-        head = await log.head()
-        with pytest.raises(FlowChanged) as caught:
-            await (
-                pipe(edit(RENAMED), SEEN[0].values[2], "Reading", [], [])
-                .options(log=log, world=world, run_id="r")
-                .run()
-            )
-        way_out = (
-            "have them made again by a new run: `rerun('r')`, or go on with `options(on_change='keep')`, which opens what does not "
-            "depend on it"
-        )
-        assert str(caught.value).splitlines() == [
-            "run 'r' holds values whose type is another one today (the result of 'make'):",
-            "                       then         now",
-            "  Reading.temp         float = 1.0  (not there)",
-            "  Reading.temperature  (not there)  float = 0.0",
-            way_out,
-        ]
-        assert await log.head() == head
-
-    simulate(main)
-
-
-def test_a_plain_value_whose_type_grew_is_kept_on_request() -> None:
-    """Its bytes say all, so with `keep` the very value is handed on; without, the change is told."""
-
-    async def main(world: VirtualWorld) -> None:
-        log = MemoryLog()
+        ran: list[str] = []
         seen: list[Any] = []
-        first = "class Options(TypedDict):\n    deep: bool\n"
-        await die(pipe(edit(first), lambda _: {"deep": True}, "Options", [], seen), log, world)
+        await die(pipe(edit(READING), make, declared, ran, seen, cache_on=inputs()), log, world)
+        ran.clear()
         seen.clear()
-        today = pipe(edit(first + "    wide: NotRequired[bool]\n"), lambda _: {}, "Options", [], seen)
-        with pytest.raises(FlowChanged, match=r"Options\.wide +\(not there\) +NotRequired\[bool\] optional"):
-            await today.options(log=log, world=world, run_id="r").run()
-        state = await today.options(log=log, world=world, run_id="r", on_change="keep").run()
-        assert state.is_successful()
-        assert seen == [{"deep": True}]
+        shop = edit("# another comment\n" + READING + "\n    def hot(self):\n        return self.temp > 30\n")
+        today = pipe(shop, make, declared, ran, seen, cache_on=inputs())
+        assert (await today.options(log=log, world=world, run_id="r").run()).is_successful()
+        assert type((await today.options(log=log, world=world).run()).result["make"]) is Cached
+        assert type((await today.options(log=log, world=world).rerun("r")).result["make"]) is Cached
+        assert ran == []
+        assert seen == [make(shop)] * len(seen)
 
-    simulate(main)
+
+@simulated
+async def test_the_difference_is_a_table(world: VirtualWorld) -> None:
+    """Which values are held, and what of their types was and is."""
+    log = MemoryLog()
+    await die(pipe(edit(READING), SEEN[0].values[2], "Reading", [], []), log, world)
+    head = await log.head()
+    with pytest.raises(FlowChanged) as caught:
+        await (
+            pipe(edit(RENAMED), SEEN[0].values[2], "Reading", [], [])
+            .options(log=log, world=world, run_id="r")
+            .run()
+        )
+    way_out = (
+        "have them made again by a new run: `rerun('r')`, or go on with `options(on_change='keep')`, which opens what does not "
+        "depend on it"
+    )
+    assert str(caught.value).splitlines() == [
+        "run 'r' holds values whose type is another one today (the result of 'make'):",
+        "                       then         now",
+        "  Reading.temp         float = 1.0  (not there)",
+        "  Reading.temperature  (not there)  float = 0.0",
+        way_out,
+    ]
+    assert await log.head() == head
 
 
-def test_results_of_two_graphs_in_one_run_are_told_apart() -> None:
+@simulated
+async def test_a_plain_value_whose_type_grew_is_kept_on_request(world: VirtualWorld) -> None:
+    """Its bytes say all, so with `keep` the very value is handed on; without, the change is told."""
+    log = MemoryLog()
+    seen: list[Any] = []
+    first = "class Options(TypedDict):\n    deep: bool\n"
+    await die(pipe(edit(first), lambda _: {"deep": True}, "Options", [], seen), log, world)
+    seen.clear()
+    today = pipe(edit(first + "    wide: NotRequired[bool]\n"), lambda _: {}, "Options", [], seen)
+    with pytest.raises(FlowChanged, match=r"Options\.wide +\(not there\) +NotRequired\[bool\] optional"):
+        await today.options(log=log, world=world, run_id="r").run()
+    state = await today.options(log=log, world=world, run_id="r", on_change="keep").run()
+    assert state.is_successful()
+    assert seen == [{"deep": True}]
+
+
+@simulated
+async def test_results_of_two_graphs_in_one_run_are_told_apart(world: VirtualWorld) -> None:
     """A task that ran after the change is of today's type, one that ran before is not, in every later process."""
     ran: list[str] = []
 
@@ -207,19 +194,16 @@ def test_results_of_two_graphs_in_one_run_are_told_apart() -> None:
             task(version="1", name="join")(join)(first, two.after(first)())
         return found
 
-    async def main(world: VirtualWorld) -> None:
-        log = MemoryLog()
-        await die(build(edit(READING)), log, world)
-        today = build(edit(RENAMED))
-        for _ in range(2):
-            state = await today.options(log=log, world=world, run_id="r", on_change="keep").run()
-            assert state.result["two"].result.temperature == 25.0
-            with pytest.raises(TypeChanged, match="the result of 'one'"):
-                _ = state.result["one"].result
-            assert "TypeChanged" in state.result["join"].message
-        assert ran == ["make"] * 3  # the second task was under way when the process died
-
-    simulate(main)
+    log = MemoryLog()
+    await die(build(edit(READING)), log, world)
+    today = build(edit(RENAMED))
+    for _ in range(2):
+        state = await today.options(log=log, world=world, run_id="r", on_change="keep").run()
+        assert state.result["two"].result.temperature == 25.0
+        with pytest.raises(TypeChanged, match="the result of 'one'"):
+            _ = state.result["one"].result
+        assert "TypeChanged" in state.result["join"].message
+    assert ran == ["make"] * 3  # the second task was under way when the process died
 
 
 def taking(shop: Any, name: str, seen: list[Any]) -> Flow[..., Any]:
@@ -238,57 +222,54 @@ def taking(shop: Any, name: str, seen: list[Any]) -> Flow[..., Any]:
 
 
 @pytest.mark.parametrize(("before", "after", "make", "name"), SEEN)
-def test_a_parameter_is_never_read_as_another_type(before: str, after: str, make: Any, name: str) -> None:
+@simulated
+async def test_a_parameter_is_never_read_as_another_type(
+    before: str, after: str, make: Any, name: str, world: VirtualWorld
+) -> None:
     """Nor opened at all while nobody asks for it: the finished run is read, resume and rerun say what changed."""
-
-    async def main(world: VirtualWorld) -> None:
-        log = MemoryLog()
-        seen: list[Any] = []
-        shop = edit(before)
-        with pytest.raises(Crash):
-            await (
-                taking(shop, name, seen)
-                .options(log=CrashingLog(log, crash_at=2), world=world, run_id="r")
-                .run(make(shop))
-            )
-        await taking(shop, name, seen).options(log=log, world=world, run_id="finished").run(make(shop))
-        seen.clear()
-        today = taking(edit(after), name, seen)
-        with pytest.raises(FlowChanged, match=f"parameter 'value'[^!]*{name}"):
-            await today.options(log=log, world=world, run_id="r").run()
-        with pytest.raises(FlowChanged, match="parameter 'value'"):
-            await today.options(log=log, world=world).rerun("finished")
-        state = await today.options(log=log, world=world, run_id="finished").run()
-        assert state.result["look"].result == "looked"
-        with pytest.raises(TypeChanged, match="parameter 'value'"):
-            _ = state.result["value"].result
-        kept = await today.options(log=log, world=world, run_id="r", on_change="keep").run()
-        assert "TypeChanged" in kept.result["look"].message
-        assert seen == []
-
-    simulate(main)
+    log = MemoryLog()
+    seen: list[Any] = []
+    shop = edit(before)
+    with pytest.raises(Crash):
+        await (
+            taking(shop, name, seen)
+            .options(log=CrashingLog(log, crash_at=2), world=world, run_id="r")
+            .run(make(shop))
+        )
+    await taking(shop, name, seen).options(log=log, world=world, run_id="finished").run(make(shop))
+    seen.clear()
+    today = taking(edit(after), name, seen)
+    with pytest.raises(FlowChanged, match=f"parameter 'value'[^!]*{name}"):
+        await today.options(log=log, world=world, run_id="r").run()
+    with pytest.raises(FlowChanged, match="parameter 'value'"):
+        await today.options(log=log, world=world).rerun("finished")
+    state = await today.options(log=log, world=world, run_id="finished").run()
+    assert state.result["look"].result == "looked"
+    with pytest.raises(TypeChanged, match="parameter 'value'"):
+        _ = state.result["value"].result
+    kept = await today.options(log=log, world=world, run_id="r", on_change="keep").run()
+    assert "TypeChanged" in kept.result["look"].message
+    assert seen == []
 
 
-def test_a_parameter_of_a_wider_type_is_carried_into_a_rerun() -> None:
+@simulated
+async def test_a_parameter_of_a_wider_type_is_carried_into_a_rerun(world: VirtualWorld) -> None:
     """Plain data that today's type takes as it is stands for what it was."""
-
-    async def main(world: VirtualWorld) -> None:
-        log = MemoryLog()
-        seen: list[Any] = []
-        before, after = "Days = Literal['mon', 'tue']\n", "Days = Literal['mon', 'tue', 'wed']\n"
-        await taking(edit(before), "Days", seen).options(log=log, world=world, run_id="r").run("tue")
-        today = taking(edit(after), "Days", seen)
-        state = await today.options(log=log, world=world).rerun("r")
-        assert (state.is_successful(), state.result["value"].result) == (True, "tue")
-        other = taking(edit("Days = Literal['mon']\n"), "Days", seen)
-        with pytest.raises(FlowChanged, match=r"Literal\['mon', 'tue'\] +Literal\['mon'\]"):
-            await other.options(log=log, world=world).rerun("r")
-
-    simulate(main)
+    log = MemoryLog()
+    seen: list[Any] = []
+    before, after = "Days = Literal['mon', 'tue']\n", "Days = Literal['mon', 'tue', 'wed']\n"
+    await taking(edit(before), "Days", seen).options(log=log, world=world, run_id="r").run("tue")
+    today = taking(edit(after), "Days", seen)
+    state = await today.options(log=log, world=world).rerun("r")
+    assert (state.is_successful(), state.result["value"].result) == (True, "tue")
+    other = taking(edit("Days = Literal['mon']\n"), "Days", seen)
+    with pytest.raises(FlowChanged, match=r"Literal\['mon', 'tue'\] +Literal\['mon'\]"):
+        await other.options(log=log, world=world).rerun("r")
 
 
 @pytest.mark.parametrize("is_rerun", [False, True])
-def test_a_constant_of_a_changed_type_is_another_constant(is_rerun: bool) -> None:
+@simulated
+async def test_a_constant_of_a_changed_type_is_another_constant(is_rerun: bool, world: VirtualWorld) -> None:
     """Though its bytes are equal: what was made of it is refused on resume, and made again by a rerun."""
     ran: list[str] = []
 
@@ -303,24 +284,22 @@ def test_a_constant_of_a_changed_type_is_another_constant(is_rerun: bool) -> Non
             used.after(used(shop.Point(1.0, 2.0)))(shop.Point(3.0, 4.0))
         return found
 
-    async def main(world: VirtualWorld) -> None:
-        log = MemoryLog()
-        await die(build(edit(POINT)), log, world)
-        today = build(edit(SWAPPED))
-        if is_rerun:
-            ran.clear()
-            state = await today.options(log=log, world=world).rerun("r")
-            assert (state.result["use"].result, ran) == (2.0, ["use", "use"])
-            return
-        with pytest.raises(
-            FlowChanged, match=r"argument 'point' of 'use'[^!]*Point \(order\) +lat, lon +lon, lat"
-        ):
-            await today.options(log=log, world=world, run_id="r").run()
-
-    simulate(main)
+    log = MemoryLog()
+    await die(build(edit(POINT)), log, world)
+    today = build(edit(SWAPPED))
+    if is_rerun:
+        ran.clear()
+        state = await today.options(log=log, world=world).rerun("r")
+        assert (state.result["use"].result, ran) == (2.0, ["use", "use"])
+        return
+    with pytest.raises(
+        FlowChanged, match=r"argument 'point' of 'use'[^!]*Point \(order\) +lat, lon +lon, lat"
+    ):
+        await today.options(log=log, world=world, run_id="r").run()
 
 
-def test_what_a_serializer_of_ones_own_wrote_needs_the_same_settings() -> None:
+@simulated
+async def test_what_a_serializer_of_ones_own_wrote_needs_the_same_settings(world: VirtualWorld) -> None:
     """Its class and settings are recorded for every task, not only for cached ones."""
 
     class Scaled(msgspec.Struct, frozen=True):
@@ -336,19 +315,16 @@ def test_what_a_serializer_of_ones_own_wrote_needs_the_same_settings() -> None:
     def build(unit: float, seen: list[Any]) -> Flow[[], Any]:
         return pipe(None, lambda _: 8.0, None, [], seen, serializer=Scaled(unit))
 
-    async def main(world: VirtualWorld) -> None:
-        log = MemoryLog()
-        seen: list[Any] = []
-        await die(build(2.0, seen), log, world)
-        seen.clear()
-        with pytest.raises(FlowChanged, match="serializer"):
-            await build(4.0, seen).options(log=log, world=world, run_id="r").run()
-        state = await build(4.0, seen).options(log=log, world=world, run_id="r", on_change="keep").run()
-        assert (seen, "TypeChanged" in state.result["look"].message) == ([], True)
-        assert (await build(2.0, seen).options(log=log, world=world).rerun("r")).is_successful()
-        assert seen == [8.0]
-
-    simulate(main)
+    log = MemoryLog()
+    seen: list[Any] = []
+    await die(build(2.0, seen), log, world)
+    seen.clear()
+    with pytest.raises(FlowChanged, match="serializer"):
+        await build(4.0, seen).options(log=log, world=world, run_id="r").run()
+    state = await build(4.0, seen).options(log=log, world=world, run_id="r", on_change="keep").run()
+    assert (seen, "TypeChanged" in state.result["look"].message) == ([], True)
+    assert (await build(2.0, seen).options(log=log, world=world).rerun("r")).is_successful()
+    assert seen == [8.0]
 
 
 def test_a_changed_type_is_a_failure_to_open() -> None:

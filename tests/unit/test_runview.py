@@ -12,7 +12,7 @@ from eventflow import Flow, MemoryLog, RunNotFound, RunView, Skip, State, replay
 from eventflow.events import Record
 from eventflow.result import Inline, Result, Withheld
 from eventflow.serializers import Serializer
-from eventflow.testing.virtual import VirtualWorld, simulate
+from eventflow.testing.virtual import VirtualWorld, simulate, simulated
 from eventflow.views.run import PartOf, Picture, RunFacts
 
 
@@ -153,14 +153,11 @@ def test_finding_a_task() -> None:
         picture[(7,)]
 
 
-def test_an_unknown_run() -> None:
+@simulated
+async def test_an_unknown_run(world: VirtualWorld) -> None:
     """It is RunNotFound, by its id."""
-
-    async def main(world: VirtualWorld) -> None:
-        with pytest.raises(RunNotFound, match="'nobody'"):
-            await RunView.of(MemoryLog(), "nobody")
-
-    simulate(main)
+    with pytest.raises(RunNotFound, match="'nobody'"):
+        await RunView.of(MemoryLog(), "nobody")
 
 
 def test_a_final_state_can_be_dumped_whole() -> None:

@@ -29,9 +29,8 @@ from zlib import crc32
 
 import msgspec
 
-from eventflow.graph import Graph, Key
+from eventflow.graph import Graph, Subscript, fault_of
 from eventflow.result import Payload
-from eventflow.soundness import fault_of
 
 __all__ = [
     "UPCASTERS",
@@ -106,7 +105,7 @@ Address: TypeAlias = Annotated[tuple[_Index, ...], msgspec.Meta(min_length=1, ma
 Option: TypeAlias = bool | int | float | str | None
 """What an option of a run may be."""
 
-Source: TypeAlias = int | Annotated[tuple[Key, ...], msgspec.Meta(min_length=1)]
+Source: TypeAlias = int | Annotated[tuple[Subscript, ...], msgspec.Meta(min_length=1)]
 """A value's place in its run: the version of its record, or `(version, *path)`."""
 
 

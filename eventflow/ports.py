@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 import msgspec
 
 from eventflow.events import Draft, Record
-from eventflow.graph import Const, Key
+from eventflow.graph import Const, Subscript
 from eventflow.result import ResultSerializer
 from eventflow.serializers import Keyring
 
@@ -330,7 +330,7 @@ class Body(msgspec.Struct, frozen=True):
     is_async: bool
     serializer: ResultSerializer
     """Bound to the declared type of what the body returns."""
-    constant: Callable[[str, tuple[Key, ...], Const], Any]
+    constant: Callable[[str, tuple[Subscript, ...], Const], Any]
     """Opens a constant of the graph: argument name, path to it in nested lists and dicts, the constant."""
     delay: Callable[[int], float] | None = None
     """`retry_delay` given as a callable: number of failures so far → seconds."""

@@ -18,7 +18,7 @@ import msgspec
 from eventflow.authoring.callables import unaliased
 from eventflow.authoring.nodes import BuildError, Node, Owner, declared_type, element_type, owner_of, ref_of
 from eventflow.equality.pickle_parts import is_once
-from eventflow.graph import Arg, Const, DictOf, Key, ListOf, Ref, TupleOf
+from eventflow.graph import Arg, Const, DictOf, ListOf, Ref, Subscript, TupleOf
 from eventflow.result import Inline, ResultSerializer, SerializationError
 from eventflow.serializers import Serializer, digest_of
 from eventflow.serializers.faults import describe_fault
@@ -173,7 +173,7 @@ def _holds_node(container: Any) -> bool:
     return False
 
 
-def _part(value: Any, key: Key, declared: Any, place: Place) -> Arg:
+def _part(value: Any, key: Subscript, declared: Any, place: Place) -> Arg:
     return quick(value, place.flow) or argument(
         value, declared, Place(place.flow, f"{place.what}[{key!r:.60}]")
     )
@@ -185,7 +185,7 @@ def _container(value: Any, declared: Any, place: Place, outer: tuple[int, ...]) 
         raise BuildError(f"{place}: the {type(value).__name__} contains itself, which is a cycle")
     within = (*outer, id(value))
 
-    def item(key: Key, part: Any) -> Arg:
+    def item(key: Subscript, part: Any) -> Arg:
         found = quick(part, place.flow)
         if found is not None:
             return found

@@ -42,11 +42,11 @@ from eventflow.graph import (
     Const,
     Graph,
     Input,
-    Key,
     ListOf,
     ParameterNode,
     Policy,
     Ref,
+    Subscript,
     TaskDef,
     TaskNode,
     described,
@@ -128,7 +128,7 @@ class Definition:
         """Those of the code and of the code of `cache_key`, as they are now: closures may have changed."""
         return self.code.digest, self._keyer()[0]
 
-    def _open_constant(self, name: str, path: tuple[Key, ...], const: Const) -> Any:
+    def _open_constant(self, name: str, path: tuple[Subscript, ...], const: Const) -> Any:
         """The value of a constant, by the type that the argument declares where it stands."""
         declared = self.signature.type_of(name)
         for key in path:

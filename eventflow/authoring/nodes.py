@@ -23,7 +23,7 @@ from typing import Annotated, Any, Final, NamedTuple, NoReturn, Protocol, Union,
 import msgspec
 
 from eventflow.authoring.callables import unaliased
-from eventflow.graph import Key, Ref
+from eventflow.graph import Ref, Subscript
 
 __all__ = [
     "BuildError",
@@ -125,7 +125,7 @@ class Node(msgspec.Struct, eq=False, gc=False):
     def __deepcopy__(self, memo: dict[int, Any]) -> Node:
         return self
 
-    def __getitem__(self, key: Key) -> Node:
+    def __getitem__(self, key: Subscript) -> Node:
         kind = type(key)
         if kind is not int and kind is not str:
             raise NodeIsNotAValue(_bad_key(self, key))
@@ -167,7 +167,7 @@ def declared_type(node: Node) -> Any:
     return node._type  # noqa: SLF001 - the handle has no public attribute on purpose
 
 
-def element_type(declared: Any, key: Key) -> Any:
+def element_type(declared: Any, key: Subscript) -> Any:
     """The declared type of `value[key]`, or Any where the declaration does not say."""
     declared = _bare(declared)
     origin, args = get_origin(declared), get_args(declared)

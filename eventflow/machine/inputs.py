@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 from eventflow.events import Source
-from eventflow.graph import Arg, Const, DictOf, Key, ListOf, ParameterNode, Ref, TaskNode, TupleOf
+from eventflow.graph import Arg, Const, DictOf, ListOf, ParameterNode, Ref, Subscript, TaskNode, TupleOf
 from eventflow.machine.plan import Plan
 from eventflow.machine.rules import Status
 from eventflow.machine.state import RunState
@@ -25,7 +25,7 @@ class Leaf:
     __slots__ = ("children", "is_element", "label", "path", "slot")
 
     def __init__(
-        self, label: str, slot: int, path: tuple[Key, ...] = (), children: range | None = None
+        self, label: str, slot: int, path: tuple[Subscript, ...] = (), children: range | None = None
     ) -> None:
         self.label = label
         """The argument's name, and where in it this leaf stands: `orders`, `orders[2]`."""
@@ -167,7 +167,7 @@ def bind(
     run: RunState,
     slot: int,
     take: Callable[[Leaf], Any],
-    constant: Callable[[str, tuple[Key, ...], Const], Any],
+    constant: Callable[[str, tuple[Subscript, ...], Const], Any],
     only: Collection[str] | None = None,
 ) -> dict[str, Any]:
     """Rebuild a task's arguments by name, all or only some.
@@ -198,13 +198,13 @@ class _Binding:
         self,
         run: RunState,
         take: Callable[[Leaf], Any],
-        constant: Callable[[str, tuple[Key, ...], Const], Any],
+        constant: Callable[[str, tuple[Subscript, ...], Const], Any],
     ) -> None:
         self._run = run
         self._take = take
         self._constant = constant
 
-    def build(self, name: str, path: tuple[Key, ...], arg: Arg) -> Any:
+    def build(self, name: str, path: tuple[Subscript, ...], arg: Arg) -> Any:
         build = self.build
         match arg:
             case Ref():

@@ -68,7 +68,7 @@ class Plan:
         self.nodes = nodes = graph.nodes
         self._parameters = frozenset(i for i, n in enumerate(nodes) if isinstance(n, ParameterNode))
         self.mapped = frozenset(i for i, n in enumerate(nodes) if isinstance(n, TaskNode) and n.mapped)
-        self.cached = {node: graph.counted(node) for node in graph.cached}
+        self.cached = {node: graph.counted(node) for node in graph.cacheable}
         count = (item for inputs, _ in self.cached.values() for item in inputs)
         self.counted = frozenset(ref.node for item in count for ref in refs(item.arg))
         self.degree = [0] * len(nodes)

@@ -22,7 +22,7 @@ from hashlib import blake2b
 from typing import Any
 
 from eventflow.fingerprints.content import NoContent, content_of, quick_content
-from eventflow.graph import Const, Input, Key, ParameterNode, Ref
+from eventflow.graph import Const, Input, ParameterNode, Ref, Subscript
 from eventflow.machine import bind
 from eventflow.machine.inputs import Leaf, leaves
 from eventflow.result import Inline, Payload, Stored
@@ -193,7 +193,7 @@ class KeyMaker:
         quick = quick_content(payload) if by_default and isinstance(payload, Inline) else None
         return quick or _told(label, self._values.leaf(facts, Leaf(label, slot)))
 
-    def _of_constant(self, node: int, name: str, path: tuple[Key, ...], const: Const) -> bytes:
+    def _of_constant(self, node: int, name: str, path: tuple[Subscript, ...], const: Const) -> bytes:
         found = self._constants.get(id(const))
         if found is None:
             found = quick_content(const.value) if isinstance(const.value, Inline) else None

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from eventflow.codecs.plain import unpack
-from eventflow.graph import Const, Key, ListOf, ParameterNode, Ref, TaskNode
+from eventflow.graph import Const, ListOf, ParameterNode, Ref, Subscript, TaskNode
 from eventflow.machine import FINISHED, RunState, Status, bind
 from eventflow.machine.inputs import Leaf, leaf_of, leaves
 from eventflow.ports import Bindings, Body, EventLog, Value
@@ -173,7 +173,7 @@ class Values:
             lambda name, path, const: self.constant(run.node(slot), name, path, const),
         )
 
-    def constant(self, node: int, name: str, path: tuple[Key, ...], const: Const) -> Any:
+    def constant(self, node: int, name: str, path: tuple[Subscript, ...], const: Const) -> Any:
         """The value of a constant of the graph."""
         payload = const.value
         if type(payload) is Inline and payload.codec == "msgpack":

@@ -15,7 +15,7 @@ import msgspec
 from eventflow.events import Origin, RunStarted, run_stream
 from eventflow.executors.threads import Lanes, shared_pool
 from eventflow.fingerprints.type_defs import Difference
-from eventflow.graph import Arg, Const, DictOf, Graph, Key, ListOf, ParameterNode, Ref, TupleOf
+from eventflow.graph import Arg, Const, DictOf, Graph, ListOf, ParameterNode, Ref, Subscript, TupleOf
 from eventflow.history.rerun import kept_results
 from eventflow.logs.urls import check_url, shared_log
 from eventflow.logs.urls import threads as thread_limit
@@ -375,7 +375,7 @@ class _Call:
     async def _execute(self, request: Request) -> tuple[RunView, Picture]:
         flow, log = self._flow, self._log
 
-        def locate(node: Any) -> tuple[int, tuple[Key, ...]]:
+        def locate(node: Any) -> tuple[int, tuple[Subscript, ...]]:
             ref = flow.locate(node)
             return ref.node, ref.path
 

@@ -132,7 +132,7 @@ class CacheHits:
 
     name = "cache"
     version = 1
-    modules = ("eventflow.events", "eventflow.graph")
+    modules = ("eventflow.events", "eventflow.graph.flow_graph", "eventflow.graph.tasks")
 
     def initial(self) -> dict[str, CacheRow]:
         """No rows."""
@@ -230,7 +230,7 @@ def _define(rows: _Rows, record: Record, event: FlowDefined) -> None:
     tasks: dict[int, int] = {}
     key_parts: dict[tuple[KeyPart, ...], int] = {}
     nodes: dict[int, tuple[str, int, int]] = {}
-    for index in graph.cached:
+    for index in graph.cacheable:
         node = graph.nodes[index]
         assert isinstance(node, TaskNode), f"node {index} is a parameter"
         task = tasks.setdefault(node.task, len(tasks))

@@ -29,7 +29,7 @@ from eventflow.events import (
     kind_of,
     run_stream,
 )
-from eventflow.graph import Graph, Key, ParameterNode, Ref
+from eventflow.graph import Graph, ParameterNode, Ref, Subscript
 from eventflow.machine import IllegalEvent, Phase, Plan, RunState, Status, causes, sources
 from eventflow.machine.inputs import leaves
 from eventflow.ports import Bindings, EventLog
@@ -89,7 +89,7 @@ class RunView:
         openers: Mapping[str, ResultSerializer] | None = None,
         keyring: Keyring | None = None,
         fetch: Callable[[Stored], Inline] | None = None,
-        locate: Callable[[Any], tuple[int, tuple[Key, ...]]] | None = None,
+        locate: Callable[[Any], tuple[int, tuple[Subscript, ...]]] | None = None,
     ) -> None:
         """View a run of the flow behind `plan`.
 
@@ -198,7 +198,9 @@ def fetcher(log: EventLog) -> Callable[[Stored], Inline]:
 class PartOf:
     """Opens a part of a value: what a serializer gives, followed along a path of keys."""
 
-    def __init__(self, whole: ResultSerializer, path: tuple[Key, ...], *, is_element: bool = False) -> None:
+    def __init__(
+        self, whole: ResultSerializer, path: tuple[Subscript, ...], *, is_element: bool = False
+    ) -> None:
         self.whole = whole
         self.path = path
         self.is_element = is_element
@@ -295,7 +297,7 @@ class Picture(Mapping[Any, State]):
         assert isinstance(found, Failed)
         return cast(TaskError, found.result)
 
-    def _part(self, slot: int, path: tuple[Key, ...]) -> State:
+    def _part(self, slot: int, path: tuple[Subscript, ...]) -> State:
         state = self.at(slot)
         if not path or not isinstance(state, states.Success):
             return state
@@ -309,7 +311,7 @@ class Picture(Mapping[Any, State]):
             return states.Failed(message=f"{name}: {error}", failure=failure, task=name)
         return states.Success(message=state.message, _result=Result(value, False))
 
-    def _find(self, key: Any) -> tuple[int, tuple[Key, ...]]:
+    def _find(self, key: Any) -> tuple[int, tuple[Subscript, ...]]:
         run = self._facts.run
         if isinstance(key, str):
             return self.slot(key), ()
@@ -326,7 +328,7 @@ class Picture(Mapping[Any, State]):
             raise KeyError(str(error)) from error
         return self._find_ref(*place)
 
-    def _find_ref(self, node: int, path: tuple[Key, ...]) -> tuple[int, tuple[Key, ...]]:
+    def _find_ref(self, node: int, path: tuple[Subscript, ...]) -> tuple[int, tuple[Subscript, ...]]:
         children = self._facts.run.maps.get(node)
         if children and path and isinstance(path[0], int) and -children.width <= path[0] < children.width:
             return children.base + path[0] % children.width, path[1:]

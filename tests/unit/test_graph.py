@@ -22,6 +22,7 @@ from eventflow.graph import (
 )
 from eventflow.machine import Plan
 from eventflow.result import Inline
+from eventflow.views.mermaid import to_mermaid
 
 DAY = ParameterNode("day", annotation="str")
 FETCH = TaskNode("fetch", 0, (Input("day", Ref(0)),))
@@ -100,7 +101,7 @@ def test_each_digest_covers_its_part_and_no_other(changed: Graph, parts: set[str
 
 def test_mermaid_shows_nodes_edges_mapping_and_order() -> None:
     """Each kind of node and edge has its form; an order that data implies is not drawn again."""
-    assert GRAPH.mermaid() == (
+    assert to_mermaid(GRAPH) == (
         "flowchart TD\n"
         '    n0(["day"])\n'
         '    n1["fetch"]\n'
@@ -121,7 +122,7 @@ def test_mermaid_shows_nodes_edges_mapping_and_order() -> None:
 )
 def test_mermaid_escapes_names(name: str) -> None:
     """No name can end its label: only harmless characters stand in it as they are."""
-    text = Graph("f", GRAPH.tasks, (TaskNode(name, 0),)).mermaid()
+    text = to_mermaid(Graph("f", GRAPH.tasks, (TaskNode(name, 0),)))
     label = text.removeprefix('flowchart TD\n    n0["').removesuffix('"]\n')
     assert not set(label) & set('"<>[]{}|&\\`\n')
     shown = "".join(chr(int(part[1:])) if part.startswith("#") else part for part in _parts(label))

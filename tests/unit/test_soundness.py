@@ -25,8 +25,8 @@ from eventflow.graph import (
     TaskNode,
     TypeDef,
 )
+from eventflow.graph.soundness import DEPTH_MAX, fault_of
 from eventflow.result import Inline
-from eventflow.soundness import DEPTH_MAX, fault_of
 
 TASK = TaskDef("t", "m:t", b"c", Policy())
 CACHED = TaskDef("u", "m:u", b"c", Policy(cache=CachePolicy("n", parameters=None)))

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from eventflow.graph import Arg, Const, DictOf, Graph, ListOf, ParameterNode, Ref, TaskNode
+from eventflow.graph.arguments import Arg, Const, DictOf, ListOf, Ref
+from eventflow.graph.flow_graph import Graph, ParameterNode, TaskNode
 
 __all__ = ["fault_of"]
 

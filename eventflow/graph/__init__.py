@@ -1,0 +1,65 @@
+"""What was asked, as data: the graph of one flow.
+
+A `Graph` is recorded by `FlowDefined`, so any run can be folded, drawn and explained without the user's code.
+
+    arguments     where the arguments of a task come from
+    tasks         task functions: policy, cache, digests of code and types
+    flow_graph    nodes, declared types, and the graph itself
+    soundness     whether a graph that was read is one
+"""
+
+from eventflow.graph.arguments import (
+    Arg,
+    Const,
+    DictOf,
+    Input,
+    ListOf,
+    Ref,
+    Subscript,
+    TupleOf,
+    consts,
+    refs,
+)
+from eventflow.graph.flow_graph import (
+    Counted,
+    Digests,
+    Graph,
+    KeyPart,
+    KeyPartKind,
+    Node,
+    ParameterNode,
+    TaskNode,
+    TypeDef,
+    described,
+    unequal,
+)
+from eventflow.graph.soundness import fault_of
+from eventflow.graph.tasks import CachePolicy, Policy, TaskDef
+
+__all__ = [
+    "Arg",
+    "CachePolicy",
+    "Const",
+    "Counted",
+    "DictOf",
+    "Digests",
+    "Graph",
+    "Input",
+    "KeyPart",
+    "KeyPartKind",
+    "ListOf",
+    "Node",
+    "ParameterNode",
+    "Policy",
+    "Ref",
+    "Subscript",
+    "TaskDef",
+    "TaskNode",
+    "TupleOf",
+    "TypeDef",
+    "consts",
+    "described",
+    "fault_of",
+    "refs",
+    "unequal",
+]

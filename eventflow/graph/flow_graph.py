@@ -1,0 +1,227 @@
+"""The graph of one flow: its nodes, its tasks, and the declared types.
+
+Nodes are listed in the order in which they were built, which is topological: a node refers only to nodes before it.
+A node's *index* is its number on disk; its name is text for people.
+
+The declared types of tasks and parameters are described in `Graph.types`, each once, and named by digest. A value
+opens only as the type under which it was stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from eventflow.fingerprints.type_defs import ClassDef, Description, Type
+from eventflow.graph.arguments import Arg, Const, Input
+from eventflow.graph.tasks import TaskDef
+from eventflow.serializers import digest_of
+
+__all__ = [
+    "Counted",
+    "Digests",
+    "Graph",
+    "KeyPart",
+    "KeyPartKind",
+    "Node",
+    "ParameterNode",
+    "TaskNode",
+    "TypeDef",
+    "described",
+    "unequal",
+]
+
+
+class ParameterNode(msgspec.Struct, frozen=True, array_like=True, tag="parameter", gc=False):
+    """A parameter of the flow."""
+
+    name: str
+    required: bool = True
+    default: Const | None = None
+    annotation: str = ""
+    """The declared type as text, for people."""
+    declared: bytes = b""
+    """Its digest, which `Graph.types` describes; empty for none."""
+
+
+class TaskNode(msgspec.Struct, frozen=True, array_like=True, tag="task", gc=False):
+    """One task in one place of the flow."""
+
+    name: str
+    task: int
+    """Index into `Graph.tasks`."""
+    inputs: tuple[Input, ...] = ()
+    after: tuple[int, ...] = ()
+    """Nodes that must have finished first, without handing over data."""
+    mapped: bool = False
+    """One child per element of the `each` inputs."""
+    zip_shortest: bool = False
+    """Inputs of unequal lengths give as many children as the shortest has elements; else they are an error."""
+
+
+Node: TypeAlias = ParameterNode | TaskNode
+Counted: TypeAlias = tuple[tuple[Input, ...], tuple[str, ...]]
+"""What counts in the keys of a cached node: inputs, and names of the flow's parameters."""
+
+
+KeyPartKind: TypeAlias = Literal[
+    "code", "result_type", "serializer", "key_function", "counted", "input", "parameter", "answer"
+]
+"""A cache key is made of the task's code, the type and serializer of its result, the code of its `cache_key`, the
+choice of what is counted, each counted input and parameter, and the answer of its `cache_key`."""
+
+
+class KeyPart(msgspec.Struct, frozen=True, array_like=True):
+    """One thing that counts in a cache key."""
+
+    kind: KeyPartKind
+    name: str = ""
+    """Of an input or of a parameter; empty for the other kinds, which occur once."""
+
+
+class TypeDef(msgspec.Struct, frozen=True, array_like=True):
+    """A declared type, under the digest of its description."""
+
+    digest: bytes
+    type: Type
+    classes: tuple[int, ...] = ()
+    """The classes that it reaches, as indices into `Graph.classes`."""
+
+
+class Digests(msgspec.Struct, frozen=True, array_like=True):
+    """What must agree when a run is resumed: `shape` always, `code` of finished tasks; `policy` may change."""
+
+    shape: bytes
+    code: bytes
+    policy: bytes
+
+
+def unequal(task: str, widths: Mapping[str, int]) -> str:
+    """The message for inputs of different lengths that a task is mapped over."""
+    told = ", ".join(f"{name!r} has {width}" for name, width in widths.items())
+    return (
+        f"task {task!r} is mapped over inputs of unequal lengths: {told}; give all the same length, wrap one that "
+        "every child gets whole in unmapped(), or write task.mapping(zip_shortest=True).map(...) to stop with the "
+        "shortest"
+    )
+
+
+def described(
+    types: Mapping[bytes, Description],
+) -> tuple[tuple[TypeDef, ...], tuple[ClassDef, ...]]:
+    """`Graph.types` and `Graph.classes` for descriptions by digest: classes that several types reach stand once."""
+    places: dict[bytes, int] = {}
+    classes: list[ClassDef] = []
+    found = []
+    for digest, description in types.items():
+        indices = []
+        for known in description.classes:
+            place = places.setdefault(msgspec.msgpack.encode(known), len(classes))
+            if place == len(classes):
+                classes.append(known)
+            indices.append(place)
+        found.append(TypeDef(digest, description.type, tuple(indices)))
+    return tuple(found), tuple(classes)
+
+
+def _digest(value: object) -> bytes:
+    return digest_of(msgspec.msgpack.encode(value))
+
+
+class Graph(msgspec.Struct, frozen=True, array_like=True, dict=True):
+    """A flow as data. Immutable; what is derived from it is computed once and kept beside."""
+
+    name: str
+    tasks: tuple[TaskDef, ...] = ()
+    nodes: tuple[Node, ...] = ()
+    value: Arg | None = None
+    """What the flow returns, if it returns a node."""
+    reference: tuple[int, ...] = ()
+    """Nodes on which success is judged; empty means the terminal ones."""
+    types: tuple[TypeDef, ...] = ()
+    """Every declared type of tasks and parameters, once."""
+    classes: tuple[ClassDef, ...] = ()
+    """The classes that these reach; two may have one name."""
+
+    @cached_property
+    def descriptions(self) -> Mapping[bytes, Description]:
+        """Digest → the declared type."""
+        return {
+            found.digest: Description(found.type, tuple(self.classes[i] for i in found.classes))
+            for found in self.types
+        }
+
+    @cached_property
+    def index(self) -> Mapping[str, int]:
+        """Node name → index."""
+        return {node.name: i for i, node in enumerate(self.nodes)}
+
+    @cached_property
+    def parameters(self) -> Mapping[str, ParameterNode]:
+        """The flow's parameters by name, in order."""
+        return {node.name: node for node in self.nodes if isinstance(node, ParameterNode)}
+
+    def task_of(self, node: int) -> TaskDef:
+        """The definition behind a task node."""
+        found = self.nodes[node]
+        assert isinstance(found, TaskNode), f"node {node} is a parameter"
+        return self.tasks[found.task]
+
+    def kept_as(self, node: int) -> tuple[bytes, bytes]:
+        """Digests of the declared type of a node's values and of what keeps them."""
+        found = self.nodes[node]
+        if isinstance(found, ParameterNode):
+            return found.declared, b""
+        task = self.tasks[found.task]
+        return task.returns, task.keeper
+
+    @cached_property
+    def cacheable(self) -> tuple[int, ...]:
+        """The nodes whose results may be reused, or whose policy says why not."""
+        if all(task.policy.cache is None for task in self.tasks):
+            return ()
+        return tuple(
+            i
+            for i, node in enumerate(self.nodes)
+            if isinstance(node, TaskNode) and self.tasks[node.task].policy.cache is not None
+        )
+
+    def counted(self, node: int) -> Counted:
+        """Which of a cached node's inputs, and which of the flow's parameters, count in its keys."""
+        found, policy = self.nodes[node], self.task_of(node).policy.cache
+        assert isinstance(found, TaskNode), f"node {node} is a parameter"
+        assert policy is not None, f"{found.name} is not cached"
+        names, parameters = policy.inputs, policy.parameters
+        inputs = found.inputs if names is None else tuple(i for i in found.inputs if i.name in names)
+        return inputs, tuple(self.parameters) if parameters is None else parameters
+
+    def key_parts(self, node: int) -> tuple[KeyPart, ...]:
+        """Name the parts of a cached node's keys, in the order of their digests in `TaskStarted`."""
+        inputs, parameters = self.counted(node)
+        policy = self.task_of(node).policy.cache
+        parts = [KeyPart("input", item.name) for item in inputs]
+        parts += [KeyPart("parameter", name) for name in parameters]
+        if policy is not None and policy.keyed:
+            parts.append(KeyPart("answer"))
+        return tuple(parts)
+
+    @cached_property
+    def digests(self) -> Digests:
+        """Shape (names, edges, mapping, parameters), code, and policy, each digested apart."""
+        nodes = [
+            msgspec.structs.replace(node, declared=b"") if isinstance(node, ParameterNode) else node
+            for node in self.nodes
+        ]
+        return Digests(
+            shape=_digest((self.name, [t.name for t in self.tasks], nodes, self.value, self.reference)),
+            code=_digest([t.code for t in self.tasks]),
+            policy=_digest([t.policy for t in self.tasks]),
+        )
+
+    @cached_property
+    def digest(self) -> str:
+        """Name of the stream `flow/<digest>` that holds this graph; equal graphs, equal bytes."""
+        return _digest(self).hex()

@@ -1,0 +1,87 @@
+"""The task functions of a flow as data: how they run, how they are cached, and what their code and types are."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+
+import msgspec
+
+__all__ = ["CachePolicy", "Policy", "TaskDef"]
+
+
+class CachePolicy(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """When a result that was made before may stand for a task's own."""
+
+    namespace: str
+    """What shares entries: given, or `module:qualname` of the function."""
+    for_us: int = 0
+    """How long an entry is good; 0 is for ever."""
+    inputs: tuple[str, ...] | None = None
+    """Names of the inputs that count; None for all."""
+    parameters: tuple[str, ...] | None = ()
+    """Names of the flow's parameters that count; None for all."""
+    keyed: bool = False
+    """Whether the answer of the author's `cache_key` counts."""
+
+
+class Policy(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """How a task is run; may change between two processes of one run. Durations in microseconds."""
+
+    retries: int = 0
+    """Attempts after the first that failed."""
+    retry_delay_us: int = 0
+    backoff: str = "fixed"
+    """`fixed`, `exponential`, `callable` or `error`; any other word is read as `fixed`."""
+    backoff_max_us: int = 0
+    """Upper bound of an exponential delay."""
+    timeout_us: int = 0
+    """Limit of one attempt; 0 is none."""
+    share: bool = False
+    """Hand values on without copying."""
+    cache: CachePolicy | None = None
+    """None for a task that is not cached."""
+
+
+class TaskDef(msgspec.Struct, frozen=True, array_like=True):
+    """One task function as the graph knows it; many nodes may share one."""
+
+    name: str
+    entry: str
+    """`module:qualname`, for people and for finding the code again."""
+    code: bytes
+    """Digest of the code, or of `version=`; empty when there is none."""
+    policy: Policy
+    returns: bytes = b""
+    """Digest of the declared type of its result, which `Graph.types` describes; empty for none."""
+    takes: tuple[tuple[str, bytes], ...] = ()
+    """Likewise the arguments that declare a type: name and digest."""
+    keeper: bytes = b""
+    """Of a task with a serializer of its own: digest of its class and settings."""
+    keyer: bytes = b""
+    """Of a task with a `cache_key`: digest of that function's code, unless `version=` stands for it."""
+    codeless: str = ""
+    """Of a cached task: why its code has no digest, so that nothing is ever reused."""
+
+    def cache_key(self, parts: bytes) -> str:
+        """The key of a call of this cached task, made of what must be the same and of what it is given.
+
+        The former is here: namespace, code, and the type and serializer that a result opens with. `parts` are 16 bytes each for the
+        inputs that count, the parameters that count and the answer of a `cache_key`, in the order of the node's
+        inputs and of the policy. Raises `ValueError` for a task that has no keys.
+        """
+        found = self.begin_key()
+        found.update(parts)
+        return found.hexdigest()
+
+    def begin_key(self) -> blake2b:
+        """What a key of this task is before its parts; to be copied by who makes many."""
+        cache = self.policy.cache
+        if cache is None or not self.code or self.codeless:
+            raise ValueError(f"task {self.name!r} is not cached, so its calls have no keys")
+        namespace = cache.namespace.encode("utf-8", "surrogatepass")
+        made_of = (self.code, self.returns, self.keeper, self.keyer)
+        whole = blake2b(b"eventflow cache key 1 %d %d %d %d " % tuple(map(len, made_of)), digest_size=16)
+        whole.update(b"".join(made_of))
+        whole.update(msgspec.msgpack.encode((cache.inputs, cache.parameters, cache.keyed)))
+        whole.update(b"%d " % len(namespace) + namespace)
+        return whole

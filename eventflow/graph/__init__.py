@@ -1,4 +1,4 @@
-"""What was asked, as data: the graph of one flow.
+"""The graph of one flow, as data.
 
 A `Graph` is recorded by `FlowDefined`, so any run can be folded, drawn and explained without the user's code.
 

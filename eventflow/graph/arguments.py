@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 Subscript: TypeAlias = int | str
-"""What `node[key]` may be indexed by."""
+"""An index or key of `node[…]`."""
 
 
 class Const(msgspec.Struct, frozen=True, array_like=True, tag="const", gc=False):
@@ -44,7 +44,7 @@ class Const(msgspec.Struct, frozen=True, array_like=True, tag="const", gc=False)
 
 
 class Ref(msgspec.Struct, frozen=True, array_like=True, tag="ref", gc=False):
-    """The value of a node, or of what lies in it under `path`."""
+    """The value of a node, or the part of it under `path`."""
 
     node: int
     path: tuple[Subscript, ...] = ()

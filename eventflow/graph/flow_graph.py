@@ -64,7 +64,7 @@ class TaskNode(msgspec.Struct, frozen=True, array_like=True, tag="task", gc=Fals
 
 Node: TypeAlias = ParameterNode | TaskNode
 Counted: TypeAlias = tuple[tuple[Input, ...], tuple[str, ...]]
-"""What counts in the keys of a cached node: inputs, and names of the flow's parameters."""
+"""The parts of a cached node's keys: inputs, and names of the flow's parameters."""
 
 
 KeyPartKind: TypeAlias = Literal[
@@ -92,7 +92,7 @@ class TypeDef(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Digests(msgspec.Struct, frozen=True, array_like=True):
-    """What must agree when a run is resumed: `shape` always, `code` of finished tasks; `policy` may change."""
+    """Compared when a run is resumed: `shape` must agree, and `code` of finished tasks; `policy` may change."""
 
     shape: bytes
     code: bytes
@@ -101,9 +101,9 @@ class Digests(msgspec.Struct, frozen=True, array_like=True):
 
 def unequal(task: str, widths: Mapping[str, int]) -> str:
     """The message for inputs of different lengths that a task is mapped over."""
-    told = ", ".join(f"{name!r} has {width}" for name, width in widths.items())
+    lengths = ", ".join(f"{name!r} has {width}" for name, width in widths.items())
     return (
-        f"task {task!r} is mapped over inputs of unequal lengths: {told}; give all the same length, wrap one that "
+        f"task {task!r} is mapped over inputs of unequal lengths: {lengths}; give all the same length, wrap one that "
         "every child gets whole in unmapped(), or write task.mapping(zip_shortest=True).map(...) to stop with the "
         "shortest"
     )
@@ -112,7 +112,7 @@ def unequal(task: str, widths: Mapping[str, int]) -> str:
 def described(
     types: Mapping[bytes, Description],
 ) -> tuple[tuple[TypeDef, ...], tuple[ClassDef, ...]]:
-    """`Graph.types` and `Graph.classes` for descriptions by digest: classes that several types reach stand once."""
+    """`Graph.types` and `Graph.classes` for descriptions by digest: a class that several types reach is listed once."""
     places: dict[bytes, int] = {}
     classes: list[ClassDef] = []
     found = []
@@ -132,13 +132,13 @@ def _digest(value: object) -> bytes:
 
 
 class Graph(msgspec.Struct, frozen=True, array_like=True, dict=True):
-    """A flow as data. Immutable; what is derived from it is computed once and kept beside."""
+    """A flow as data. Immutable; properties derived from it are computed once."""
 
     name: str
     tasks: tuple[TaskDef, ...] = ()
     nodes: tuple[Node, ...] = ()
     value: Arg | None = None
-    """What the flow returns, if it returns a node."""
+    """The returned node, or an expression of nodes; None if the flow returns no node."""
     reference: tuple[int, ...] = ()
     """Nodes on which success is judged; empty means the terminal ones."""
     types: tuple[TypeDef, ...] = ()
@@ -171,7 +171,7 @@ class Graph(msgspec.Struct, frozen=True, array_like=True, dict=True):
         return self.tasks[found.task]
 
     def kept_as(self, node: int) -> tuple[bytes, bytes]:
-        """Digests of the declared type of a node's values and of what keeps them."""
+        """Return the digests of a node's declared type and of its serializer."""
         found = self.nodes[node]
         if isinstance(found, ParameterNode):
             return found.declared, b""

@@ -1,7 +1,7 @@
-"""Whether a graph that was read is one: every number in it leads somewhere, and nothing leads in a circle.
+"""Check a graph that was read: every index in it exists, and nodes refer only to nodes before them.
 
-Whoever builds a flow cannot make another kind; a file can.  So it is looked at once, where a `FlowDefined` is made or
-decoded, and what works with graphs need not ask again.
+The builder of a flow makes only sound graphs, but a file may hold any bytes.  So a graph is checked once, when a
+`FlowDefined` is made or decoded, and no other code has to check it again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ COUNTED_MAX: Final = 10_000_000
 
 
 def fault_of(graph: Graph) -> str:
-    """What is wrong with a graph; empty when nothing is."""
+    """Return the first fault of a graph in words; empty if the graph is sound."""
     return next(_faults(graph), "")
 
 
@@ -77,7 +77,7 @@ def _faults_of_task(graph: Graph, i: int, node: TaskNode) -> Iterator[str]:
         yield f"node {i} is of task {node.task}, and there are {len(graph.tasks)}"
     for number in node.after:
         if not 0 <= number < i:
-            yield f"node {i} comes after node {number}, which does not stand before it"
+            yield f"node {i} comes after node {number}, which is not before it"
     if node.mapped:
         over = [item.arg for item in node.inputs if item.each]
         if not over or any(isinstance(arg, Const | DictOf) for arg in over):
@@ -92,7 +92,7 @@ def _faults_of_arg(what: str, arg: Arg, end: int) -> Iterator[str]:
         for part in level:
             if isinstance(part, Ref):
                 if not 0 <= part.node < end:
-                    yield f"{what} takes the value of node {part.node}, which does not stand before it"
+                    yield f"{what} takes the value of node {part.node}, which is not before it"
             elif not isinstance(part, Const):
                 if isinstance(part, DictOf) and len(part.keys) != len(part.items):
                     yield f"{what} takes a dict of {len(part.keys)} keys and {len(part.items)} items"

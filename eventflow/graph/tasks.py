@@ -10,10 +10,10 @@ __all__ = ["CachePolicy", "Policy", "TaskDef"]
 
 
 class CachePolicy(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """When a result that was made before may stand for a task's own."""
+    """When a task may take a result that an earlier call made."""
 
     namespace: str
-    """What shares entries: given, or `module:qualname` of the function."""
+    """Tasks of one namespace share entries: given, or `module:qualname` of the function."""
     for_us: int = 0
     """How long an entry is good; 0 is for ever."""
     inputs: tuple[str, ...] | None = None
@@ -58,23 +58,24 @@ class TaskDef(msgspec.Struct, frozen=True, array_like=True):
     keeper: bytes = b""
     """Of a task with a serializer of its own: digest of its class and settings."""
     keyer: bytes = b""
-    """Of a task with a `cache_key`: digest of that function's code, unless `version=` stands for it."""
+    """Of a task with a `cache_key`: digest of that function's code, unless `version=` replaces it."""
     codeless: str = ""
     """Of a cached task: why its code has no digest, so that nothing is ever reused."""
 
     def cache_key(self, parts: bytes) -> str:
-        """The key of a call of this cached task, made of what must be the same and of what it is given.
+        """Return the key of a call of this cached task.
 
-        The former is here: namespace, code, and the type and serializer that a result opens with. `parts` are 16 bytes each for the
-        inputs that count, the parameters that count and the answer of a `cache_key`, in the order of the node's
-        inputs and of the policy. Raises `ValueError` for a task that has no keys.
+        The task contributes its namespace, its code, and the type and serializer that open a result. `parts` are
+        the contents of the call, 16 bytes each: the inputs that count in the node's order, the parameters that
+        count in the policy's order, then the answer of a `cache_key`. Raises `ValueError` for a task that is not
+        cached.
         """
         found = self.begin_key()
         found.update(parts)
         return found.hexdigest()
 
     def begin_key(self) -> blake2b:
-        """What a key of this task is before its parts; to be copied by who makes many."""
+        """Return the digest of a key before its parts are added; copy it to make many keys."""
         cache = self.policy.cache
         if cache is None or not self.code or self.codeless:
             raise ValueError(f"task {self.name!r} is not cached, so its calls have no keys")

@@ -60,7 +60,7 @@ WIDE = Graph(
     ("found", "said"),
     [
         (graph(Input("x", Ref(1))), "node 1 takes the value of node 1"),
-        (graph(Input("x", Ref(2**40))), "which does not stand before it"),
+        (graph(Input("x", Ref(2**40))), "which is not before it"),
         (graph(Input("x", Ref(-1))), "node -1"),
         (graph(Input("x", ListOf((Ref(0), Ref(5))))), "node 5"),
         (graph(Input("x", DictOf(("k",), (ListOf((Ref(7),)),)))), "node 7"),

@@ -10,7 +10,7 @@ from eventflow.cli.errors import Exit, Trouble
 from eventflow.cli.inspect import when
 from eventflow.codecs.plain import unpack
 from eventflow.events import CacheMiss, LogDamaged, Record, RunClaimed, TaskReused, TaskStarted, run_of
-from eventflow.graph import Const, Graph, KeyPart, KeyPartKind, ParameterNode, TaskDef, TaskNode
+from eventflow.graph import Const, Graph, KeyPart, KeyPartKind, TaskDef, TaskNode
 from eventflow.ports import EventLog
 from eventflow.projections import Fold, replay
 from eventflow.read_models import Table
@@ -98,7 +98,7 @@ async def explain(log: EventLog, run_id: str, task: str) -> dict[str, Any]:
         raise Trouble(Exit.NOT_FOUND, str(error.args[0])) from None
     node = facts.run.node(slot)
     found: dict[str, Any] = {"run": run_id, "task": task}
-    if isinstance(view.plan.nodes[node], ParameterNode):
+    if node in view.plan.parameters:
         raise Trouble(Exit.USAGE, f"{task!r} is a parameter: name a task")
     if slot in facts.run.maps:
         raise Trouble(Exit.USAGE, f"{task!r} is mapped: name one of its children, like {task}[0]")
@@ -241,11 +241,11 @@ def _shown(view: RunView, facts: RunFacts, slot: int, part: KeyPart) -> str:
     """An input or a parameter in few words; nothing for what is no value, and pickles stay closed."""
     name = part.name
     picture = view.picture(facts)
-    node = view.plan.nodes[facts.run.node(slot)]
+    node = facts.run.node(slot)
     try:
         if part.kind == "parameter":
             return repr(picture[name].result)
-        if part.kind != "input" or isinstance(node, ParameterNode):
+        if part.kind != "input" or node in view.plan.parameters:
             return ""
         given = {
             label: result.deserialize().value
@@ -255,7 +255,7 @@ def _shown(view: RunView, facts: RunFacts, slot: int, part: KeyPart) -> str:
     except Exception as error:  # noqa: BLE001 - without the user's code not every value opens
         return f"(not shown: {type(error).__name__}, it opens only with the flow's code)"
     if not given:
-        return _written(node, name)
+        return _written(view.plan.tasks[node], name)
     if [*given] == [f"{name}[{nth}]" for nth in range(len(given))]:
         return repr([*given.values()])
     return repr(given[name] if [*given] == [name] else given)

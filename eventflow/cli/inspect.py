@@ -18,7 +18,7 @@ from eventflow.cli.errors import Exit, Trouble
 from eventflow.cli.output import escaped
 from eventflow.cli.progress import task_name
 from eventflow.events import CacheMiss, Origin, Record, RunClaimed, RunStarted, kind_of, run_stream
-from eventflow.graph import Graph, TaskNode
+from eventflow.graph import Graph
 from eventflow.logs.urls import SQLITE, check_url, default_url, open_log, path_of
 from eventflow.machine.rules import FAILED, FINISHED
 from eventflow.ports import EventLog
@@ -141,10 +141,9 @@ async def show_run(log: EventLog, run_id: str, at: int | None) -> dict[str, Any]
         if record.version == (at or head):
             break
     picture, tasks = view.picture(fold.state), []
-    for i, node in enumerate(view.plan.graph.nodes):
-        if isinstance(node, TaskNode):
-            found = line.state.tasks.get(str(i))
-            tasks.append(_task(picture, i, node.name, found))
+    for i, node in view.plan.tasks.items():
+        found = line.state.tasks.get(str(i))
+        tasks.append(_task(picture, i, node.name, found))
     state = picture.state
     return {
         "run": run_id,

@@ -29,7 +29,7 @@ from eventflow.events import (
     TaskSucceeded,
     run_stream,
 )
-from eventflow.graph import Graph, TaskNode
+from eventflow.graph import Graph
 from eventflow.ports import EventLog
 from eventflow.projections import follow
 from eventflow.views.run_facts import cut
@@ -73,7 +73,7 @@ class Progress:
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
         self._groups = [
-            graph.task_of(i).name if isinstance(node, TaskNode) else "" for i, node in enumerate(graph.nodes)
+            graph.task_of(i).name if i in graph.task_nodes else "" for i in range(len(graph.nodes))
         ]
 
     def initial(self) -> Counts:

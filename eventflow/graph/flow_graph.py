@@ -160,22 +160,29 @@ class Graph(msgspec.Struct, frozen=True, array_like=True, dict=True):
         return {node.name: i for i, node in enumerate(self.nodes)}
 
     @cached_property
+    def task_nodes(self) -> Mapping[int, TaskNode]:
+        """The task nodes by index."""
+        return {i: node for i, node in enumerate(self.nodes) if isinstance(node, TaskNode)}
+
+    @cached_property
+    def parameter_nodes(self) -> Mapping[int, ParameterNode]:
+        """The parameter nodes by index."""
+        return {i: node for i, node in enumerate(self.nodes) if isinstance(node, ParameterNode)}
+
+    @cached_property
     def parameters(self) -> Mapping[str, ParameterNode]:
         """The flow's parameters by name, in order."""
-        return {node.name: node for node in self.nodes if isinstance(node, ParameterNode)}
+        return {node.name: node for node in self.parameter_nodes.values()}
 
     def task_of(self, node: int) -> TaskDef:
         """The definition behind a task node."""
-        found = self.nodes[node]
-        assert isinstance(found, TaskNode), f"node {node} is a parameter"
-        return self.tasks[found.task]
+        return self.tasks[self.task_nodes[node].task]
 
     def kept_as(self, node: int) -> tuple[bytes, bytes]:
         """Return the digests of a node's declared type and of its serializer."""
-        found = self.nodes[node]
-        if isinstance(found, ParameterNode):
-            return found.declared, b""
-        task = self.tasks[found.task]
+        if node in self.parameter_nodes:
+            return self.parameter_nodes[node].declared, b""
+        task = self.task_of(node)
         return task.returns, task.keeper
 
     @cached_property
@@ -184,15 +191,12 @@ class Graph(msgspec.Struct, frozen=True, array_like=True, dict=True):
         if all(task.policy.cache is None for task in self.tasks):
             return ()
         return tuple(
-            i
-            for i, node in enumerate(self.nodes)
-            if isinstance(node, TaskNode) and self.tasks[node.task].policy.cache is not None
+            i for i, node in self.task_nodes.items() if self.tasks[node.task].policy.cache is not None
         )
 
     def counted(self, node: int) -> Counted:
         """Which of a cached node's inputs, and which of the flow's parameters, count in its keys."""
-        found, policy = self.nodes[node], self.task_of(node).policy.cache
-        assert isinstance(found, TaskNode), f"node {node} is a parameter"
+        found, policy = self.task_nodes[node], self.task_of(node).policy.cache
         assert policy is not None, f"{found.name} is not cached"
         names, parameters = policy.inputs, policy.parameters
         inputs = found.inputs if names is None else tuple(i for i in found.inputs if i.name in names)

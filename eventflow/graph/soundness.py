@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from eventflow.graph.arguments import Arg, Const, DictOf, ListOf, Ref
-from eventflow.graph.flow_graph import Graph, ParameterNode, TaskNode
+from eventflow.graph.flow_graph import Graph, TaskNode
 
 __all__ = ["fault_of"]
 
@@ -30,23 +30,21 @@ def _faults(graph: Graph) -> Iterator[str]:
     nodes = graph.nodes
     if len({node.name for node in nodes}) < len(nodes):
         yield "two nodes have the same name"
-    for i, node in enumerate(nodes):
-        if type(node) is TaskNode:
-            if node.mapped or node.after or not 0 <= node.task < len(graph.tasks):
-                yield from _faults_of_task(graph, i, node)
-            for item in node.inputs:
-                if not _is_plain(item.arg, i):  # most are, and this is all that they cost
-                    yield from _faults_of_arg(f"node {i}", item.arg, i)
+    for i, node in graph.task_nodes.items():
+        if node.mapped or node.after or not 0 <= node.task < len(graph.tasks):
+            yield from _faults_of_task(graph, i, node)
+        for item in node.inputs:
+            if not _is_plain(item.arg, i):  # most are, and this is all that they cost
+                yield from _faults_of_arg(f"node {i}", item.arg, i)
     yield from _faults_of_rest(graph)
     yield from _faults_of_caches(graph)
 
 
 def _faults_of_rest(graph: Graph) -> Iterator[str]:
-    nodes = graph.nodes
     if graph.value is not None:
-        yield from _faults_of_arg("the value", graph.value, len(nodes))
+        yield from _faults_of_arg("the value", graph.value, len(graph.nodes))
     for number in graph.reference:
-        if not 0 <= number < len(nodes) or isinstance(nodes[number], ParameterNode):
+        if number not in graph.task_nodes:
             yield f"node {number}, on which success is judged, is no task"
     for known in graph.types:
         if not all(0 <= number < len(graph.classes) for number in known.classes):
@@ -66,9 +64,9 @@ def _is_plain(arg: Arg, end: int) -> bool:
 def _faults_of_caches(graph: Graph) -> Iterator[str]:
     caches = [task.policy.cache for task in graph.tasks]
     if any(cache is not None and cache.parameters is None for cache in caches):
-        tasks = [node for node in graph.nodes if isinstance(node, TaskNode)]
+        tasks = graph.task_nodes.values()
         counted = sum((cache := caches[task.task]) is not None and cache.parameters is None for task in tasks)
-        if counted * (len(graph.nodes) - len(tasks)) > COUNTED_MAX:
+        if counted * len(graph.parameter_nodes) > COUNTED_MAX:
             yield "too many parameters count for too many cached tasks"
 
 

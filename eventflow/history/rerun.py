@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import msgspec
 
 from eventflow.events import LogDamaged, Origin
-from eventflow.graph import Arg, Const, Graph, ListOf, ParameterNode, Ref, TaskNode, TupleOf, refs
+from eventflow.graph import Arg, Const, Graph, ListOf, Ref, TupleOf, refs
 from eventflow.machine import Command, MapTask, Plan, ReuseTask, Status
 from eventflow.result import DeserializationError, Inline, ResultNotLoaded, Stored
 from eventflow.runner.compatibility import constants_differ
@@ -48,10 +48,8 @@ class _Keeper:
 
     def commands(self) -> Iterator[Command]:
         index = self.old.plan.graph.index
-        for slot, node in enumerate(self.new.nodes):
-            if isinstance(node, ParameterNode):
-                self.kept.add(slot)
-                continue
+        self.kept.update(self.new.parameters)
+        for slot, node in self.new.tasks.items():
             before = index.get(node.name)
             if before is not None and self._is_same(slot, before):
                 yield from self._mapped(slot, before) if node.mapped else self._plain(slot, before)
@@ -99,22 +97,18 @@ class _Keeper:
 
     def _followed(self, slot: int) -> Iterator[int]:
         """Mapped nodes that a mapped one follows child by child."""
-        node = self.new.nodes[slot]
-        assert isinstance(node, TaskNode)
-        for item in node.inputs:
+        for item in self.new.tasks[slot].inputs:
             if self.new.follows(item):
                 assert isinstance(item.arg, Ref)
                 yield item.arg.node
 
     def _lists(self, slot: int, nth: int | None = None) -> Iterator[set[int]]:
         """The task nodes in the written lists that a mapped node is mapped over, or in their item `nth`."""
-        node = self.new.nodes[slot]
-        assert isinstance(node, TaskNode)
-        for item in node.inputs:
+        for item in self.new.tasks[slot].inputs:
             if item.each and isinstance(item.arg, ListOf | TupleOf):
                 parts = item.arg.items if nth is None else item.arg.items[nth : nth + 1]
                 found = {ref.node for part in parts for ref in refs(part)}
-                yield {up for up in found if isinstance(self.new.nodes[up], TaskNode)}
+                yield {up for up in found if up in self.new.tasks}
 
     def _reuse(self, slot: int, before: int, node: int) -> ReuseTask | None:
         """The command that keeps what the slot `before` has for `slot`, which is of `node`; None if it cannot be kept."""
@@ -165,8 +159,7 @@ class _Keeper:
 
 def _described(graph: Graph, node: int) -> bytes:
     """What a task node is, in names instead of numbers."""
-    found = graph.nodes[node]
-    assert isinstance(found, TaskNode)
+    found = graph.task_nodes[node]
 
     def named(arg: Arg) -> object:
         match arg:

@@ -29,7 +29,7 @@ from eventflow.events import (
     TaskSucceeded,
     kind_of,
 )
-from eventflow.graph import Input, ListOf, ParameterNode, Ref, TaskNode, TupleOf, refs
+from eventflow.graph import Input, ListOf, Ref, TupleOf, refs
 from eventflow.machine.inputs import width_max
 from eventflow.machine.plan import Plan
 from eventflow.machine.rules import (
@@ -210,11 +210,10 @@ def _mapped(plan: Plan, run: RunState, version: int, event: TaskMapped) -> None:
 
 def _waits_of_children(plan: Plan, run: RunState, slot: int, children: MapState) -> list[int]:
     """For each new child, how many upstreams of its own are unfinished; finished ones are counted in."""
-    node = plan.nodes[slot]
-    assert isinstance(node, TaskNode)
+    inputs = plan.tasks[slot].inputs
     waiting = [0] * children.width
     followed: set[int] = set()
-    for item in node.inputs:
+    for item in inputs:
         if plan.follows(item):
             assert isinstance(item.arg, Ref)
             followed.add(item.arg.node)
@@ -222,7 +221,7 @@ def _waits_of_children(plan: Plan, run: RunState, slot: int, children: MapState)
         others = run.maps[up].base
         for nth in range(children.width):
             waiting[nth] += _wait_or_count(run, children.base + nth, others + nth)
-    for nth, up in _elements(plan, node.inputs, children.width):
+    for nth, up in _elements(plan, inputs, children.width):
         waiting[nth] += _wait_or_count(run, children.base + nth, up)
     return waiting
 
@@ -235,7 +234,7 @@ def _elements(plan: Plan, inputs: tuple[Input, ...], width: int) -> set[tuple[in
         if item.each and isinstance(item.arg, ListOf | TupleOf)
         for nth, part in enumerate(item.arg.items[:width])
         for ref in refs(part)
-        if isinstance(plan.nodes[ref.node], TaskNode)
+        if ref.node in plan.tasks
     }
 
 
@@ -348,13 +347,10 @@ def _run_started(plan: Plan, run: RunState, version: int, event: RunStarted) -> 
     _turn(run, event)
     run.flow, run.durability, run.origin = event.flow, event.durability, event.origin
     run.labels = dict(event.labels)
-    for slot, node in enumerate(plan.nodes):
-        if isinstance(node, ParameterNode):
-            run.status[slot] = Status.SUCCEEDED
-            run.source[slot] = version
-    run.due += [
-        slot for slot, node in enumerate(plan.nodes) if isinstance(node, TaskNode) and not run.waiting[slot]
-    ]
+    for slot in plan.parameters:
+        run.status[slot] = Status.SUCCEEDED
+        run.source[slot] = version
+    run.due += [slot for slot in plan.tasks if not run.waiting[slot]]
 
 
 def _run_claimed(plan: Plan, run: RunState, version: int, event: RunClaimed) -> None:

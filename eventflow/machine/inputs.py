@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 from eventflow.events import Source
-from eventflow.graph import Arg, Const, DictOf, ListOf, ParameterNode, Ref, Subscript, TaskNode, TupleOf
+from eventflow.graph import Arg, Const, DictOf, ListOf, Ref, Subscript, TupleOf
 from eventflow.machine.plan import Plan
 from eventflow.machine.rules import Status
 from eventflow.machine.state import RunState
@@ -55,18 +55,16 @@ def sources(plan: Plan, run: RunState, slot: int) -> tuple[Source, ...]:
 def _source(plan: Plan, run: RunState, leaf: Leaf) -> Source:
     slot, path = leaf.slot, leaf.path
     version = run.source[slot]
-    if slot < len(plan.nodes) and isinstance(plan.nodes[slot], ParameterNode):
-        return (version, plan.nodes[slot].name, *path)
+    if slot in plan.parameters:
+        return (version, plan.parameters[slot].name, *path)
     return (version, *path) if path else version
 
 
 def leaves(plan: Plan, run: RunState, slot: int) -> Iterator[Leaf]:
     """The leaves of a task's inputs; of a mapped child's, only those of its own elements."""
     parent = run.parent[slot]
-    node = plan.nodes[run.node(slot)]
-    assert isinstance(node, TaskNode)
     nth = -1 if parent < 0 else slot - run.maps[parent].base
-    for item in node.inputs:
+    for item in plan.tasks[run.node(slot)].inputs:
         if item.each and nth >= 0:
             yield from _element(run, item.name, item.arg, nth)
         else:
@@ -148,10 +146,8 @@ def width_max(plan: Plan, run: RunState, slot: int) -> int | None:
 
     None when nothing limits it, -1 when what it should follow child by child has no children.
     """
-    node = plan.nodes[slot]
-    assert isinstance(node, TaskNode)
     limits: list[int] = []
-    for item in node.inputs:
+    for item in plan.tasks[slot].inputs:
         arg = item.arg
         if plan.follows(item):
             assert isinstance(arg, Ref)
@@ -176,15 +172,13 @@ def bind(
     name and the path to the constant inside it.
     """
     parent = run.parent[slot]
-    node = plan.nodes[run.node(slot)]
-    assert isinstance(node, TaskNode)
     nth = -1 if parent < 0 else slot - run.maps[parent].base
     binding = _Binding(run, take, constant)
     return {
         item.name: binding.element(item.name, item.arg, nth)
         if item.each and nth >= 0
         else binding.build(item.name, (), item.arg)
-        for item in node.inputs
+        for item in plan.tasks[run.node(slot)].inputs
         if only is None or item.name in only
     }
 

@@ -14,7 +14,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from eventflow.graph import Const, Counted, Graph, Input, ListOf, ParameterNode, Ref, TaskNode, TupleOf, refs
+from eventflow.graph import (
+    Const,
+    Counted,
+    Graph,
+    Input,
+    ListOf,
+    Node,
+    ParameterNode,
+    Ref,
+    TaskNode,
+    TupleOf,
+    refs,
+)
 
 __all__ = ["Plan"]
 
@@ -23,7 +35,6 @@ class Plan:
     """Adjacency of one graph, by node index. Immutable by contract; shared by all runs of a flow."""
 
     __slots__ = (
-        "_parameters",
         "cached",
         "counted",
         "degree",
@@ -33,14 +44,19 @@ class Plan:
         "judged",
         "mapped",
         "nodes",
+        "parameters",
         "plain",
-        "task_nodes",
+        "tasks",
         "upstreams",
         "whole",
     )
 
     graph: Graph
-    nodes: Sequence[TaskNode | ParameterNode]
+    nodes: Sequence[Node]
+    tasks: Mapping[int, TaskNode]
+    """The tasks among the nodes, by index."""
+    parameters: Mapping[int, ParameterNode]
+    """The parameters among the nodes, by index."""
     degree: list[int]
     """How many upstreams each node waits for."""
     whole: list[list[int]]
@@ -61,13 +77,13 @@ class Plan:
     """The cached nodes → what counts in their keys."""
     counted: frozenset[int]
     """Nodes whose values count in the key of a cached one."""
-    task_nodes: int
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.nodes = nodes = graph.nodes
-        self._parameters = frozenset(i for i, n in enumerate(nodes) if isinstance(n, ParameterNode))
-        self.mapped = frozenset(i for i, n in enumerate(nodes) if isinstance(n, TaskNode) and n.mapped)
+        self.tasks = graph.task_nodes
+        self.parameters = graph.parameter_nodes
+        self.mapped = frozenset(i for i, node in self.tasks.items() if node.mapped)
         self.cached = {node: graph.counted(node) for node in graph.cacheable}
         count = (item for inputs, _ in self.cached.values() for item in inputs)
         self.counted = frozenset(ref.node for item in count for ref in refs(item.arg))
@@ -77,23 +93,18 @@ class Plan:
         self.element = {}
         self.plain = [None] * len(nodes)
         self.upstreams = [()] * len(nodes)
-        self.task_nodes = 0
-        for i, node in enumerate(nodes):
-            if isinstance(node, TaskNode):
-                self.task_nodes += 1
-                if node.mapped:
-                    self._add_mapped(i, node)
-                else:
-                    self._add_plain(i, node)
-        self.judged = graph.reference or tuple(
-            [i for i, node in enumerate(nodes) if isinstance(node, TaskNode) and not self._is_awaited(i)]
-        )
+        for i, node in self.tasks.items():
+            if node.mapped:
+                self._add_mapped(i, node)
+            else:
+                self._add_plain(i, node)
+        self.judged = graph.reference or tuple([i for i in self.tasks if not self._is_awaited(i)])
 
     def _is_awaited(self, i: int) -> bool:
         return bool(self.whole[i]) or i in self.each or i in self.element
 
     def _add_plain(self, i: int, node: TaskNode) -> None:
-        parameters, mapped = self._parameters, self.mapped
+        parameters, mapped = self.parameters, self.mapped
         leaves: list[int] = []
         simple = True
         for item in node.inputs:
@@ -120,7 +131,7 @@ class Plan:
             elif item.each and isinstance(item.arg, ListOf | TupleOf):
                 for nth, part in enumerate(item.arg.items):
                     for ref in refs(part):
-                        if isinstance(self.nodes[ref.node], TaskNode):
+                        if ref.node in self.tasks:
                             listed[ref.node, nth] = None
             else:
                 shared += [ref.node for ref in refs(item.arg)]
@@ -134,8 +145,8 @@ class Plan:
 
     def _wait(self, i: int, upstreams: list[int]) -> None:
         found = tuple(upstreams if len(upstreams) < 2 else dict.fromkeys(upstreams))
-        if self._parameters:
-            found = tuple([up for up in found if up not in self._parameters])
+        if self.parameters:
+            found = tuple([up for up in found if up not in self.parameters])
         for up in found:
             self.whole[up].append(i)
         self.degree[i] = len(found)

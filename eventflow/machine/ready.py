@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from eventflow.graph import Ref, TaskNode
+from eventflow.graph import Ref
 from eventflow.machine.plan import Plan
 from eventflow.machine.rules import FAILED, Phase, Status, Verdict, judge
 from eventflow.machine.state import RunState
@@ -92,9 +92,7 @@ def _sort(plan: Plan, run: RunState, slot: int, due: Due) -> bool:
 
 def _barren(plan: Plan, run: RunState, slot: int) -> bool:
     """Whether what a task is mapped over failed, so that it can have no children to answer for it."""
-    node = plan.nodes[slot]
-    assert isinstance(node, TaskNode)
-    over = (item.arg for item in node.inputs if item.each)
+    over = (item.arg for item in plan.tasks[slot].inputs if item.each)
     return any(isinstance(arg, Ref) and run.status[arg.node] in FAILED for arg in over)
 
 

@@ -85,7 +85,7 @@ class RunState(msgspec.Struct):
         count = len(plan.nodes)
         return cls(
             phase=Phase.NEW, version=0, at=0, claim=0, flow="", durability="", labels={}, origin=None,
-            outcome="", open=plan.task_nodes, running=0,
+            outcome="", open=len(plan.tasks), running=0,
             status=bytearray(count), waiting=plan.degree.copy(), failed=[0] * count, skipped=[0] * count,
             attempt=[0] * count, started=[0] * count, source=[0] * count, parent=[-1] * count,
             maps={}, failures={}, crashes={}, retry_at={}, due=[], due_head=0, due_gone=0, timers=[],

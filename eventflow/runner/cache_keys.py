@@ -22,7 +22,7 @@ from hashlib import blake2b
 from typing import Any
 
 from eventflow.fingerprints.content import NoContent, content_of, quick_content
-from eventflow.graph import Const, Input, ParameterNode, Ref, Subscript
+from eventflow.graph import Const, Input, Ref, Subscript
 from eventflow.machine import bind
 from eventflow.machine.inputs import Leaf, leaves
 from eventflow.result import Inline, Payload, Stored
@@ -168,7 +168,7 @@ class KeyMaker:
         return found
 
     def _of_slot(self, facts: RunFacts, slot: int, label: str) -> bytes:
-        if slot < len(self._plan.nodes) and isinstance(self._plan.nodes[slot], ParameterNode):
+        if slot in self._plan.parameters:
             return self._of_parameter(facts, slot, label)
         version = facts.run.source[slot]
         known = facts.contents.get(version)

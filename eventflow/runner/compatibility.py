@@ -15,7 +15,7 @@ from typing import Final, Literal, TypeAlias
 import msgspec
 
 from eventflow.fingerprints.type_defs import Difference, differences
-from eventflow.graph import Arg, Const, DictOf, Graph, ParameterNode, Ref, TaskNode, consts
+from eventflow.graph import Arg, Const, DictOf, Graph, Ref, consts
 from eventflow.machine import FINISHED, Status
 from eventflow.result import Inline
 from eventflow.serializers.recorded import opens_alone
@@ -83,10 +83,8 @@ def _check_code(recorded: Graph, today: Graph, facts: RunFacts, run_id: str) -> 
     """Refuse to go on with a flow that has other code for tasks that have finished; shapes are equal."""
     changes = tuple(
         Change(node.name, recorded.task_of(i).code.hex()[:8], today.task_of(i).code.hex()[:8])
-        for i, node in enumerate(today.nodes)
-        if isinstance(node, TaskNode)
-        and facts.run.status[i] in FINISHED
-        and _differ(recorded.task_of(i).code, today.task_of(i).code)
+        for i, node in today.task_nodes.items()
+        if facts.run.status[i] in FINISHED and _differ(recorded.task_of(i).code, today.task_of(i).code)
     )
     if changes:
         raise FlowChanged(
@@ -104,7 +102,7 @@ def _check_types(openers: Openers, today: Graph, facts: RunFacts, run_id: str) -
     seen: set[tuple[str, int]] = set()
     for slot, status in enumerate(facts.run.status):
         node = facts.run.node(slot)
-        is_parameter = isinstance(today.nodes[node], ParameterNode)
+        is_parameter = node in today.parameter_nodes
         if not is_parameter and status not in (Status.SUCCEEDED, Status.REUSED):
             continue
         flow = facts.flow_at(openers.made_at(slot, facts))
@@ -141,8 +139,7 @@ def constants_differ(
     then: Graph, node: int, now: Graph, other: int
 ) -> Iterator[tuple[str, tuple[Difference, ...]]]:
     """The arguments of a task that are constants of a type which is another one today, with what differs."""
-    found = now.nodes[other]
-    assert isinstance(found, TaskNode), f"node {other} is a parameter"
+    found = now.task_nodes[other]
     before, after = dict(then.task_of(node).takes), dict(now.task_of(other).takes)
     for item in found.inputs:
         pair = before.get(item.name, b""), after.get(item.name, b"")
@@ -171,10 +168,11 @@ def _rows(graph: Graph) -> dict[str, str]:
 
 
 def _describe(graph: Graph, index: int) -> str:
-    node = graph.nodes[index]
-    if isinstance(node, ParameterNode):
-        default = "required" if node.required else f"default {_text(graph, node.default)}"
-        return f"parameter: {node.annotation or 'any type'}, {default}"
+    if index in graph.parameter_nodes:
+        parameter = graph.parameter_nodes[index]
+        default = "required" if parameter.required else f"default {_text(graph, parameter.default)}"
+        return f"parameter: {parameter.annotation or 'any type'}, {default}"
+    node = graph.task_nodes[index]
     inputs = [f"{item.name}={'each of ' * item.each}{_text(graph, item.arg)}" for item in node.inputs]
     after = [f"after {graph.nodes[up].name}" for up in node.after]
     shortest = ["as many as the shortest"] if node.zip_shortest else []

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from eventflow.codecs.plain import unpack
-from eventflow.graph import Const, ListOf, ParameterNode, Ref, Subscript, TaskNode
+from eventflow.graph import Const, ListOf, Ref, Subscript
 from eventflow.machine import FINISHED, RunState, Status, bind
 from eventflow.machine.inputs import Leaf, leaf_of, leaves
 from eventflow.ports import Bindings, Body, EventLog, Value
@@ -48,8 +48,8 @@ class Values:
         self._plan = plan = view.plan
         self._log = log
         self._bodies: list[Body | None] = [
-            None if isinstance(node, ParameterNode) else bindings[plan.graph.tasks[node.task].name]
-            for node in plan.nodes
+            bindings[plan.graph.task_of(node).name] if node in plan.tasks else None
+            for node in range(len(plan.nodes))
         ]
         self.is_plain = [body is not None and not body.is_async for body in self._bodies]
         """Of each node, whether its body is a plain function, which needs a thread."""
@@ -150,8 +150,7 @@ class Values:
     def _arguments(self, facts: RunFacts, slot: int) -> dict[str, Any]:
         run = facts.run
         if slot < len(self._plan.plain) and self._plan.plain[slot] is not None:
-            node = self._plan.nodes[slot]
-            assert isinstance(node, TaskNode)
+            node = self._plan.tasks[slot]
             found = {}
             for item in node.inputs:
                 arg = item.arg
@@ -232,9 +231,9 @@ class Values:
 
     def payload(self, facts: RunFacts, slot: int) -> Payload | Ending | None:
         """What the run's record says of the result in a slot."""
-        node = self._plan.nodes[slot] if slot < len(self._plan.nodes) else None
-        if isinstance(node, ParameterNode):
-            return facts.parameters[node.name]
+        parameter = self._plan.parameters.get(slot)
+        if parameter is not None:
+            return facts.parameters[parameter.name]
         return facts.kept.get(facts.run.source[slot])
 
     def _peek(self, stored: Stored) -> Inline:

@@ -6,7 +6,7 @@ One child for each element: inputs of unequal lengths are an error, unless the c
 from __future__ import annotations
 
 from eventflow.events import WIDTH_MAX
-from eventflow.graph import Input, ListOf, Ref, TaskNode, TupleOf, unequal
+from eventflow.graph import Input, ListOf, Ref, TupleOf, unequal
 from eventflow.machine import BlockTask, MapTask, Plan, RunState
 from eventflow.machine.rules import SLOTS_MAX
 from eventflow.result import KeyUnavailable
@@ -19,8 +19,7 @@ __all__ = ["map_or_block", "why_blocked"]
 
 async def map_or_block(plan: Plan, values: Values, facts: RunFacts, slot: int) -> MapTask | BlockTask:
     """What is to be decided on a mapped task that is due; a failure of what it maps over blocks it."""
-    node = plan.nodes[slot]
-    assert isinstance(node, TaskNode)
+    node = plan.tasks[slot]
     widths: dict[str, int] = {}
     for item in node.inputs:
         if not item.each:

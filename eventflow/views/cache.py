@@ -31,7 +31,7 @@ from eventflow.events import (
     TaskSucceeded,
     flow_stream,
 )
-from eventflow.graph import CachePolicy, KeyPart, TaskDef, TaskNode
+from eventflow.graph import CachePolicy, KeyPart, TaskDef
 from eventflow.result import Inline, Payload, Stored
 
 __all__ = [
@@ -231,8 +231,7 @@ def _define(rows: _Rows, record: Record, event: FlowDefined) -> None:
     key_parts: dict[tuple[KeyPart, ...], int] = {}
     nodes: dict[int, tuple[str, int, int]] = {}
     for index in graph.cacheable:
-        node = graph.nodes[index]
-        assert isinstance(node, TaskNode), f"node {index} is a parameter"
+        node = graph.task_nodes[index]
         task = tasks.setdefault(node.task, len(tasks))
         parts = key_parts.setdefault(graph.key_parts(index), len(key_parts))
         nodes[index] = (node.name, task, parts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from eventflow.graph import Graph, ParameterNode, TaskNode, refs
+from eventflow.graph import Graph, TaskNode, refs
 
 __all__ = ["to_mermaid"]
 
@@ -17,14 +17,12 @@ def to_mermaid(graph: Graph) -> str:
     """
     lines = ["flowchart TD"]
     for i, node in enumerate(graph.nodes):
-        if isinstance(node, ParameterNode):
-            left, right = "([", "])"
-        else:
-            left, right = ("[[", "]]") if node.mapped else ("[", "]")
+        left, right = "([", "])"
+        if i in graph.task_nodes:
+            left, right = ("[[", "]]") if graph.task_nodes[i].mapped else ("[", "]")
         lines.append(f"    n{i}{left}{_quoted(node.name)}{right}")
-    for i, node in enumerate(graph.nodes):
-        if isinstance(node, TaskNode):
-            lines += [f"    {arrow} n{i}" for arrow in _arrows(node)]
+    for i, task in graph.task_nodes.items():
+        lines += [f"    {arrow} n{i}" for arrow in _arrows(task)]
     return "\n".join(lines) + "\n"
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from eventflow.fingerprints.type_defs import Difference, differences
-from eventflow.graph import Graph, ParameterNode
+from eventflow.graph import Graph
 from eventflow.machine import Plan, RunState
 from eventflow.ports import Bindings
 from eventflow.result import ResultSerializer
@@ -64,8 +64,7 @@ class Openers:
 
     def made_at(self, slot: int, facts: RunFacts) -> int:
         """Version of the record that holds the value of a slot."""
-        nodes = self._plan.nodes
-        return 1 if slot < len(nodes) and isinstance(nodes[slot], ParameterNode) else facts.run.source[slot]
+        return 1 if slot in self._plan.parameters else facts.run.source[slot]
 
     def differences_of(self, node: int, flow: str) -> tuple[Difference, ...]:
         """What sets the type of a node's values under an earlier graph apart from today's."""
@@ -76,8 +75,8 @@ class Openers:
 
     def whose(self, node: int) -> str:
         """A node's value, for people."""
-        found = self._plan.nodes[node]
-        return f"{'parameter' if isinstance(found, ParameterNode) else 'the result of'} {found.name!r}"
+        kind = "parameter" if node in self._plan.parameters else "the result of"
+        return f"{kind} {self._plan.nodes[node].name!r}"
 
     def _bind(
         self, bindings: Bindings, parameters: Mapping[str, ResultSerializer], keyring: Keyring | None
@@ -92,10 +91,9 @@ class Openers:
         graph = self._plan.graph
         bodies = [bindings.get(task.name) for task in graph.tasks]
         of_tasks = [bound(body.serializer if body else None) for body in bodies]
-        return [
-            bound(parameters.get(node.name)) if isinstance(node, ParameterNode) else of_tasks[node.task]
-            for node in graph.nodes
-        ]
+        by_node = {i: of_tasks[node.task] for i, node in self._plan.tasks.items()}
+        by_node |= {i: bound(parameters.get(node.name)) for i, node in self._plan.parameters.items()}
+        return [by_node[i] for i in range(len(graph.nodes))]
 
 
 def kept_differently(then: Graph, node: int, now: Graph, other: int) -> tuple[Difference, ...]:

@@ -29,7 +29,7 @@ from eventflow.events import (
     kind_of,
     run_stream,
 )
-from eventflow.graph import Graph, ParameterNode, Ref, Subscript
+from eventflow.graph import Graph, Ref, Subscript
 from eventflow.machine import IllegalEvent, Phase, Plan, RunState, Status, causes, sources
 from eventflow.machine.inputs import leaves
 from eventflow.ports import Bindings, EventLog
@@ -456,7 +456,7 @@ class Picture(Mapping[Any, State]):
     def _own_result(self, slot: int) -> Result | NoResultType:
         plan, run = self._view.plan, self._facts.run
         version = run.source[slot]
-        if slot < len(plan.nodes) and isinstance(plan.nodes[slot], ParameterNode):
+        if slot in plan.parameters:
             return self._view.result(self._facts, (version, plan.nodes[slot].name), slot)
         return self._view.result(self._facts, version, slot)
 

@@ -27,7 +27,6 @@ from eventflow.events import (
     flow_stream,
     run_of,
 )
-from eventflow.graph import TaskNode
 from eventflow.result import Payload
 
 __all__ = ["FlowRow", "RunRow", "Runs", "RunsRow"]
@@ -100,7 +99,7 @@ class Runs:
             handler(state, row, record, event)
             state[record.stream] = row
         elif isinstance(event, FlowDefined):
-            tasks = sum(isinstance(node, TaskNode) for node in event.graph.nodes)
+            tasks = len(event.graph.task_nodes)
             state[record.stream] = FlowRow(event.graph.name, tasks)
         return state
 

@@ -1,7 +1,24 @@
 """eventflow: an async, event-sourced workflow engine.
 
-Write tasks, join them into a flow, and `await flow.run()`.  Each state transition is an immutable event
-in an append-only log, and everything else (state, cached inputs, retries, dashboards) is a fold of it.
+Write tasks, join them into a flow, and run the flow.  Each state transition is an immutable event in an
+append-only log.  Everything else (states, cached inputs, retries, dashboards) is a fold of that log.
+
+```python
+from eventflow import flow, task
+
+@task
+def double(number: int) -> int:
+    return 2 * number
+
+@flow
+def doubled(numbers: list[int]) -> list[int]:
+    return double.map(numbers)
+
+print(await doubled.value(numbers=[1, 2, 3]))
+```
+```text
+[2, 4, 6]
+```
 """
 
 from types import FunctionType

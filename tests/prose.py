@@ -58,7 +58,7 @@ _DIRECTIVE = re.compile(r"#\s*(?:noqa|type:|pragma|fmt:|ruff:).*")
 def files() -> list[str]:
     """Name the checked files, relative to the root: every module of the package, and every page."""
     modules = (ROOT / "eventflow").rglob("*.py")
-    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
     return sorted(path.relative_to(ROOT).as_posix() for path in [*modules, *pages])
 
 

@@ -7,19 +7,25 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	$$p -c '$(USABLE)' 2>/dev/null && { echo $$p; break; }; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench docs clean
+.PHONY: help demo test test-fast test-all check bench docs clean
 .DELETE_ON_ERROR:
 # Kept although only pattern rules name them.
 .PRECIOUS: $(VENV)/.has-%
 
 help: ## Show what can be made
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.has-cli ## Kill a workflow of 103 tasks in the middle, resume it, count what ran, run it again from the cache
 	$(PY) -m eventflow demo
 
 test: $(VENV)/.has-test ## Run all tests
 	$(PY) -m pytest tests
+
+test-fast: $(VENV)/.has-test ## Run the tests without whole processes and random crashes, in some 60 seconds
+	$(PY) -m pytest -m 'not slow' --hypothesis-profile=quick --ignore=tests/e2e tests
+
+test-all: test ## Run all tests, then the properties again with ten times as many examples
+	$(PY) -m pytest --hypothesis-profile=thorough --timeout=600 tests/properties
 
 check: $(VENV)/.has-dev ## Check format, style, types and layers
 	$(PY) -m ruff format --check .

@@ -24,7 +24,10 @@ settings.register_profile(
 # The conformance suite's assertions explain themselves.
 pytest.register_assert_rewrite("eventflow.testing.conformance")
 
-settings.load_profile("ci" if os.environ.get("CI") else "default")
+_USUAL = "ci" if os.environ.get("CI") else "default"
+settings.register_profile("quick", settings.get_profile(_USUAL), max_examples=10)
+settings.register_profile("thorough", settings.get_profile(_USUAL), max_examples=500)
+settings.load_profile(_USUAL)
 
 
 # Under `nohup`, or in the background of a shell, SIGINT is ignored, and children inherit that: theirs would not end.

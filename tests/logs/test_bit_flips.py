@@ -27,6 +27,8 @@ from eventflow.read_models import Table
 from eventflow.runner import ownership
 from eventflow.testing import Crash, CrashingLog
 
+pytestmark = pytest.mark.slow
+
 FLIPS: Final = int(os.environ.get("EVENTFLOW_FLIPS", "500"))
 SEED: Final = int(os.environ.get("EVENTFLOW_FLIPS_SEED", "20261122"))
 PARTS: Final = 5

@@ -13,6 +13,8 @@ import pytest
 
 from tests.logs import hostile
 
+pytestmark = pytest.mark.slow
+
 HARMLESS: Final = {
     "no inputs",
     "an input from version 2**62",

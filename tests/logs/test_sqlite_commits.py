@@ -300,6 +300,7 @@ async def test_closing_leaves_nothing_in_a_cancelled_scope(tmp_path: Path, cance
         assert await stored(log) == ([] if cancelled == "while it opens" else [1])
 
 
+@pytest.mark.slow
 async def test_closing_leaves_nothing_whenever_it_is_cancelled(tmp_path: Path) -> None:
     """A task that opens, uses and closes a log may be cancelled at any moment of that."""
     others = set(threading.enumerate())

@@ -351,6 +351,7 @@ async def test_two_processes_share_the_packs(tmp_path: Path) -> None:
     assert [ends[number] for number in sorted(ends, key=str)] == sizes(path)
 
 
+@pytest.mark.slow
 async def test_killed_at_random_moments(tmp_path: Path) -> None:
     """Writers killed while they store: each acknowledged value is there, and each row has its bytes."""
     path = tmp_path / "log.db"
@@ -369,6 +370,7 @@ async def test_killed_at_random_moments(tmp_path: Path) -> None:
         assert acknowledged <= {digest.hex() for digest in await check_all(path)}
 
 
+@pytest.mark.slow
 async def test_killed_between_any_two_steps(tmp_path: Path) -> None:
     """Whatever call comes last: the append is whole or absent, each row has its bytes, and it can be made again."""
     codes: list[int] = []

@@ -38,7 +38,9 @@ from tests.properties.flows import (
 )
 from tests.standstill import opened
 
-FEW = settings(max_examples=25)
+pytestmark = pytest.mark.slow
+
+FEW = settings(max_examples=max(5, settings().max_examples // 4))
 """Each example is some dozen runs on a real file."""
 
 

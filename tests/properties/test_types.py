@@ -226,7 +226,7 @@ async def go_on(after: World, how: str, log: EventLog, world: VirtualWorld) -> S
         return None
 
 
-@settings(max_examples=150)
+@settings(max_examples=2 * settings().max_examples)  # forms of types and edits are many
 @given(
     data=st.data(),
     form=FORMS,

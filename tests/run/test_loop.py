@@ -164,6 +164,7 @@ class Heavy:
         return Heavy, (len(self.data),)
 
 
+@pytest.mark.slow
 @simulated
 async def test_values_are_dropped_after_their_last_consumer(world: VirtualWorld) -> None:
     """In a chain of large values only two are ever alive, and at the end none is kept."""

@@ -33,7 +33,8 @@ from eventflow.authoring.tasks import exponential, task, unmapped
 from eventflow.events import LogDamaged
 from eventflow.fingerprints.type_defs import TypeChanged
 from eventflow.logs.memory import MemoryLog
-from eventflow.logs.urls import InvalidLogURL, open_log
+from eventflow.logs.open import open_log
+from eventflow.logs.urls import InvalidLogURL
 from eventflow.ports import (
     Conflict,
     LogClosed,

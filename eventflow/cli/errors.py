@@ -19,8 +19,8 @@ from eventflow.authoring.flows import ParameterError
 from eventflow.authoring.nodes import BuildError
 from eventflow.cli.output import say
 from eventflow.events import LogDamaged
-from eventflow.logs.urls import InvalidLogURL
 from eventflow.ports import LogUnusable, LogWriteFailed
+from eventflow.project import InvalidSetting
 from eventflow.result import ResultError, SerializationError
 from eventflow.runner.compatibility import FlowChanged
 from eventflow.runner.ownership import UnknownEvents
@@ -99,7 +99,7 @@ def _code_of(error: Exception) -> Exit | None:
     match error:
         case FlowChanged() | ParametersDiffer():
             return Exit.DIVERGED
-        case ParameterError() | BuildError() | InvalidLogURL() | RunNotFinished() | SerializationError():
+        case ParameterError() | BuildError() | InvalidSetting() | RunNotFinished() | SerializationError():
             return Exit.USAGE
         case RunNotFound():
             return Exit.NOT_FOUND

@@ -19,7 +19,8 @@ from eventflow.cli.output import escaped
 from eventflow.cli.progress import task_name
 from eventflow.events import CacheMiss, Origin, Record, RunClaimed, RunStarted, kind_of, run_stream
 from eventflow.graph import Graph
-from eventflow.logs.urls import SQLITE, check_url, default_url, open_log, path_of
+from eventflow.logs.open import open_log
+from eventflow.logs.urls import SQLITE, check_url, default_url, path_of
 from eventflow.machine.rules import FAILED, FINISHED
 from eventflow.ports import EventLog
 from eventflow.projections import Fold, Runs, Timeline

@@ -20,7 +20,8 @@ from eventflow.cli.inspect import find_run, opened, recorded_entry
 from eventflow.cli.output import Colored, Unprintable, as_json, say, write_json
 from eventflow.cli.progress import Counts, ended_badly, watch
 from eventflow.events import RunFinished, run_stream
-from eventflow.logs.urls import check_url, open_log
+from eventflow.logs.open import open_log
+from eventflow.logs.urls import check_url
 from eventflow.ports import EventLog
 from eventflow.result import ResultError
 from eventflow.runner.compatibility import FlowChanged

@@ -25,7 +25,7 @@ import msgspec
 from eventflow.demo.montage import COUNT_VARIABLE, RECORDING, SECONDS_VARIABLE
 from eventflow.demo.workload import expected_digest, load
 from eventflow.events import RunFinished, TaskReused, TaskStarted, TaskSucceeded, run_stream
-from eventflow.logs.urls import open_log
+from eventflow.logs.open import open_log
 from eventflow.ports import EventLog
 from eventflow.projections import replay
 from eventflow.views.run import Picture, RunView

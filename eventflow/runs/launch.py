@@ -7,18 +7,20 @@ values into payloads, asks the runner for the run, and the run's facts into Stat
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any, Final, Generic, ParamSpec, Protocol, TypeVar
 
 import msgspec
 
 from eventflow.events import Origin, RunStarted, run_stream
+from eventflow.executors.limit import thread_limit
 from eventflow.executors.threads import Lanes, shared_pool
 from eventflow.fingerprints.type_defs import Difference
 from eventflow.graph import Arg, Const, DictOf, Graph, ListOf, ParameterNode, Ref, Subscript, TupleOf
 from eventflow.history.rerun import kept_results
-from eventflow.logs.urls import check_url, shared_log
-from eventflow.logs.urls import threads as thread_limit
+from eventflow.logs.open import log_of
+from eventflow.logs.urls import check_url
 from eventflow.machine import Command, Phase, Plan
 from eventflow.ports import Bindings, Durability, EventLog, Value, World
 from eventflow.result import (
@@ -173,14 +175,15 @@ class Launch(Generic[P, R]):
         A new `run_id` starts a run. That of an unfinished one resumes it: finished tasks are not run
         again. That of a finished one gives what was recorded, and executes nothing. One that is live
         elsewhere is followed, and taken over if its owner dies. With `wait=False` nothing is started or resumed:
-        the State is what the log says now, and `RunNotFound` is raised if it knows no such run.
+        the State is what the log says now, `RunNotFound` is raised if it knows no such run, and `LogUnusable` if the
+        log's URL is that of a log that does not exist.
 
         Raises `ParameterError` before anything is appended, `ParametersDiffer` or `FlowChanged` when an
         existing run was started with others. A task's failure is no exception here but part of the State.
         Cancelled, it cancels the bodies, lets go of the run in good order, and the run can be resumed.
         """
-        call = await self._call()
-        _, picture = await call.run(args, kwargs)
+        async with self._call() as call:
+            _, picture = await call.run(args, kwargs)
         return picture.state
 
     async def value(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -195,8 +198,8 @@ class Launch(Generic[P, R]):
                 f"flow {self._flow.name!r} was spelled out in a `with` block and returns no node: "
                 "use `.run(...)` and look into `state.result[node].result`"
             )
-        call = await self._call()
-        view, picture = await call.run(args, kwargs)
+        async with self._call() as call:
+            view, picture = await call.run(args, kwargs)
         arg = self._flow.graph.value
         if picture.phase != Phase.FINISHED:
             raise RunNotFinished(f"run {view.run_id!r} has no value yet: {picture.state.message}")
@@ -223,14 +226,15 @@ class Launch(Generic[P, R]):
             raise ValueError(
                 f"flow {self._flow.name!r}: a rerun is a new run, and wait=False starts none: leave it out"
             )
-        call = await self._call()
-        picture = await call.rerun(run_id)
+        async with self._call() as call:
+            picture = await call.rerun(run_id)
         return picture.state
 
-    async def _call(self) -> _Call:
+    @asynccontextmanager
+    async def _call(self) -> AsyncIterator[_Call]:
         options = self._options
-        log = await shared_log(options.log) if isinstance(options.log, str | None) else options.log
-        return _Call(self._flow, options, log)
+        async with log_of(options.log, read_only=not options.wait) as log:
+            yield _Call(self._flow, options, log)
 
 
 class _Call:
@@ -408,11 +412,12 @@ async def state_of(run_id: str, *, log: EventLog | str | None = None) -> State:
 
     `log` is a log or a URL; without it, the default log. Results of plain data open; those of declared classes and
     pickled ones raise `DeserializationError`, for they need the flow's code: `flow.options(run_id=..., wait=False)`.
-    Raises `RunNotFound`. Writes nothing; cancelled, it just stops.
+    Raises `RunNotFound`, and `LogUnusable` if the URL is that of a log that does not exist. Writes nothing; cancelled,
+    it just stops.
     """
-    found = await shared_log(log) if isinstance(log, str | None) else log
-    view = await RunView.of(found, run_id)
-    return view.picture(await fold(found, view)).state
+    async with log_of(log, read_only=True) as opened:
+        view = await RunView.of(opened, run_id)
+        return view.picture(await fold(opened, view)).state
 
 
 def _to_store(payload: Inline, beside: list[Value]) -> Payload:

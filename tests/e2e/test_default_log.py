@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -11,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from eventflow import MemoryLog, SQLiteLog, flow, open_log, replay, task
+from eventflow import LogUnusable, MemoryLog, SQLiteLog, flow, open_log, replay, state_of, task
+from eventflow.executors import limit
 from eventflow.executors.threads import THREADS, shared_pool
-from eventflow.logs import urls
-from eventflow.logs.urls import InvalidLogURL, SettingWrong, check_url, default_url, shared_log
+from eventflow.logs.open import shared_log
+from eventflow.logs.urls import InvalidLogURL, check_url, default_url
+from eventflow.project import InvalidSetting
 from eventflow.projections import Runs
 
 
@@ -39,6 +42,11 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(here)
     monkeypatch.delenv("EVENTFLOW_LOG")
     return tmp_path / "repo"
+
+
+def files_in(folder: Path) -> list[Path]:
+    """All files and folders below a folder."""
+    return sorted(folder.rglob("*"))
 
 
 def test_without_any_setting_it_is_a_file_here(project: Path) -> None:
@@ -76,7 +84,7 @@ def test_the_project_file_and_the_variable_win(project: Path, monkeypatch: pytes
         ('[tool.eventflow]\nlogs = "x"', "'logs' is no setting"),
         ("[tool.eventflow]\nlog = 3", "log = 3 is not text"),
         ('[tool.eventflow]\nlog = "runs.db"', "names no log; a file is written sqlite:///runs.db"),
-        ("[tool.eventflow", "cannot be read to find the log"),
+        ("[tool.eventflow", "cannot be read: "),
     ],
 )
 def test_a_wrong_project_file_is_named(project: Path, text: str, said: str) -> None:
@@ -111,6 +119,42 @@ async def test_runs_share_one_handle_of_a_log(tmp_path: Path) -> None:
     async with open_log(url) as log:
         assert log is not first
         assert len(Runs.of((await replay(log, Runs())).state)) == 5
+
+
+async def test_looking_makes_no_log(tmp_path: Path) -> None:
+    """With the URL of a log that does not exist, looking at a run is an error, and creates nothing."""
+    url = f"sqlite:///{tmp_path}/x.db"
+    with pytest.raises(LogUnusable, match=r"there is no log .*x\.db"):
+        await sums.options(log=url, run_id="r", wait=False).run()
+    with pytest.raises(LogUnusable, match=r"there is no log .*x\.db"):
+        await state_of("r", log=url)
+    assert files_in(tmp_path) == []
+
+
+async def test_looking_writes_nothing(tmp_path: Path) -> None:
+    """A run of another process is seen, its large and pickled values open, and no lock or file is made."""
+    boxed_value = re.compile("x+")  # only a pickle keeps it
+
+    @task
+    async def large() -> list[int]:
+        return list(range(50_000))
+
+    @task
+    async def boxed() -> object:
+        return boxed_value
+
+    @flow
+    def both() -> list[object]:
+        return [large(), boxed()]
+
+    async with open_log(f"sqlite:///{tmp_path}/x.db") as log:
+        await both.options(log=log, run_id="r").run()
+    files = files_in(tmp_path)
+    url = f"sqlite:///{tmp_path}/x.db"
+    assert await both.options(log=url, run_id="r", wait=False).value() == [list(range(50_000)), boxed_value]
+    state = await state_of("r", log=url)
+    assert state.result["large"].result == list(range(50_000))
+    assert files_in(tmp_path) == files
 
 
 def test_a_state_is_read_after_its_loop_and_log_have_ended(tmp_path: Path) -> None:
@@ -244,9 +288,9 @@ def test_the_number_of_threads_is_a_setting(
     """`EVENTFLOW_THREADS` goes before `threads` in the project's table; a run gives its pool that size."""
     (project / "pyproject.toml").write_text(f'[tool.eventflow]\nlog = "memory:"\n{project_says}\n')
     monkeypatch.setenv("EVENTFLOW_THREADS", variable)
-    urls._threads_of.cache_clear()
+    limit._limit_of_project.cache_clear()
     asyncio.run(sums.run(1))
-    assert urls.threads() == shared_pool(expected).limit == expected
+    assert limit.thread_limit() == shared_pool(expected).limit == expected
 
 
 @pytest.mark.parametrize("said", ["0", "-1", "many", "1.5", "1000000"])
@@ -255,10 +299,10 @@ def test_a_wrong_number_of_threads_is_named(
 ) -> None:
     """By the variable or the file that says it, and with the numbers that there are."""
     monkeypatch.setenv("EVENTFLOW_THREADS", said)
-    with pytest.raises(SettingWrong, match=r"EVENTFLOW_THREADS: .* from 1 to 10000"):
-        urls.threads()
+    with pytest.raises(InvalidSetting, match=r"EVENTFLOW_THREADS: .* from 1 to 10000"):
+        limit.thread_limit()
     monkeypatch.delenv("EVENTFLOW_THREADS")
-    urls._threads_of.cache_clear()
+    limit._limit_of_project.cache_clear()
     (project / "pyproject.toml").write_text(f'[tool.eventflow]\nthreads = "{said}"')
-    with pytest.raises(SettingWrong, match=r"pyproject\.toml"):
-        urls.threads()
+    with pytest.raises(InvalidSetting, match=r"pyproject\.toml"):
+        limit.thread_limit()

@@ -82,7 +82,7 @@ def test_what_a_run_makes(project: Path, mask: int) -> None:
         "import asyncio, os, sys\n"
         f"os.umask({mask})\n"
         "from steps import both\n"
-        "from eventflow.logs.urls import shared_log\n"
+        "from eventflow.logs.open import shared_log\n"
         "async def main():\n"
         "    assert (await both.run()).is_successful()\n"
         "    folder = '.eventflow'\n"

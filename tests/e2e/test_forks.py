@@ -22,7 +22,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from eventflow import flow, task
 from eventflow.logs.sqlite import LogForked, SQLiteLog
-from eventflow.logs.urls import open_log, shared_log
+from eventflow.logs.open import open_log, shared_log
 from eventflow.testing.conformance.hooks import stored, value, write
 
 path, url = Path(sys.argv[1]), f"sqlite:///{sys.argv[1]}"

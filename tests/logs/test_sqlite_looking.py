@@ -17,9 +17,9 @@ import pytest
 
 from eventflow import Runs, flow, task
 from eventflow.events import LogDamaged
+from eventflow.logs.open import open_log
 from eventflow.logs.sqlite import LogUnusable, SQLiteLog
 from eventflow.logs.sqlite.files import is_unborn
-from eventflow.logs.urls import open_log
 from eventflow.ports import LogClosed, Value
 from eventflow.read_models import Table
 from eventflow.testing.conformance.hooks import collect, stored, value, write

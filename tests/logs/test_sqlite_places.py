@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from eventflow import flow, task
+from eventflow.logs.open import open_log, shared_log
 from eventflow.logs.sqlite import LogOfAnotherLoop, LogReplaced, LogUnusable, SQLiteLog
 from eventflow.logs.sqlite.process import has_open, identity_of
-from eventflow.logs.urls import open_log, shared_log
 from eventflow.testing.conformance.hooks import stored, value, write
 
 ROOT = Path(__file__).parents[2]

@@ -47,7 +47,7 @@ __all__ = [
     "small",
 ]
 
-_DEFAULT_N: Final = {"W6": 10_000, "W9": 1, "replay": 100_000}
+_DEFAULT_N: Final = {"W6": 10_000, "W9": 1, "replay": 100_000, "build": 10_000}
 LAYERS: Final = 20
 WIDTH: Final = 50
 _DEPS: Final = 3

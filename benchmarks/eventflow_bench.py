@@ -7,6 +7,7 @@
     cached     W1 with every task cached and none in the log yet, beside W1
     replay     a log of n events: replayed into a RunView, beside a bare fold of the same file
     bitbake    a recorded build (836 tasks, 114 levels), beside W3
+    build      a flow of n distinct tasks made in a loop: decorated and built, not run; beside n calls of one task
 
 Building the flow is inside the time (but for W8: one flow, many runs); `build_s` says how much of it.  What
 stands beside (`baseline_s`) is measured in the same process, by turns.
@@ -201,6 +202,23 @@ def recorded(work: Any) -> AnyFlow:
     return flow
 
 
+def distinct(n: int) -> AnyFlow:
+    """Tasks of their own, all made from one source by a closure."""
+
+    def make(i: int) -> Any:
+        @task(name=f"work-{i}")
+        async def work(before: Any) -> dict[str, Any]:
+            return small(i)
+
+        return work
+
+    works = [make(i) for i in range(n)]
+    with Flow(f"distinct-{n}") as flow:
+        for work in works:
+            work(None)
+    return flow
+
+
 # ── the workloads ────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -336,6 +354,19 @@ class Bench:
             turns=TURNS,
         )
 
+    async def building(self, _log: EventLog) -> None:
+        """A flow of distinct tasks, beside one of as many calls of a single task. Nothing is run."""
+        n = self.asked.n
+        ours, beside = [], []
+        for _ in range(TURNS):
+            with Meter() as meter:
+                distinct(n)
+            ours.append(meter.usage)
+            with Meter() as meter:
+                chain(n, self.work)
+            beside.append(meter.usage.wall)
+        self.emit(n, statistics.median_low(ours), baseline_s=round(statistics.median(beside), 5), turns=TURNS)
+
     async def taken(self) -> None:
         """W4: another process has run every task; this one takes the results."""
         n = self.asked.n
@@ -431,6 +462,7 @@ def main() -> None:
     alone |= {"W4": bench.taken, "W4fill": bench.fill}
     warmed = dict.fromkeys(("W1", "W2", "W3", "W7"), bench.simple)
     warmed |= {"W8": bench.many, "bitbake": bench.bitbake, "cached": bench.cached}
+    warmed["build"] = bench.building
     if asked.workload in warmed:
         asyncio.run(bench.warmed(warmed[asked.workload]))
     elif asked.log == "memory":

@@ -70,7 +70,7 @@ SYSTEMS: Final[Mapping[str, System]] = {
     "ideal-full": _ideal("full", "FULL", "await", "W1 W2 W3 W6 W7 W8"),
     "ideal-normal": _ideal("normal", "NORMAL", "await"),
     "ideal-pipelined": _ideal("pipelined", "NORMAL", "pipeline"),
-    "eventflow-full": _own("full", "ideal-full", "W1 W2 W3 W4 W5 W6 W7 W8 W9 cached replay bitbake"),
+    "eventflow-full": _own("full", "ideal-full", "W1 W2 W3 W4 W5 W6 W7 W8 W9 cached replay bitbake build"),
     "eventflow-normal": _own(
         "normal", "ideal-normal", "W1 W2 W3 W4 W5 W7 W8 cached bitbake", "--durability", "normal"
     ),
@@ -210,7 +210,7 @@ def ratio(workload: str, name: str, runs: Runs) -> tuple[float | None, str]:
     """The median of the rounds' ratios, and to what."""
     own = runs[workload, name]
     if all("baseline_s" in line for line in own.values()):
-        beside = {"replay": "bare fold", "bitbake": "W3 a task", "cached": "W1"}.get(
+        beside = {"replay": "bare fold", "bitbake": "W3 a task", "build": "one task", "cached": "W1"}.get(
             workload.partition("@")[0], "beside"
         )
         return statistics.median(line["wall_s"] / line["baseline_s"] for line in own.values()), beside
@@ -304,7 +304,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--workloads", default="W1,W2,W2@10000,W3,W4,W5,W6,W7,W8,W9,cached,replay,bitbake")
+    parser.add_argument(
+        "--workloads", default="W1,W2,W2@10000,W3,W4,W5,W6,W7,W8,W9,cached,replay,bitbake,build"
+    )
     parser.add_argument("--systems", default="floor,ideal,eventflow,joblib")
     parser.add_argument("--timeout", type=float, default=150, help="seconds for one run")
     parser.add_argument("--out", type=Path, help="append every run's line to this file")

@@ -14,7 +14,6 @@ from __future__ import annotations
 import ast
 import datetime as dt
 import enum
-import functools
 import linecache
 import os
 import struct
@@ -24,7 +23,7 @@ from decimal import Decimal
 from fractions import Fraction
 from hashlib import blake2b
 from pathlib import PosixPath, PurePosixPath, PureWindowsPath, WindowsPath
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 from weakref import WeakKeyDictionary
 from zoneinfo import ZoneInfo
@@ -130,8 +129,8 @@ def _function(fn: types.FunctionType, outer: list[types.FunctionType], cells: _C
         return _digest(b"ring", str(outer.index(fn)).encode())
     chain = [*outer, fn]
     cells += [((fn, name), getattr(fn, name)) for name in ("__code__", "__defaults__", "__kwdefaults__")]
-    source, rebound = _source(fn)
-    parts = [_text(source)]
+    source = _source(fn)
+    parts = [_text(source.text)]
     defaults = [*enumerate(fn.__defaults__ or ()), *sorted((fn.__kwdefaults__ or {}).items())]
     for key, value in defaults:
         parts += [_text(str(key)), _value(value, f"a default of {fn.__qualname__!r}", chain, cells)]
@@ -143,7 +142,7 @@ def _function(fn: types.FunctionType, outer: list[types.FunctionType], cells: _C
             ]
     for name, cell in zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=True):
         what = f"the closure variable {name!r} of {fn.__qualname__!r}"
-        if name in rebound:
+        if name in source.rebound:
             raise _Undigestable(
                 f"{what} is rebound (`nonlocal`): return the value, or give the task a version="
             )
@@ -162,50 +161,89 @@ _Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 _DOCUMENTED: Final = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
-def _source(fn: types.FunctionType) -> tuple[str, set[str]]:
-    """The normal form of a function's source, and the names that it rebinds outside itself.
+class _Source(NamedTuple):
+    text: str
+    """Its normal form. The function's own name is no part of it: a renamed copy is the same."""
+    rebound: frozenset[str]
+    """The names that it rebinds outside itself."""
 
-    Its own name is no part of it: a renamed copy is the same.
-    """
+
+class _File:
+    """The functions of a file, parsed once, and the normal forms that were made of them."""
+
+    __slots__ = ("_definitions", "_sources", "lines")
+
+    def __init__(self, lines: list[str]) -> None:
+        self.lines = lines
+        self._definitions = _definitions("".join(lines))
+        self._sources: dict[types.CodeType, _Source] = {}
+
+    def source_of(self, code: types.CodeType) -> _Source:
+        """The source of a function; one code object, as of functions made in a loop, is normalized once."""
+        source = self._sources.get(code)
+        if source is None:
+            source = self._sources[code] = self._find(code)
+        return source
+
+    def _find(self, code: types.CodeType) -> _Source:
+        nodes = self._definitions.get((code.co_firstlineno, code.co_name), ())
+        alike = {_normal(node): node for node in nodes if _arguments(node) == _taken(code)}
+        if not alike:
+            raise LookupError(code.co_name)  # the file changed after it was imported
+        if len(alike) > 1:
+            raise _Undigestable(
+                f"{code.co_name!r} in line {code.co_firstlineno} is one of several in that line"
+            )
+        text, node = alike.popitem()
+        rebound = [inner.names for inner in ast.walk(node) if isinstance(inner, ast.Nonlocal)]
+        return _Source(text, frozenset(name for names in rebound for name in names))
+
+
+_FILES_MAX: Final = 8
+_files: Final[dict[str, _File]] = {}
+"""The files that functions were last looked for in, by name; the one used last is the last."""
+
+
+def _file(name: str, lines: list[str]) -> _File:
+    """The parsed file of these lines, which `linecache` hands out as one list until the file changes."""
+    file = _files.pop(name, None)
+    if file is None or file.lines is not lines:
+        file = _File(lines)
+    _files[name] = file
+    if len(_files) > _FILES_MAX:
+        del _files[next(iter(_files))]
+    return file
+
+
+def _source(fn: types.FunctionType) -> _Source:
+    """The source of a function; raises `_Undigestable` if it was not found or is not the imported one any more."""
     code = fn.__code__
     stamp = _stamp(code.co_filename)
     if _stamps.setdefault(fn, stamp) != stamp:
         raise _Undigestable(
-            f"{code.co_filename} has changed since {fn.__qualname__!r} was imported: start the program anew"
+            f"{code.co_filename} has changed since {fn.__qualname__!r} was imported: restart the program"
         )
     linecache.checkcache(code.co_filename)
     lines = linecache.getlines(code.co_filename, fn.__globals__)
-    missing = _Undigestable(
-        f"the source of {fn.__qualname__!r} was not found (in {code.co_filename}): put it into a file, or give the task "
-        "a version="
-    )
-    if not lines:
-        raise missing
     try:
-        found = _definitions("".join(lines)).get((code.co_firstlineno, code.co_name), ())
-    except (SyntaxError, ValueError):
-        raise missing from None
-    alike = {_normal(node): node for node in found if _arguments(node) == _taken(code)}
-    if not alike:
-        raise missing  # the file changed after it was imported
-    if len(alike) > 1:
-        raise _Undigestable(f"{code.co_name!r} in line {code.co_firstlineno} is one of several in that line")
-    source, node = alike.popitem()
-    rebound = [inner.names for inner in ast.walk(node) if isinstance(inner, ast.Nonlocal)]
-    return source, {name for names in rebound for name in names}
+        return _file(code.co_filename, lines).source_of(code)
+    except (SyntaxError, ValueError, LookupError):
+        raise _Undigestable(
+            f"the source of {fn.__qualname__!r} was not found (in {code.co_filename}): put it into a file, or give "
+            f"the task a version="
+        ) from None
 
 
-@functools.lru_cache(maxsize=8)
 def _definitions(source: str) -> dict[tuple[int, str], list[_Definition]]:
     """Every function of a file by its first line (decorators included, as the interpreter counts) and name."""
-    found: dict[tuple[int, str], list[_Definition]] = {}
+    definitions: dict[tuple[int, str], list[_Definition]] = {}
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Lambda):
-            found.setdefault((node.lineno, "<lambda>"), []).append(node)
+            definitions.setdefault((node.lineno, "<lambda>"), []).append(node)
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
-            found.setdefault((first, node.name), []).append(node)
-    return found
+            definitions.setdefault((first, node.name), []).append(node)
+    return definitions
 
 
 def _arguments(node: _Definition) -> set[str]:

@@ -20,6 +20,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from eventflow.fingerprints import code
 from eventflow.fingerprints.code import code_of
 
 
@@ -253,6 +254,39 @@ def test_a_digest_is_kept_for_its_function(tmp_path: Path) -> None:
     first = digest(fn)
     Path(fn.__code__.co_filename).write_text("")
     assert digest(fn) == first
+
+
+def test_functions_made_in_a_loop_are_normalized_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred closures of one source cost one look into the source, and have digests of their own."""
+    normalized: list[object] = []
+
+    def counted(node: Any) -> str:
+        normalized.append(node)
+        return normal(node)
+
+    normal = code._normal
+    monkeypatch.setattr(code, "_normal", counted)
+    made = [closing_over(number) for number in range(100)]
+    assert len({digest(fn) for fn in made}) == 100
+    assert len(normalized) <= 1
+
+
+def test_a_file_is_parsed_once_for_all_its_functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten functions of a file cost one parse of the file, and one of each function's own lines."""
+    path = tmp_path / "many.py"
+    path.write_text("\n".join(f"def f{number}(a):\n    return a + {number}" for number in range(10)))
+    space: dict[str, Any] = {"__name__": "many"}
+    exec(compile(path.read_text(), str(path), "exec"), space)
+    parsed: list[int] = []
+
+    def counted(source: str) -> Any:
+        parsed.append(len(source.splitlines()))
+        return parse(source)
+
+    parse = code.ast.parse
+    monkeypatch.setattr(code.ast, "parse", counted)
+    assert len({digest(space[f"f{number}"]) for number in range(10)}) == 10
+    assert sorted(parsed) == [2] * 10 + [20]
 
 
 SCRIPT = """

@@ -13,7 +13,7 @@ A snapshot is an opinion about the log: it may be deleted at any time, and one t
 with changed bytes, counts as deleted.  fold(all) = fold(snapshot + tail) at
 every cut, for `apply` sees nothing but its state and the record.
 
-Built in: `RunView`, `Timeline`, and the table projections `Runs` and `CacheHits`, which can also be kept row by
+Built in: `RunView`, `Timeline`, and the row projections `Runs` and `CacheHits`, which can also be kept row by
 row (`eventflow.read_models`).  All find the handler of an event by its type, and pass by what they do not know.
 """
 

@@ -1,16 +1,16 @@
-"""Projections that grow with the log: rows in the log's own database, read one by one.
+"""Read models: projections whose rows are kept in the log's own database and read one by one.
 
-A table projection is a projection whose state is a mapping from names to rows, and which can say beforehand what
-rows a record is about (`needs`).  So it can be replayed in memory like any other, or kept: `Table.of` brings what
-the log keeps up to its head, a part at a time, rows and checkpoint in one transaction.  Processes that do so at
-the same time take turns; whoever finds the checkpoint moved reads again, and whoever finds rows that are damaged
-makes them again.
+A `RowProjection` is a projection whose state is a mapping from names to rows, and which can name beforehand the rows
+that a record concerns (`needs`).  It can be replayed in memory like any other projection, or kept: `ReadModel.of`
+brings the kept rows up to the log's head, one part at a time, with rows and checkpoint in one transaction.  Processes
+that do this at the same time take turns: if one finds that the checkpoint has moved, it reads the rows again.
+Damaged rows are folded again from the events.
 
-Where the log keeps nothing, because it is only looked at or its disk is full, what is kept already is read all the
-same, and the rows that have changed since are folded and held in memory.
+If the log keeps nothing, because it was opened read-only or its disk is full, the kept rows are still read, and the
+rows that have changed since are folded and held in memory.
 
-What is kept is an opinion about the log, as a snapshot is: it may be deleted at any time, it counts as deleted
-when the projection's code has changed, and what is then made again is equal byte by byte.
+A read model caches a fold, as a snapshot does.  It may be deleted at any time, and it is ignored if other code made
+it.  Folding the events again gives equal rows, byte by byte.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from eventflow.events import LogDamaged, Record
 from eventflow.ports import Checkpoint, EventLog, RowsFound
 from eventflow.projections import code_of_fold, state_type
 
-__all__ = ["Table", "TableProjection"]
+__all__ = ["ReadModel", "RowProjection"]
 
 _logger: Final = getLogger("eventflow.read_models")
 
@@ -44,22 +44,22 @@ R = TypeVar("R")
 PART: Final = 4_096
 """Records that are folded between two commits."""
 PAGE: Final = 512
-"""Records whose rows are asked for at once."""
+"""Records whose rows are loaded together."""
 ROWS_MAX: Final = 50_000
-"""Rows in memory, after which those that are kept are forgotten here."""
+"""Rows in memory; with more than that, the rows that the log has are dropped from memory."""
 
 
-class TableProjection(Protocol[R]):
+class RowProjection(Protocol[R]):
     """How records become rows of type `R`; `initial` is annotated with `dict[str, R]`."""
 
     @property
     def name(self) -> str:
-        """Of the table."""
+        """Of the read model."""
         ...
 
     @property
     def version(self) -> int:
-        """To be raised when rows come to mean something else."""
+        """Must be raised when the meaning of the rows changes."""
         ...
 
     def initial(self) -> dict[str, R]:
@@ -67,118 +67,135 @@ class TableProjection(Protocol[R]):
         ...
 
     def needs(self, rows: Mapping[str, R], record: Record, /) -> Iterable[str]:
-        """Names of the rows that `apply` will look at, as far as `rows` tells; asked again with more of them."""
+        """Name the rows that `apply` will use, as far as `rows` allows; called again once these are loaded."""
         ...
 
     def apply(self, state: MutableMapping[str, R], record: Record, /) -> MutableMapping[str, R]:
-        """Take one record in: look at no other row than those named, and assign what is changed."""
+        """Fold one record: use only the rows that `needs` names, and assign each row that changes."""
         ...
 
 
-class Table(Generic[R]):
-    """The rows of a projection as they stood at `position`; later calls read what is kept by then."""
+class ReadModel(Generic[R]):
+    """The rows of a projection, up to date with the record at `position` or a later one."""
 
-    def __init__(self, log: EventLog, projection: TableProjection[R]) -> None:
-        """For `of` only."""
+    def __init__(self, log: EventLog, projection: RowProjection[R]) -> None:
+        """Use `ReadModel.of`, which brings the rows up to date."""
         self._log = log
         self._projection = projection
         self._name = projection.name
-        self._beside: Mapping[str, R | None] = {}
-        """Rows that have changed since `_under` and that the log does not keep; None for one that is no more."""
-        self._under: Checkpoint | None = None
-        """What is kept counts only beside rows of this very checkpoint; of no consequence without such rows."""
-        self._is_whole = False
-        """Whether nothing that is kept counts."""
+        self._unkept: Mapping[str, R | None] = {}
+        """Rows that have changed since `_base` and that the log does not keep; None for a removed row."""
+        self._base: Checkpoint | None = None
+        self._ignores_kept = False
+        """Whether other code made the kept rows, so that `_unkept` has all rows."""
         self._decode = _decoder(projection)
         self.position = 0
-        """Of the last record that is in it."""
+        """Of the last record that is folded."""
 
     @classmethod
-    async def of(cls, log: EventLog, projection: TableProjection[R]) -> Table[R]:
-        """The table, brought up to the log's head.
+    async def of(cls, log: EventLog, projection: RowProjection[R]) -> ReadModel[R]:
+        """Bring a projection's rows up to the log's head, and give access to them.
 
-        Where the log cannot be written to, what is missing is folded in memory. Cancelled, it stops between two
-        parts; what was kept so far is not lost.
+        ```python
+        from eventflow import MemoryLog, Runs
+        from eventflow.read_models import ReadModel
+
+        runs = await ReadModel.of(MemoryLog(), Runs())
+        print(await runs.under("run/"))
+        ```
+
+        ```text
+        {}
+        ```
+
+        A read-only log is not written to: the missing part is folded in memory. If it is cancelled, it stops between
+        two parts, and the parts that were kept so far stay kept.
         """
-        table = cls(log, projection)
-        await table._catch_up(await log.head())
-        return table
+        model = cls(log, projection)
+        await model._catch_up(await log.head())
+        return model
+
+    async def get(self, *names: str) -> dict[str, R]:
+        """Read the rows with these names; names without a row are left out."""
+        rows = await self._read(lambda: self._log.rows(self._name, names), lambda name: name in names)
+        return {name: rows[name] for name in names if name in rows}
+
+    async def under(self, prefix: str = "") -> dict[str, R]:
+        """Read the rows whose names begin with a prefix, in the order of their names."""
+        rows = await self._read(
+            lambda: self._log.rows(self._name, prefix=prefix), lambda name: name.startswith(prefix)
+        )
+        return dict(sorted(rows.items())) if self._unkept else rows
 
     async def _catch_up(self, head: int) -> None:
         trusting = keeps = True
         while True:
-            work = _CatchUp(self._log, self._projection, self._decode, trusting=trusting, keeps=keeps)
+            attempt = _CatchUp(self._log, self._projection, self._decode, trusting=trusting, keeps=keeps)
             try:
-                self.position = await work.run(head)
-            except _Moved:
+                self.position = await attempt.run(head)
+            except _CheckpointMoved:
                 keeps = trusting
                 continue
-            except LogDamaged:  # of the rows, which are to be made again, or of the events
+            except LogDamaged:  # the rows are damaged and must be folded again, or the events are
                 if not trusting:
                     raise
                 trusting = False
                 continue
-            self._beside, self._under, self._is_whole = work.unkept
+            self._unkept, self._base, self._ignores_kept = attempt.unkept
             return
 
-    async def get(self, *names: str) -> dict[str, R]:
-        """The rows of those names that there are."""
-        rows = await self._found(lambda: self._log.rows(self._name, names), lambda name: name in names)
-        return {name: rows[name] for name in names if name in rows}
-
-    async def under(self, prefix: str = "") -> dict[str, R]:
-        """The rows whose names begin so, in the order of their names."""
-        rows = await self._found(
-            lambda: self._log.rows(self._name, prefix=prefix), lambda name: name.startswith(prefix)
-        )
-        return dict(sorted(rows.items())) if self._beside else rows
-
-    async def _found(
-        self, ask: Callable[[], Awaitable[RowsFound]], is_meant: Callable[[str], bool]
+    async def _read(
+        self, ask: Callable[[], Awaitable[RowsFound]], is_wanted: Callable[[str], bool]
     ) -> dict[str, R]:
-        """What is kept, with what is not kept over it."""
+        """Read the kept rows, with the unkept ones over them."""
         kept: Mapping[str, bytes] = {}
-        while not self._is_whole:
-            found = await ask()
-            if not self._beside or found.checkpoint == self._under:
-                kept = found.rows
+        while not self._ignores_kept:
+            answer = await ask()
+            if not self._unkept or answer.checkpoint == self._base:
+                kept = answer.rows
                 break
-            await self._catch_up(self.position)  # meanwhile somebody has kept what we had beside it, or more
+            await self._catch_up(
+                self.position
+            )  # another process has kept these rows meanwhile, or newer ones
         rows = {name: self._decode(data) for name, data in kept.items()}
-        for name, row in self._beside.items():
-            if is_meant(name):
-                if row is None:
-                    rows.pop(name, None)
-                else:
-                    rows[name] = row
+        for name, row in self._unkept.items():
+            if not is_wanted(name):
+                continue
+            if row is None:
+                rows.pop(name, None)
+            else:
+                rows[name] = row
         return rows
 
 
-def _decoder(projection: TableProjection[R]) -> Callable[[bytes], R]:
-    """Opens rows; one that is none is damage."""
+def _decoder(projection: RowProjection[R]) -> Callable[[bytes], R]:
+    """Make the function that decodes rows; bytes that are no row are damage."""
     decode: Callable[[bytes], R] = msgspec.msgpack.Decoder(get_args(state_type(projection))[1]).decode
 
-    def open_row(data: bytes) -> R:
+    def decode_row(data: bytes) -> R:
         try:
             return decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise LogDamaged(f"a row of the table {projection.name!r} is none: {error}") from error
+            raise LogDamaged(
+                f"a row of the read model {projection.name!r} does not decode: {error}"
+            ) from error
 
-    return open_row
+    return decode_row
 
 
-class _Rows(MutableMapping[str, R]):
-    """The rows at hand, with what has to be written of them."""
+class _LoadedRows(MutableMapping[str, R]):
+    """The rows in memory, and the names of those that have changed."""
 
     def __init__(self) -> None:
         self.known: dict[str, R | None] = {}
+        """None for a row that is known not to exist."""
         self.changed: set[str] = set()
 
     def __getitem__(self, name: str) -> R:
-        found = self.known.get(name)
-        if found is None:
+        row = self.known.get(name)
+        if row is None:
             raise KeyError(name)
-        return found
+        return row
 
     def __setitem__(self, name: str, row: R) -> None:
         self.known[name] = row
@@ -196,84 +213,91 @@ class _Rows(MutableMapping[str, R]):
         return sum(1 for _ in self)
 
 
-class _Moved(Exception):
+class _CheckpointMoved(Exception):
     """Another process has moved the checkpoint meanwhile."""
 
 
 class _CatchUp(Generic[R]):
-    """One attempt at bringing a table up to a position."""
+    """One attempt to bring the rows up to a position."""
 
     def __init__(
         self,
         log: EventLog,
-        projection: TableProjection[R],
+        projection: RowProjection[R],
         decode: Callable[[bytes], R],
         *,
         trusting: bool,
         keeps: bool,
     ) -> None:
-        """Go on from what is kept, or begin from nothing if that is not to be trusted."""
+        """Continue from the kept rows if `trusting`, or else from nothing; write to the log if `keeps`."""
         self._log = log
         self._trusting = trusting
         self._projection = projection
         self._decode = decode
         self._code = code_of_fold(projection)
-        self._rows = _Rows[R]()
-        self._at: Checkpoint | None = None
+        self._rows = _LoadedRows[R]()
+        self._checkpoint: Checkpoint | None = None
         self._is_new = False
-        """Nothing is kept yet, so a row that is not at hand does not exist."""
+        """Nothing is kept yet, so a row that is not in memory does not exist."""
         self._keeps = keeps
-        """Whether the log has taken everything so far."""
+        """Whether the log has accepted all writes so far."""
 
     @property
     def unkept(self) -> tuple[Mapping[str, R | None], Checkpoint | None, bool]:
-        """The rows that the log did not take, under what checkpoint, and whether nothing that is kept counts."""
+        """The rows that the log did not accept, their base checkpoint, and whether the kept rows are to be ignored."""
         if self._keeps:
             return {}, None, False
-        rows, is_whole = self._rows, self._at is None or self._at.code != self._code
-        return {name: rows.known[name] for name in rows.changed}, self._at, is_whole
+        known, checkpoint = self._rows.known, self._checkpoint
+        ignores_kept = checkpoint is None or checkpoint.code != self._code
+        return {name: known[name] for name in self._rows.changed}, checkpoint, ignores_kept
 
     async def run(self, head: int) -> int:
-        """Fold at least up to `head`, and give how far; raises `_Moved`."""
-        found = (await self._log.rows(self._projection.name, ())).checkpoint if self._trusting else None
-        self._at = found
-        self._is_new = found is None or found.code != self._code
-        start = 0 if found is None or self._is_new else found.position
-        while start < head:
-            part: list[Record] = []
-            async with aclosing(self._read(start, head)) as records:
-                async for record in records:
-                    part.append(record)
-                    if len(part) == PART:
-                        break
+        """Fold at least up to `head`, and return the position reached; raises `_CheckpointMoved`."""
+        checkpoint = None
+        if self._trusting:
+            checkpoint = (await self._log.rows(self._projection.name, ())).checkpoint
+        self._checkpoint = checkpoint
+        self._is_new = checkpoint is None or checkpoint.code != self._code
+        position = 0 if checkpoint is None or self._is_new else checkpoint.position
+        while position < head:
+            part = await self._read_part(position, head)
             for first in range(0, len(part), PAGE):
                 await self._apply(part[first : first + PAGE])
-            start = part[-1].position if len(part) == PART else head  # positions may be far apart
-            await self._keep(start)
-        return start
+            position = part[-1].position if len(part) == PART else head  # positions may be far apart
+            await self._keep(position)
+        return position
 
-    async def _read(self, after: int, until: int) -> AsyncGenerator[Record, None]:
+    async def _read_part(self, after: int, until: int) -> list[Record]:
+        part: list[Record] = []
+        async with aclosing(self._records(after, until)) as records:
+            async for record in records:
+                part.append(record)
+                if len(part) == PART:
+                    break
+        return part
+
+    async def _records(self, after: int, until: int) -> AsyncGenerator[Record, None]:
         async for record in self._log.read(after=after, until=until):
             yield record
 
     async def _keep(self, position: int) -> None:
-        """Write what changed, with the checkpoint, unless the log takes nothing."""
+        """Write the changed rows and the checkpoint, unless the log has refused a write."""
         if not self._keeps:
             return
-        rows, now = self._rows, Checkpoint(self._code, position)
-        encode = msgspec.msgpack.encode
-        data = {
-            name: None if (row := rows.known[name]) is None else encode(row) for name in sorted(rows.changed)
-        }
+        rows, checkpoint = self._rows, Checkpoint(self._code, position)
+        data: dict[str, bytes | None] = {}
+        for name in sorted(rows.changed):
+            row = rows.known[name]
+            data[name] = None if row is None else msgspec.msgpack.encode(row)
         try:
-            stored = await self._log.keep_rows(self._projection.name, self._at, now, data)
+            is_kept = await self._log.keep_rows(self._projection.name, self._checkpoint, checkpoint, data)
         except Exception:
-            _logger.debug("table %r is not kept", self._projection.name, exc_info=True)
+            _logger.debug("read model %r is not kept", self._projection.name, exc_info=True)
             self._keeps = False
             return
-        if not stored:
-            raise _Moved
-        self._at = now
+        if not is_kept:
+            raise _CheckpointMoved
+        self._checkpoint = checkpoint
         rows.changed.clear()
         if len(rows.known) > ROWS_MAX:
             rows.known.clear()
@@ -281,7 +305,7 @@ class _CatchUp(Generic[R]):
 
     async def _apply(self, page: Sequence[Record]) -> None:
         rows, apply = self._rows, self._projection.apply
-        while missing := self._missing(page):  # more rows may tell of more that are needed
+        while missing := self._missing(page):  # a loaded row may name more rows
             await self._load(missing)
         for record in page:
             while missing := self._missing([record]):
@@ -289,17 +313,17 @@ class _CatchUp(Generic[R]):
             apply(rows, record)
 
     def _missing(self, page: Sequence[Record]) -> list[str]:
-        """Names of rows that the records need and that are not at hand."""
+        """Names of rows that the records need and that are not in memory."""
         if self._is_new:
             return []
         needs, rows = self._projection.needs, self._rows
         return [name for record in page for name in needs(rows, record) if name not in rows.known]
 
     async def _load(self, names: Iterable[str]) -> None:
-        """Have these rows at hand; they must be of the checkpoint."""
-        found = await self._log.rows(self._projection.name, tuple(dict.fromkeys(names)))
-        if found.checkpoint != self._at:
-            raise _Moved
+        """Load rows into memory; they must belong to the checkpoint."""
+        answer = await self._log.rows(self._projection.name, tuple(dict.fromkeys(names)))
+        if answer.checkpoint != self._checkpoint:
+            raise _CheckpointMoved
         for name in names:
-            data = found.rows.get(name)
+            data = answer.rows.get(name)
             self._rows.known[name] = None if data is None else self._decode(data)

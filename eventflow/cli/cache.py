@@ -13,7 +13,7 @@ from eventflow.events import CacheMiss, LogDamaged, Record, RunClaimed, TaskReus
 from eventflow.graph import Const, Graph, KeyPart, KeyPartKind, TaskDef, TaskNode
 from eventflow.ports import EventLog
 from eventflow.projections import Fold, replay
-from eventflow.read_models import Table
+from eventflow.read_models import ReadModel
 from eventflow.result import Inline
 from eventflow.views.cache import CacheEntry, CacheHits, CacheRow, differences, entries_under, nearest_entry
 from eventflow.views.run import RunNotFound, RunView, graph_of
@@ -47,7 +47,7 @@ _ABSENT: Final = "(not given)"
 
 
 async def _rows(log: EventLog, prefix: str) -> dict[str, CacheRow]:
-    table: Table[CacheRow] = await Table.of(log, CacheHits())
+    table: ReadModel[CacheRow] = await ReadModel.of(log, CacheHits())
     return await table.under(prefix)
 
 

@@ -24,7 +24,7 @@ from eventflow.logs.urls import SQLITE, check_url, default_url, path_of
 from eventflow.machine.rules import FAILED, FINISHED
 from eventflow.ports import EventLog
 from eventflow.projections import Fold, Runs, Timeline
-from eventflow.read_models import Table
+from eventflow.read_models import ReadModel
 from eventflow.result import Inline, Stored
 from eventflow.states import Failed
 from eventflow.suggestions import did_you_mean
@@ -104,7 +104,7 @@ async def state_of(log: EventLog, row: RunRow) -> str:
 
 async def _runs(log: EventLog) -> dict[str, RunRow]:
     """All runs by id, in the order of their start."""
-    return Runs.of(await (await Table.of(log, Runs())).under())
+    return Runs.of(await (await ReadModel.of(log, Runs())).under())
 
 
 async def runs_in(log: EventLog) -> list[dict[str, Any]]:

@@ -43,8 +43,25 @@ _open: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, _Handle]]] =
 async def open_log(url: str | None = None, *, read_only: bool = False) -> AsyncIterator[EventLog]:
     """Open the log of a URL, or the default log, for a block of code, and close it at the end of the block.
 
-        async with open_log("sqlite:///runs.db") as log:
-            await nightly.options(log=log).run()
+    ```python
+    from eventflow import flow, open_log, task
+
+    @task
+    async def hello() -> str:
+        return "hello"
+
+    @flow
+    def greet() -> str:
+        return hello()
+
+    async with open_log("sqlite:///runs.db") as log:
+        await greet.options(log=log, run_id="first").run()
+        print(await log.head("run/first"), "events")
+    ```
+
+    ```text
+    5 events
+    ```
 
     With `read_only` nothing is written, locked or created, and calls that would write raise `LogUnusable`.
     `memory:` is the one log of this process's memory; it stays open.

@@ -1,6 +1,6 @@
 """What the cache holds and what it has saved, folded from the log.
 
-A table projection (see `eventflow.read_models`) with four kinds of rows:
+A row projection (see `eventflow.read_models`) with four kinds of rows:
 
     entry/<namespace>, <key>   the last success that bears a key
     task/<flow>, <task>        how often a task's result was taken, made, and why it was made

@@ -1,6 +1,6 @@
 """The list of runs: one row for each, folded from the log.
 
-A table projection (see `eventflow.read_models`): rows by the name of the stream that they are about, `run/<id>` and
+A row projection (see `eventflow.read_models`): rows by the name of the stream that they are about, `run/<id>` and
 `flow/<digest>`.
 """
 
@@ -80,7 +80,7 @@ class Runs:
         """No rows."""
         return {}
 
-    def needs(self, rows: Mapping[str, RunsRow], record: Record) -> tuple[str, ...]:  # noqa: ARG002 - see `tables`
+    def needs(self, rows: Mapping[str, RunsRow], record: Record) -> tuple[str, ...]:  # noqa: ARG002 - see `RowProjection`
         """Names of the rows that a record is about."""
         event = record.event
         if type(event) in _HANDLERS:

@@ -57,7 +57,6 @@ NOT_YET = frozenset(
         "eventflow.flow",
         "eventflow.follow",
         "eventflow.inputs",
-        "eventflow.open_log",
         "eventflow.parameters",
         "eventflow.replay",
         "eventflow.state_of",

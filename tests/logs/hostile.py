@@ -30,7 +30,7 @@ from eventflow import Flow, Parameter, Runs, RunView, SQLiteLog, inputs, replay,
 from eventflow.events import Known, LogDamaged, checksum, name_digest
 from eventflow.logs.sqlite.checksums import sum_of
 from eventflow.projections import CacheHits, Fold
-from eventflow.read_models import Table
+from eventflow.read_models import ReadModel
 
 __all__ = ["MEMORY_BYTES", "SECONDS", "SHAPES", "make", "write"]
 
@@ -88,8 +88,8 @@ async def make(path: Path) -> None:
     async with SQLiteLog(path) as log:
         for run_id in (RUN, "other"):
             await flow.options(log=log, run_id=run_id).run(n=3)
-        await Table.of(log, Runs())
-        await Table.of(log, CacheHits())
+        await ReadModel.of(log, Runs())
+        await ReadModel.of(log, CacheHits())
 
 
 # ── how to forge ─────────────────────────────────────────────────────────────────────────────────────────────

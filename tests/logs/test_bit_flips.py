@@ -23,7 +23,7 @@ from eventflow import Flow, Parameter, Runs, RunView, SQLiteLog, inputs, replay,
 from eventflow.events import LogDamaged, Record
 from eventflow.logs.sqlite import LogUnusable
 from eventflow.projections import CacheHits
-from eventflow.read_models import Table
+from eventflow.read_models import ReadModel
 from eventflow.runner import ownership
 from eventflow.testing import Crash, CrashingLog
 
@@ -89,8 +89,8 @@ async def _make(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             dying = CrashingLog(log, crash_at=3)
             with pytest.raises(Crash):
                 await flow().options(log=dying, run_id=run_id).run(n=n)
-        await Table.of(log, Runs())
-        await Table.of(log, CacheHits())
+        await ReadModel.of(log, Runs())
+        await ReadModel.of(log, CacheHits())
 
 
 class Asked:
@@ -119,7 +119,7 @@ class Asked:
 
     async def rows(self, projection: Any) -> Any:
         """A table."""
-        return await (await Table.of(self.log, projection)).under()
+        return await (await ReadModel.of(self.log, projection)).under()
 
     async def look(self, keys: Sequence[str]) -> None:
         """Ask everything that runs nothing."""

@@ -21,7 +21,7 @@ from eventflow.logs.open import open_log
 from eventflow.logs.sqlite import LogUnusable, SQLiteLog
 from eventflow.logs.sqlite.files import is_unborn
 from eventflow.ports import LogClosed, Value
-from eventflow.read_models import Table
+from eventflow.read_models import ReadModel
 from eventflow.testing.conformance.hooks import collect, stored, value, write
 from tests.logs import breaking_sqlite as breaking
 
@@ -95,7 +95,7 @@ async def make(path: Path) -> Path:
     async with SQLiteLog(path) as log:
         await log.append(write("run/a", 0, 0, 1, 2), values=[value(b"kept"), LARGE])
         await ones.options(log=log, run_id="r").run()
-        await Table.of(log, Runs())
+        await ReadModel.of(log, Runs())
         await ones.options(log=log, run_id="later").run()
     return path
 
@@ -116,7 +116,7 @@ async def look(log: SQLiteLog) -> None:
     assert await log.snapshot("none") is None
     assert len((await log.info()).id) == 32
     assert not await log.is_live("r")
-    runs = Runs.of(await (await Table.of(log, Runs())).under())
+    runs = Runs.of(await (await ReadModel.of(log, Runs())).under())
     assert [run for run in runs if run != "b"] == ["a", "r", "later"]
     assert len(await collect(log.follow(), 3)) == 3
 
@@ -411,7 +411,7 @@ async def test_a_table_that_another_process_brings_up_meanwhile(path: Path) -> N
     """Rows that were folded in memory are put over those that are kept, of the same moment, never of another."""
     await make(path)
     async with SQLiteLog(path, read_only=True) as looking:
-        table = await Table.of(looking, Runs())
+        table = await ReadModel.of(looking, Runs())
         assert {run: row.status for run, row in Runs.of(await table.under("run/")).items()} == {
             "a": "started",
             "r": "finished",
@@ -419,7 +419,7 @@ async def test_a_table_that_another_process_brings_up_meanwhile(path: Path) -> N
         }
         async with SQLiteLog(path) as log:
             await ones.options(log=log, run_id="last").run()
-            await Table.of(log, Runs())
+            await ReadModel.of(log, Runs())
         assert [*Runs.of(await table.under("run/"))] == ["a", "r", "later", "last"]
         assert [*await table.get("run/last", "run/none")] == ["run/last"]
 

@@ -137,7 +137,7 @@ async def test_a_key_is_not_answered_by_another_one(tmp_path: Path) -> None:
 async def test_a_table_that_is_damaged_is_made_again(tmp_path: Path, harm: str) -> None:
     """Its rows are made of the events once more, and then it is as it was; a look that cannot write makes them, too."""
     from eventflow import Runs
-    from eventflow.read_models import Table
+    from eventflow.read_models import ReadModel
 
     @task(version="1")
     async def one() -> int:
@@ -149,15 +149,15 @@ async def test_a_table_that_is_damaged_is_made_again(tmp_path: Path, harm: str) 
     async with SQLiteLog(path) as log:
         for run_id in ("a", "b"):
             await flow.options(log=log, run_id=run_id).run()
-        expected = await (await Table.of(log, Runs())).under()
+        expected = await (await ReadModel.of(log, Runs())).under()
         kept = await log.rows("runs")
     execute_plain(path, harm)
     async with SQLiteLog(path, read_only=True) as log:
-        assert await (await Table.of(log, Runs())).under() == expected
+        assert await (await ReadModel.of(log, Runs())).under() == expected
         with pytest.raises(LogDamaged, match="read model"):
             await log.rows("runs")
     async with SQLiteLog(path) as log:
-        assert await (await Table.of(log, Runs())).under() == expected
+        assert await (await ReadModel.of(log, Runs())).under() == expected
         assert await log.rows("runs") == kept
 
 

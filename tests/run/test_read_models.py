@@ -1,4 +1,4 @@
-"""Table projections: what the log keeps of them equals what a replay gives, whatever happens meanwhile."""
+"""Read models: what the log keeps of them equals what a replay gives, whatever happens meanwhile."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from eventflow.events import Record
 from eventflow.graph import KeyPart
 from eventflow.ports import Checkpoint, EventLog
 from eventflow.projections import CacheHits, Runs
-from eventflow.read_models import Table, TableProjection
+from eventflow.read_models import ReadModel, RowProjection
 from eventflow.views.run_list import RunsRow
 
 
@@ -63,12 +63,12 @@ def encoded(rows: Mapping[str, Any]) -> dict[str, bytes]:
     return {name: msgspec.msgpack.encode(rows[name]) for name in sorted(rows)}
 
 
-PROJECTIONS: list[TableProjection[Any]] = [Runs(), CacheHits()]
+PROJECTIONS: list[RowProjection[Any]] = [Runs(), CacheHits()]
 
 
 @pytest.mark.parametrize("projection", PROJECTIONS, ids=lambda p: p.name)
 async def test_what_is_kept_is_what_a_replay_gives(
-    log: EventLog, projection: TableProjection[Any], monkeypatch: pytest.MonkeyPatch
+    log: EventLog, projection: RowProjection[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Brought up in many small steps and between runs, the rows are byte by byte those made at once from nothing."""
     monkeypatch.setattr(module, "PART", 7)
@@ -76,7 +76,7 @@ async def test_what_is_kept_is_what_a_replay_gives(
     monkeypatch.setattr(module, "ROWS_MAX", 2)
     for size in (3, 5, 5, 0, 2):
         await some_runs(log, size)
-        table = await Table.of(log, projection)
+        table = await ReadModel.of(log, projection)
         assert table.position == await log.head()
         live = encoded(await table.under())
         assert live == encoded((await replay(log, projection)).state)  # type: ignore[arg-type]
@@ -85,7 +85,7 @@ async def test_what_is_kept_is_what_a_replay_gives(
         assert kept.checkpoint is not None
         assert kept.checkpoint.position == await log.head()
     monkeypatch.setattr(type(projection), "version", 2)  # other code: made again
-    assert encoded(await (await Table.of(log, projection)).under()) == live
+    assert encoded(await (await ReadModel.of(log, projection)).under()) == live
 
 
 class CountedRuns(Runs):
@@ -104,11 +104,11 @@ async def test_only_the_tail_is_read(log: EventLog) -> None:
     """The second time costs what is new, not the log."""
     projection = CountedRuns()
     await some_runs(log, 5, 5)
-    await Table.of(log, projection)
+    await ReadModel.of(log, projection)
     head = await log.head()
     await some_runs(log, 1)
     projection.applied.clear()
-    await Table.of(log, projection)
+    await ReadModel.of(log, projection)
     assert projection.applied == list(range(head + 1, await log.head() + 1))
 
 
@@ -116,7 +116,7 @@ async def test_rows_by_name_and_by_prefix(log: EventLog) -> None:
     """Some rows are read without the others."""
     for run_id in ("b", "a"):
         await halves.options(log=log, run_id=run_id).run([2])
-    table = await Table.of(log, Runs())
+    table = await ReadModel.of(log, Runs())
     assert [*await table.under("run/")] == ["run/a", "run/b"]
     found = await table.get("run/b", "run/zz")
     assert [*found] == ["run/b"]
@@ -127,7 +127,7 @@ async def test_rows_by_name_and_by_prefix(log: EventLog) -> None:
 async def test_what_the_cache_did(log: EventLog) -> None:
     """Entries with their sources, hits and misses by reason, time saved."""
     await some_runs(log, 4, 4)
-    table = await Table.of(log, CacheHits())
+    table = await ReadModel.of(log, CacheHits())
     rows = await table.under()
     (stats,) = CacheHits.tasks(rows)
     assert (stats.flow, stats.task, stats.hits, stats.misses) == ("halves", "half", 2, {"new": 6})
@@ -146,7 +146,7 @@ async def test_flows_without_a_cache_leave_no_row(log: EventLog) -> None:
     with Flow("plain") as plain:
         more([1])
     await plain.options(log=log).run()
-    assert await (await Table.of(log, CacheHits())).under() == {}
+    assert await (await ReadModel.of(log, CacheHits())).under() == {}
 
 
 async def test_two_that_bring_it_up_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,7 +157,7 @@ async def test_two_that_bring_it_up_at_once(tmp_path: Path, monkeypatch: pytest.
         found: list[dict[str, bytes]] = []
 
         async def bring_up(log: EventLog) -> None:
-            found.append(encoded(await (await Table.of(log, Runs())).under()))
+            found.append(encoded(await (await ReadModel.of(log, Runs())).under()))
 
         async with anyio.create_task_group() as tasks:
             for log in (one, two, one, two):
@@ -174,7 +174,7 @@ async def test_a_log_that_keeps_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     log = MemoryLog()
     await some_runs(log, 3)
     monkeypatch.setattr(MemoryLog, "keep_rows", refuse)
-    table = await Table.of(log, Runs())
+    table = await ReadModel.of(log, Runs())
     assert encoded(await table.under()) == encoded((await replay(log, Runs())).state)
     (name,) = await table.under("run/")
     assert [*await table.get(name, "run/none")] == [name]
@@ -185,16 +185,16 @@ async def test_tables_may_be_deleted(tmp_path: Path) -> None:
     """They are made again, the same."""
     async with SQLiteLog(tmp_path / "log.db") as log:
         await some_runs(log, 3)
-        before = encoded(await (await Table.of(log, Runs())).under())
+        before = encoded(await (await ReadModel.of(log, Runs())).under())
         with closing(sqlite3.connect(tmp_path / "log.db", isolation_level=None)) as other:
             other.executescript("DELETE FROM read_row; DELETE FROM read_model;")
         assert (await log.rows("runs")).checkpoint is None
-        assert encoded(await (await Table.of(log, Runs())).under()) == before
+        assert encoded(await (await ReadModel.of(log, Runs())).under()) == before
 
 
 async def test_the_checkpoint_is_of_the_code(log: EventLog) -> None:
     """What other code has folded is thrown away, not mixed with what this one folds."""
     await some_runs(log, 2)
     await log.keep_rows("runs", None, Checkpoint("other", await log.head()), {"run/ghost": b"\x90"})
-    rows = await (await Table.of(log, Runs())).under()
+    rows = await (await ReadModel.of(log, Runs())).under()
     assert "run/ghost" not in rows

@@ -45,14 +45,13 @@ from benchmarks.common import (
     main_module,
     small,
 )
-from eventflow import Flow, MemoryLog, Parameter, inputs, task
+from eventflow import Flow, MemoryLog, Parameter, RunStates, inputs, open_run, task
 from eventflow.demo.workload import Workload, load
 from eventflow.events import TaskStarted, TaskSucceeded, decode
 from eventflow.logs.sqlite import SQLiteLog
 from eventflow.ports import EventLog
 from eventflow.projections import Fold, replay
 from eventflow.result import Inline
-from eventflow.views.run import RunView
 
 AnyFlow: TypeAlias = Flow[..., Any]
 
@@ -303,9 +302,9 @@ class Bench:
             await self.run(log, fan(n, self.work), "w6")
         with Meter() as meter:
             async with SQLiteLog(self.path) as log:
-                view = await RunView.of(log, "w6")
+                view = await open_run(log, "w6")
                 fold = await replay(log, view, stream=view.stream)
-        state = view.picture(fold.state).state
+        state = RunStates(view, fold.state).state
         assert state.is_successful(), state
         self.emit(n, meter.usage, rows=fold.position)
 
@@ -318,12 +317,12 @@ class Bench:
             bare: list[float] = []
             events = 0
             start = time.perf_counter()
-            view = await RunView.of(log, "replay")
+            view = await open_run(log, "replay")
             view_s = time.perf_counter() - start
             for _ in range(TURNS):
                 with Meter() as meter:
                     fold = await replay(log, view, stream=view.stream, start=Fold.start(view))
-                assert view.picture(fold.state).state.is_successful()
+                assert RunStates(view, fold.state).state.is_successful()
                 del fold
                 ours.append(meter.usage)
                 start = time.perf_counter()

@@ -45,7 +45,19 @@ from eventflow.ports import (
     LogWriteFailed,
     OutcomeUnknown,
 )
-from eventflow.projections import Fold, Projection, Runs, Timeline, follow, replay
+from eventflow.projections import (
+    Fold,
+    Projection,
+    RunNotFound,
+    Runs,
+    RunStates,
+    RunView,
+    Timeline,
+    follow,
+    open_run,
+    replay,
+    run_report,
+)
 from eventflow.result import (
     DeserializationError,
     KeyUnavailable,
@@ -65,7 +77,6 @@ from eventflow.runner.parameters import ParametersDiffer
 from eventflow.runner.task_context import NoContext, Skip, context
 from eventflow.runs.launch import NoValue, RunNotFinished, state_of
 from eventflow.states import State, TaskError
-from eventflow.views.run import Picture, RunNotFound, RunView
 
 if TYPE_CHECKING:
     from eventflow.logs.sqlite import SQLiteLog
@@ -97,7 +108,6 @@ __all__ = [
     "ParameterError",
     "ParametersDiffer",
     "PickleNotTrusted",
-    "Picture",
     "Projection",
     "Result",
     "ResultError",
@@ -106,6 +116,7 @@ __all__ = [
     "RunAwaitsItself",
     "RunNotFinished",
     "RunNotFound",
+    "RunStates",
     "RunView",
     "Runs",
     "SQLiteLog",
@@ -124,8 +135,10 @@ __all__ = [
     "inputs",
     "nothing",
     "open_log",
+    "open_run",
     "parameters",
     "replay",
+    "run_report",
     "state_of",
     "task",
     "unmapped",

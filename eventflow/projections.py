@@ -1,59 +1,67 @@
-"""Folding the log: what stood at any moment, and what stands now.
+"""Folds of the log: the state at any moment of the past, and the state now.
 
-A projection is a class with a name, a version, a first state and a function that takes one record in.
-That is all it takes to be replayed to any position, followed live, snapshotted and served, as long as
-msgspec can encode its state, whose type it declares on `initial`.
+A projection is a class with a name, a version, an initial state and a function that applies one record to a state.
+It can be replayed to any position, followed live, snapshotted and served, if msgspec can encode its state, whose type
+is the return annotation of `initial`.
 
-    replay    records up to a position → Fold
-    follow    the same, then a fold after each new record
-    dump      Fold → bytes, a snapshot;   restore   bytes → Fold, or nothing
-    begin     what the log has as a snapshot, or the fold of nothing
+    replay      the records up to a position → Fold
+    follow      the same, then the fold after each new record
+    dump        Fold → bytes, a snapshot;   restore   bytes → Fold, or None
+    begin       the log's snapshot as a fold, or the fold of no records
+    open_run    a run's id → the `RunView` that folds its stream
 
-A snapshot is an opinion about the log: it may be deleted at any time, and one that other code has folded, or
-with changed bytes, counts as deleted.  fold(all) = fold(snapshot + tail) at
-every cut, for `apply` sees nothing but its state and the record.
+A snapshot caches a fold.  It may be deleted at any time, and it is ignored if it is corrupt or was made by other code.
+fold(all records) = fold(snapshot + the records after it) at every cut, since `apply` depends on nothing but its state
+and the record.
 
-Built in: `RunView`, `Timeline`, and the row projections `Runs` and `CacheHits`, which can also be kept row by
-row (`eventflow.read_models`).  All find the handler of an event by its type, and pass by what they do not know.
+Built in: `RunView` (shown by `RunStates` and `run_report`), `Timeline`, and the row projections `Runs` and
+`CacheHits`, which can also be kept row by row (`eventflow.read_models`).  All find the handler of an event by its type,
+and ignore the kinds that they do not handle.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, MutableMapping
 from contextlib import suppress
 from functools import cache
 from hashlib import blake2b
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Final, Generic, Protocol, TypeVar, get_type_hints
+from typing import Any, Generic, Protocol, TypeVar, get_type_hints
 
 import msgspec
 
 from eventflow.events import (
-    Address,
+    FlowDefined,
+    LogDamaged,
     Record,
-    RunFinished,
     RunStarted,
-    TaskAbandoned,
-    TaskBlocked,
-    TaskFailed,
-    TaskMapped,
-    TaskReused,
-    TaskSkipped,
-    TaskStarted,
-    TaskSucceeded,
+    Unknown,
     checksum,
+    flow_stream,
+    kind_of,
+    run_stream,
 )
+from eventflow.graph import Graph
+from eventflow.machine import Plan
 from eventflow.ports import EventLog
 from eventflow.views.cache import CacheHits
+from eventflow.views.run import RunFacts, RunView
 from eventflow.views.run_list import Runs
+from eventflow.views.run_report import RunReport, run_report
+from eventflow.views.run_states import RunStates
+from eventflow.views.timeline import Attempt, TaskLine, Timeline, TimelineState
 
 __all__ = [
     "Attempt",
     "CacheHits",
     "Fold",
     "Projection",
+    "RunNotFound",
+    "RunReport",
+    "RunStates",
+    "RunView",
     "Runs",
     "TaskLine",
     "Timeline",
@@ -62,8 +70,12 @@ __all__ = [
     "code_of_fold",
     "dump",
     "follow",
+    "open_run",
+    "read_graph",
+    "read_graphs",
     "replay",
     "restore",
+    "run_report",
     "state_type",
 ]
 
@@ -75,7 +87,7 @@ class Projection(Protocol[S]):
 
     @property
     def name(self) -> str:
-        """What its snapshots are kept under; a plain class attribute will do."""
+        """The name of its snapshots; a plain class attribute will do."""
         ...
 
     @property
@@ -109,7 +121,7 @@ class Fold(Generic[S]):
         return cls(projection, projection.initial())
 
     def push(self, record: Record) -> None:
-        """Apply the next record, in place; its position must lie after the fold's."""
+        """Apply the next record, in place; its position must be after the fold's."""
         assert record.position > self.position, f"record {record.position} is not after {self.position}"
         self.state = self.projection.apply(self.state, record)
         self.position = record.position
@@ -166,6 +178,47 @@ async def follow(
             yield fold
 
 
+class RunNotFound(LookupError):
+    """The log has no run with this id."""
+
+
+async def open_run(log: EventLog, run_id: str) -> RunView:
+    """Return the view of a run, made from the log alone.
+
+    Reads the first record of the run and its graph. Raises `RunNotFound`.
+
+        view = await open_run(log, run_id)
+        fold = await replay(log, view, stream=view.stream)
+        RunStates(view, fold.state, peek=log.peek)["total"].result
+    """
+    async for record in log.read(stream=run_stream(run_id)):
+        if isinstance(record.event, RunStarted):
+            return RunView(run_id, Plan(await read_graph(log, record.event.flow)))
+        if not isinstance(record.event, Unknown):
+            raise LogDamaged(f"run {run_id!r} begins with a {kind_of(record.event)!r}")
+        break
+    raise RunNotFound(f"there is no run {run_id!r} in this log")
+
+
+async def read_graph(log: EventLog, digest: str) -> Graph:
+    """Return the graph with this digest; raises `RunNotFound` if a newer eventflow wrote it."""
+    async for record in log.read(stream=flow_stream(digest)):
+        if isinstance(record.event, FlowDefined):
+            return record.event.graph
+        if isinstance(record.event, Unknown):
+            raise RunNotFound(
+                f"flow {digest} is recorded as a {record.event.kind!r}: a newer eventflow wrote it"
+            )
+    raise LogDamaged(f"the log has no flow {digest}, which one of its runs is of")
+
+
+async def read_graphs(log: EventLog, facts: RunFacts, known: MutableMapping[str, Graph]) -> None:
+    """Add to `known` the graphs, by digest, that were in force while the run's records were written."""
+    for _, digest in facts.flows:
+        if digest not in known:
+            known[digest] = await read_graph(log, digest)
+
+
 async def begin(log: EventLog, projection: Projection[S], *, until: int | None = None) -> Fold[S]:
     """The fold to go on from: of the log's snapshot, if it has a sound one up to `until`, or of nothing."""
     name: str | None = getattr(projection, "snapshot_name", None)
@@ -206,7 +259,7 @@ def restore(data: bytes, projection: Projection[S]) -> Fold[S] | None:
 def code_of_fold(projection: Any) -> str:
     """A digest of the code by which a projection folds: of the file that defines it, and of its `modules`.
 
-    A state that other code has folded is not used, whatever its version says. Code that has no file is known by its
+    A state that other code has folded is not used, even if its version is the same. Code that has no file is known by its
     version only. Raises `ImportError` if one of `modules` does not exist.
     """
     own = getattr(type(projection).apply, "__globals__", vars(type(projection))).get("__name__")
@@ -225,104 +278,12 @@ def _code_of(name: str, version: int, modules: tuple[str, ...]) -> str:
 
 
 def state_type(projection: Any) -> Any:
-    """What `initial` is annotated with: the runtime type alone would not say what a dict holds."""
+    """Return the annotation of `initial`; the runtime type of a dict would not name the types of its items."""
     initial = type(projection).initial
     try:
         return get_type_hints(initial)["return"]
     except (KeyError, NameError) as error:
         raise TypeError(
             f"{initial.__qualname__} must be annotated with the type of the state, "
-            f"and that type must stand in a module, so that the state can be copied and restored"
+            f"and that type must be defined in a module, so that the state can be copied and restored"
         ) from error
-
-
-# ── when each task ran ───────────────────────────────────────────────────────────────────────────────────
-
-
-class Attempt(msgspec.Struct, array_like=True):
-    """One bar of a timeline; moments in microseconds UTC, by the clock of the run's owner."""
-
-    attempt: int
-    """0 for a task that ended without running."""
-    started_us: int
-    ended_us: int | None = None
-    """None while it runs."""
-    outcome: str = "running"
-    """`running`, `succeeded`, `failed`, `retrying` (failed, another attempt follows), `abandoned`,
-    `reused`, `skipped` or `blocked`."""
-
-
-class TaskLine(msgspec.Struct, array_like=True):
-    """All attempts of one task, oldest first."""
-
-    task: Address
-    attempts: list[Attempt] = []
-    width: int | None = None
-    """Number of its children, once a mapped task has them."""
-
-
-class TimelineState(msgspec.Struct):
-    """What `Timeline` knows of one run."""
-
-    started_us: int | None = None
-    ended_us: int | None = None
-    tasks: dict[str, TaskLine] = {}
-    """By address as text (`4`, or `4.0.2` for a child), in the order of their first event."""
-
-
-class Timeline:
-    """When each task of one run ran, waited and ended; to be folded over that run's stream."""
-
-    name = "timeline"
-    version = 1
-
-    def initial(self) -> TimelineState:
-        """No tasks."""
-        return TimelineState()
-
-    def apply(self, state: TimelineState, record: Record) -> TimelineState:
-        """Take one record in, by its kind."""
-        event = record.event
-        if (handler := _TIMELINE.get(type(event))) is not None:
-            address = event.task  # type: ignore[union-attr]  # every kind in the table has one
-            text = ".".join(map(str, address))
-            line = state.tasks.get(text)
-            if line is None:
-                line = state.tasks[text] = TaskLine(address)
-            handler(line, record.at, event)
-        elif isinstance(event, RunStarted):
-            state.started_us = record.at
-        elif isinstance(event, RunFinished):
-            state.ended_us = record.at
-        return state
-
-
-def _line_started(line: TaskLine, at: int, event: TaskStarted) -> None:
-    line.attempts.append(Attempt(event.attempt, at))
-
-
-def _line_mapped(line: TaskLine, _at: int, event: TaskMapped) -> None:
-    line.width = event.width
-
-
-def _line_ended(outcome: str) -> Callable[[TaskLine, int, Any], None]:
-    def end(line: TaskLine, at: int, event: Any) -> None:
-        if not line.attempts or line.attempts[-1].ended_us is not None:
-            line.attempts.append(Attempt(0, at))
-        last = line.attempts[-1]
-        last.ended_us = at
-        last.outcome = "retrying" if getattr(event, "retry_at", None) is not None else outcome
-
-    return end
-
-
-_TIMELINE: Final[Mapping[type, Callable[[TaskLine, int, Any], None]]] = {
-    TaskStarted: _line_started,
-    TaskSucceeded: _line_ended("succeeded"),
-    TaskFailed: _line_ended("failed"),
-    TaskAbandoned: _line_ended("abandoned"),
-    TaskReused: _line_ended("reused"),
-    TaskSkipped: _line_ended("skipped"),
-    TaskBlocked: _line_ended("blocked"),
-    TaskMapped: _line_mapped,
-}

@@ -12,12 +12,12 @@ from eventflow.codecs.plain import unpack
 from eventflow.events import CacheMiss, LogDamaged, Record, RunClaimed, TaskReused, TaskStarted, run_of
 from eventflow.graph import Const, Graph, KeyPart, KeyPartKind, TaskDef, TaskNode
 from eventflow.ports import EventLog
-from eventflow.projections import Fold, replay
+from eventflow.projections import Fold, RunNotFound, open_run, read_graph, replay
 from eventflow.read_models import ReadModel
 from eventflow.result import Inline
 from eventflow.views.cache import CacheEntry, CacheHits, CacheRow, differences, entries_under, nearest_entry
-from eventflow.views.run import RunNotFound, RunView, graph_of
-from eventflow.views.run_facts import RunFacts
+from eventflow.views.run import RunFacts, RunView
+from eventflow.views.run_states import RunStates
 
 __all__ = ["entries_of", "explain", "lines_of", "stats_of"]
 
@@ -89,11 +89,11 @@ async def stats_of(log: EventLog) -> list[dict[str, Any]]:
 
 async def explain(log: EventLog, run_id: str, task: str) -> dict[str, Any]:
     """Why a task of a run was taken from the cache, or was not; raises `Trouble` for what is not to be explained."""
-    view = await RunView.of(log, run_id)
+    view = await open_run(log, run_id)
     # From the beginning: a snapshot is only as good as who made the file.
     facts = (await replay(log, view, stream=view.stream, start=Fold.start(view))).state
     try:
-        slot = view.picture(facts).slot(task)
+        slot = RunStates(view, facts).slot(task)
     except KeyError as error:
         raise Trouble(Exit.NOT_FOUND, str(error.args[0])) from None
     node = facts.run.node(slot)
@@ -109,7 +109,7 @@ async def explain(log: EventLog, run_id: str, task: str) -> dict[str, Any]:
         why = "the task says neither cache_for, cache_on nor cache_key"
         return {**found, "decision": "uncached", "why": why}
     if record is None:
-        state = type(view.picture(facts)[task]).__name__
+        state = type(RunStates(view, facts)[task]).__name__
         return {**found, "decision": "not asked", "why": f"it never came to that: the task is {state}"}
     if isinstance(record.event, TaskReused):
         counted = (*map(_words, graph.key_parts(node)), "the type of its result")
@@ -160,7 +160,7 @@ async def _graph_in_force(log: EventLog, view: RunView, record: Record) -> Graph
     assert isinstance(event, TaskReused | TaskStarted), "as in _decision"
     async for claim in log.read(stream=view.stream):
         if claim.version == event.claim and isinstance(claim.event, RunClaimed):
-            graph = await graph_of(log, claim.event.flow)
+            graph = await read_graph(log, claim.event.flow)
             if [*graph.index] != [*view.plan.graph.index]:
                 raise LogDamaged(f"run {view.run_id!r} was claimed for another flow, {claim.event.flow}")
             return graph
@@ -203,15 +203,17 @@ async def _compare(
     """The nearest earlier entry, and what differs, with the values then and now where they can be shown."""
     made = entry.first  # the entry as it was then; it may have been made again since
     try:
-        then = await RunView.of(log, run_of(made.stream))
+        then = await open_run(log, run_of(made.stream))
     except RunNotFound as error:
         raise LogDamaged(f"the cache has an entry of a run that is not there: {error}") from error
     past = (await replay(log, then, stream=then.stream, start=Fold.start(then))).state
     origin = next((s for s, version in enumerate(past.run.source) if version == made.version), None)
     differs = []
     for part in differences(entry, definition, key_parts, miss.parts):
-        now = _shown(view, facts, slot, part) if part in key_parts else ""
-        before = _shown(then, past, origin, part) if part in entry.key_parts and origin is not None else ""
+        now = _shown(log, view, facts, slot, part) if part in key_parts else ""
+        before = (
+            _shown(log, then, past, origin, part) if part in entry.key_parts and origin is not None else ""
+        )
         if now or before:
             now, before = _apart(now or _ABSENT, before or _ABSENT)
         differs.append({"what": _words(part), "now": now, "then": before})
@@ -237,19 +239,19 @@ def _words(part: KeyPart) -> str:
     return f"{_PARTS[part.kind]} {part.name!r}" if part.name else _PARTS[part.kind]
 
 
-def _shown(view: RunView, facts: RunFacts, slot: int, part: KeyPart) -> str:
+def _shown(log: EventLog, view: RunView, facts: RunFacts, slot: int, part: KeyPart) -> str:
     """An input or a parameter in few words; nothing for what is no value, and pickles stay closed."""
     name = part.name
-    picture = view.picture(facts)
+    run_states = RunStates(view, facts, peek=log.peek)
     node = facts.run.node(slot)
     try:
         if part.kind == "parameter":
-            return repr(picture[name].result)
+            return repr(run_states[name].result)
         if part.kind != "input" or node in view.plan.parameters:
             return ""
         given = {
             label: result.deserialize().value
-            for label, result in picture.inputs(slot).items()
+            for label, result in run_states.inputs(slot).items()
             if label == name or label.startswith(f"{name}[")
         }
     except Exception as error:  # noqa: BLE001 - without the user's code not every value opens

@@ -21,12 +21,12 @@ from eventflow.cli.output import say
 from eventflow.events import LogDamaged
 from eventflow.ports import LogUnusable, LogWriteFailed
 from eventflow.project import InvalidSetting
+from eventflow.projections import RunNotFound
 from eventflow.result import ResultError, SerializationError
 from eventflow.runner.compatibility import FlowChanged
 from eventflow.runner.ownership import UnknownEvents
 from eventflow.runner.parameters import ParametersDiffer
 from eventflow.runs.launch import RunNotFinished
-from eventflow.views.run import RunNotFound
 
 __all__ = ["Exit", "Trouble", "command_line", "explained", "in_shell"]
 

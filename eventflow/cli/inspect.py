@@ -23,14 +23,14 @@ from eventflow.logs.open import open_log
 from eventflow.logs.urls import SQLITE, check_url, default_url, path_of
 from eventflow.machine.rules import FAILED, FINISHED
 from eventflow.ports import EventLog
-from eventflow.projections import Fold, Runs, Timeline
+from eventflow.projections import Fold, Runs, Timeline, open_run
 from eventflow.read_models import ReadModel
 from eventflow.result import Inline, Stored
 from eventflow.states import Failed
 from eventflow.suggestions import did_you_mean
-from eventflow.views.run import STATES, Picture, RunView
-from eventflow.views.run_facts import cut
+from eventflow.views.run import cut
 from eventflow.views.run_list import RunRow
+from eventflow.views.run_states import STATES, RunStates
 
 __all__ = ["events_of", "find_run", "opened", "recorded_entry", "runs_in", "show_run", "state_of", "when"]
 
@@ -72,7 +72,7 @@ async def find_run(log: EventLog, given: str) -> str:
 
 async def recorded_entry(log: EventLog, run_id: str) -> tuple[str, str]:
     """Where the code of a run is found again, as its last owner recorded it, and its flow's name."""
-    view = await RunView.of(log, run_id)
+    view = await open_run(log, run_id)
     entry = ""
     async for record in log.read(stream=view.stream):
         match record.event:
@@ -131,7 +131,7 @@ async def runs_in(log: EventLog) -> list[dict[str, Any]]:
 
 async def show_run(log: EventLog, run_id: str, at: int | None) -> dict[str, Any]:
     """A run as it stood at one of its events, by default the last."""
-    view = await RunView.of(log, run_id)
+    view = await open_run(log, run_id)
     head = await log.head(view.stream)
     if at is not None and not 1 <= at <= head:
         raise Trouble(Exit.USAGE, f"run {run_id!r} has events 1 to {head}, so there is no --at {at}")
@@ -141,23 +141,23 @@ async def show_run(log: EventLog, run_id: str, at: int | None) -> dict[str, Any]
         line.push(record)
         if record.version == (at or head):
             break
-    picture, tasks = view.picture(fold.state), []
+    run_states, tasks = RunStates(view, fold.state), []
     for i, node in view.plan.tasks.items():
         found = line.state.tasks.get(str(i))
-        tasks.append(_task(picture, i, node.name, found))
-    state = picture.state
+        tasks.append(_task(run_states, i, node.name, found))
+    state = run_states.state
     return {
         "run": run_id,
         "flow": view.plan.graph.name,
         "state": type(state).__name__,
         "message": state.message,
-        "version": picture.version,
+        "version": run_states.version,
         "of": head,
         "tasks": tasks,
     }
 
 
-def _task(picture: Picture, node: int, name: str, line: Any) -> dict[str, Any]:
+def _task(run_states: RunStates, node: int, name: str, line: Any) -> dict[str, Any]:
     attempts = line.attempts if line is not None else []
     last = attempts[-1] if attempts else None
     seconds = None if last is None or last.ended_us is None else (last.ended_us - last.started_us) / 1e6
@@ -167,9 +167,9 @@ def _task(picture: Picture, node: int, name: str, line: Any) -> dict[str, Any]:
         "seconds": seconds,
         "message": "",
     }
-    statuses = picture.statuses_below(node)
+    statuses = run_states.statuses_below(node)
     if statuses is None:
-        state = picture.at(node)  # not by its name, which may be anything in a log of somebody else's
+        state = run_states.at(node)  # not by its name, which may be anything in a log of somebody else's
         row["state"] = type(state).__name__
         row["message"] = state.message if isinstance(state, Failed) else ""
         return row
@@ -179,7 +179,7 @@ def _task(picture: Picture, node: int, name: str, line: Any) -> dict[str, Any]:
     failed = FAILED & children.keys()
     row["outcome"] = "Running" if children.keys() - FINISHED else "Failed" if failed else "Success"
     row["failures"] = {
-        f"{name}[{k}]": picture[(node, k)].message
+        f"{name}[{k}]": run_states[(node, k)].message
         for k, status in (enumerate(statuses) if failed else ())
         if status in failed
     }
@@ -188,7 +188,7 @@ def _task(picture: Picture, node: int, name: str, line: Any) -> dict[str, Any]:
 
 async def events_of(log: EventLog, run_id: str) -> AsyncIterator[dict[str, Any]]:
     """The events of a run, oldest first, values only by their size and place."""
-    graph = (await RunView.of(log, run_id)).plan.graph
+    graph = (await open_run(log, run_id)).plan.graph
     async for record in log.read(stream=run_stream(run_id)):
         yield _event(graph, record)
 

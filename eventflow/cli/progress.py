@@ -32,7 +32,7 @@ from eventflow.events import (
 from eventflow.graph import Graph
 from eventflow.ports import EventLog
 from eventflow.projections import follow
-from eventflow.views.run_facts import cut
+from eventflow.views.run import cut
 
 __all__ = ["Counts", "Progress", "ended_badly", "task_name", "watch"]
 

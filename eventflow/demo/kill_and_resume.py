@@ -27,8 +27,8 @@ from eventflow.demo.workload import expected_digest, load
 from eventflow.events import RunFinished, TaskReused, TaskStarted, TaskSucceeded, run_stream
 from eventflow.logs.open import open_log
 from eventflow.ports import EventLog
-from eventflow.projections import replay
-from eventflow.views.run import Picture, RunView
+from eventflow.projections import open_run, replay
+from eventflow.views.run_states import RunStates
 
 __all__ = ["play"]
 
@@ -91,8 +91,8 @@ class _Demo:
             code = await asyncio.to_thread(resumed.wait)
             _heading("4. What ran, counted outside the engine")
             good = self._tell_counts(moment) and code == 0
-            picture = await _picture(log, None)
-            good = self._tell_digests(picture) and good
+            run_states = await _states(log, None)
+            good = self._tell_digests(run_states) and good
             _heading(f"5. The past: as of event {moment.version} of {await log.head(_STREAM)}, at the kill")
             await _tell_past(log, moment.version)
             _heading("6. Run again: nothing has changed, so the cache has it all")
@@ -120,7 +120,7 @@ class _Demo:
         if sys.stderr.isatty():
             click.echo("\x1b[?25h", err=True)  # the live display had hidden the cursor
         started, finished, version = set[str](), set[str](), 0
-        view = await RunView.of(log, _RUN)
+        view = await open_run(log, _RUN)
         async for record in log.read(stream=_STREAM):
             version = record.version
             match record.event:
@@ -163,19 +163,19 @@ class _Demo:
         async for record in log.read(stream=run_stream(_AGAIN)):
             if isinstance(record.event, TaskReused):
                 hits, saved_us = hits + 1, saved_us + record.event.saved_us
-        picture = await _picture(log, None, _AGAIN)
+        run_states = await _states(log, None, _AGAIN)
         click.echo(f"taken from the cache           {hits:>4}")
         click.echo(f"executed                       {executed:>4}")
         click.echo(
             f"{took_s:.2f} s, Python's start included, for {saved_us / 1e6:.0f} s of work, all tasks added up"
         )
-        good = self._tell_digests(picture)
+        good = self._tell_digests(run_states)
         return good and code == 0 and executed == 0 and hits == len(self._expected)
 
-    def _tell_digests(self, picture: Picture) -> bool:
+    def _tell_digests(self, run_states: RunStates) -> bool:
         same = 0
         for job, digest in self._expected.items():
-            state = picture[job]
+            state = run_states[job]
             same += state.is_successful() and state.result == digest
         click.echo(f"results equal to those computed without the engine: {same} of {len(self._expected)}")
         return same == len(self._expected)
@@ -209,22 +209,23 @@ async def _far_enough(log: EventLog, tasks: int) -> None:
                 return
 
 
-async def _picture(log: EventLog, version: int | None, run_id: str = _RUN) -> Picture:
+async def _states(log: EventLog, version: int | None, run_id: str = _RUN) -> RunStates:
     """A run right after one of its events, or now, from the log alone."""
-    view = await RunView.of(log, run_id)
+    view = await open_run(log, run_id)
     until = None
     if version is not None:
         async for record in log.read(stream=view.stream):
             if record.version == version:
                 until = record.position
-    return view.picture((await replay(log, view, stream=view.stream, until=until)).state)
+    fold = await replay(log, view, stream=view.stream, until=until)
+    return RunStates(view, fold.state, peek=log.peek)
 
 
 async def _tell_past(log: EventLog, version: int) -> None:
-    picture = await _picture(log, version)
+    run_states = await _states(log, version)
     kinds: dict[str, Counter[str]] = {}
     for job in load(RECORDING).tasks:
-        kinds.setdefault(job.kind, Counter())[type(picture[job.id]).__name__] += 1
+        kinds.setdefault(job.kind, Counter())[type(run_states[job.id]).__name__] += 1
     for kind, states in kinds.items():
         cells = (
             f"{states[name]:>3} {name}" if states[name] else "" for name in ("Success", "Running", "Pending")

@@ -7,37 +7,45 @@ Each kept result enters the new run as `TaskReused(why="fork")`, so the new run 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
 from eventflow.events import LogDamaged, Origin
 from eventflow.graph import Arg, Const, Graph, ListOf, Ref, TupleOf, refs
 from eventflow.machine import Command, MapTask, Plan, ReuseTask, Status
+from eventflow.ports import EventLog
+from eventflow.projections import read_graphs
 from eventflow.result import DeserializationError, Inline, ResultNotLoaded, Stored
 from eventflow.runner.compatibility import constants_differ
-from eventflow.serializers import Keyring
 from eventflow.serializers.signed import PICKLE_PREFIX, changed_pickle
-from eventflow.views.openers import kept_differently
-from eventflow.views.run import RunView
-from eventflow.views.run_facts import RunFacts
+from eventflow.views.results import fetcher
+from eventflow.views.run import RunFacts, RunView
+from eventflow.views.run_serializers import serialization_differences
 
 __all__ = ["kept_results"]
 
 _SUCCEEDED = (Status.SUCCEEDED, Status.REUSED)
 
 
-def kept_results(old: RunView, facts: RunFacts, new: Plan, keyring: Keyring | None) -> tuple[Command, ...]:
-    """Commands for the birth of the new run, in an order in which each is due when it comes."""
-    return tuple(_Keeper(old, facts, new, keyring).commands())
+async def kept_results(log: EventLog, old: RunView, facts: RunFacts, new: Plan) -> tuple[Command, ...]:
+    """Return the commands that keep the old run's results at the start of the new run, each after those it depends on."""
+    graphs: dict[str, Graph] = {}
+    await read_graphs(log, facts, graphs)
+    return tuple(_Keeper(log, old, facts, graphs, new).commands())
 
 
 class _Keeper:
-    def __init__(self, old: RunView, facts: RunFacts, new: Plan, keyring: Keyring | None) -> None:
+    def __init__(
+        self, log: EventLog, old: RunView, facts: RunFacts, graphs: Mapping[str, Graph], new: Plan
+    ) -> None:
+        self.keyring = log.keyring
+        self.fetch = fetcher(log.peek)
         self.old = old
         self.facts = facts
+        self.graphs = graphs
+        """Digest → graph, of those that were in force in the old run."""
         self.new = new
-        self.keyring = keyring
         self.same: dict[tuple[str, int, int], bool] = {}
         """Graph in force, node then, node now → whether its results are still of the same type."""
         self.kept: set[int] = set()
@@ -130,8 +138,8 @@ class _Keeper:
         was = self.facts.run.node(before)
         found = self.same.get((flow, was, node))
         if found is None:
-            then, now = self.old.openers.graphs[flow], self.new.graph
-            found = not kept_differently(then, was, now, node) and not any(
+            then, now = self.graphs[flow], self.new.graph
+            found = not serialization_differences(then, was, now, node) and not any(
                 constants_differ(then, was, now, node)
             )
             self.same[flow, was, node] = found
@@ -143,10 +151,8 @@ class _Keeper:
         If not, its task runs again.
         """
         if isinstance(payload, Stored):
-            if self.old.fetch is None:
-                return True
             try:
-                payload = self.old.fetch(payload)
+                payload = self.fetch(payload)
             except (ResultNotLoaded, LogDamaged):
                 return False
         if not payload.codec.startswith(PICKLE_PREFIX):

@@ -23,7 +23,7 @@ import msgspec
 from eventflow.graph import Policy
 from eventflow.ports import Body
 from eventflow.runner.task_context import TaskContext
-from eventflow.views.run_facts import RunFacts
+from eventflow.views.run import RunFacts
 
 __all__ = ["CLEANUP_S", "Attempt", "Limit", "takes_back", "within"]
 

@@ -27,10 +27,9 @@ from eventflow.machine import bind
 from eventflow.machine.inputs import Leaf, leaves
 from eventflow.result import Inline, Payload, Stored
 from eventflow.runner.failures import brief
-from eventflow.runner.live_values import NotAtHand, Values
+from eventflow.runner.live_values import LiveValues, NotAtHand
 from eventflow.serializers import Serializer, digest_of
-from eventflow.views.run import RunView
-from eventflow.views.run_facts import Ending, RunFacts
+from eventflow.views.run import Ending, RunFacts
 
 __all__ = ["Declined", "KeyMaker", "Opaque"]
 
@@ -46,10 +45,10 @@ class Declined(Opaque):
 class KeyMaker:
     """Makes the keys of one run's calls."""
 
-    def __init__(self, view: RunView, values: Values) -> None:
-        self._view = view
-        self._plan = view.plan
+    def __init__(self, values: LiveValues) -> None:
         self._values = values
+        self._serializers = values.serializers
+        self._plan = values.serializers.plan
         self._checked: set[str] = set()
         """Tasks whose code was found to be what it was; see `recheck_code`."""
         self._begun: dict[str, blake2b] = {}
@@ -189,7 +188,7 @@ class KeyMaker:
 
     def _of_payload(self, facts: RunFacts, slot: int, label: str, payload: Payload | Ending | None) -> bytes:
         """The content of a value of which none was recorded."""
-        by_default = type(self._view.opener_of(slot, facts)) is Serializer
+        by_default = type(self._serializers.deserializer_of(slot, facts)) is Serializer
         quick = quick_content(payload) if by_default and isinstance(payload, Inline) else None
         return quick or _told(label, self._values.leaf(facts, Leaf(label, slot)))
 

@@ -21,10 +21,9 @@ from eventflow.ports import EventLog, World
 from eventflow.result import Inline, Stored
 from eventflow.runner.cache_keys import Declined, KeyMaker, Opaque
 from eventflow.runner.failures import brief
-from eventflow.runner.live_values import Values
+from eventflow.runner.live_values import LiveValues
 from eventflow.serializers import has_digest
-from eventflow.views.run import RunView
-from eventflow.views.run_facts import RunFacts
+from eventflow.views.run import RunFacts, RunView
 
 __all__ = ["Cache"]
 
@@ -40,10 +39,11 @@ _Miss: TypeAlias = tuple[str, str]
 class Cache:
     """The cache, as one run asks it."""
 
-    def __init__(self, view: RunView, values: Values, log: EventLog, world: World) -> None:
+    def __init__(self, view: RunView, values: LiveValues, log: EventLog, world: World) -> None:
         self._view = view
         self._plan = view.plan
-        self._maker = KeyMaker(view, values)
+        self._maker = KeyMaker(values)
+        self._serializers = values.serializers
         self._log = log
         self._world = world
         self._told: set[str] = set()
@@ -187,7 +187,7 @@ class Cache:
             unsound[slot] = ("lost", f"the bytes of {payload.digest.hex()} are damaged")
             return
         try:
-            self._view.serializer_of(slot, facts.run).deserialize(payload)
+            self._serializers.serializer_of(slot, facts.run).deserialize(payload)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - opening runs what users wrote
             unsound[slot] = ("unreadable", f"{type(error).__qualname__}: {brief(error)}")
 

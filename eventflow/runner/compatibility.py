@@ -19,8 +19,8 @@ from eventflow.graph import Arg, Const, DictOf, Graph, Ref, consts
 from eventflow.machine import FINISHED, Status
 from eventflow.result import Inline
 from eventflow.serializers.recorded import opens_alone
-from eventflow.views.openers import Openers
-from eventflow.views.run_facts import RunFacts
+from eventflow.views.run import RunFacts
+from eventflow.views.run_serializers import RunSerializers
 
 __all__ = [
     "Change",
@@ -73,10 +73,12 @@ def check_shape(recorded: Graph, today: Graph, run_id: str) -> None:
         )
 
 
-def check_finished(recorded: Graph, today: Graph, facts: RunFacts, openers: Openers, run_id: str) -> None:
+def check_finished(
+    recorded: Graph, today: Graph, facts: RunFacts, serializers: RunSerializers, run_id: str
+) -> None:
     """Refuse to go on with a flow for which what has finished is not what it was; shapes are equal."""
     _check_code(recorded, today, facts, run_id)
-    _check_types(openers, today, facts, run_id)
+    _check_types(serializers, today, facts, run_id)
 
 
 def _check_code(recorded: Graph, today: Graph, facts: RunFacts, run_id: str) -> None:
@@ -96,7 +98,7 @@ def _check_code(recorded: Graph, today: Graph, facts: RunFacts, run_id: str) -> 
         )
 
 
-def _check_types(openers: Openers, today: Graph, facts: RunFacts, run_id: str) -> None:
+def _check_types(serializers: RunSerializers, today: Graph, facts: RunFacts, run_id: str) -> None:
     """Refuse to go on where a value that the run holds was kept as another type than it is declared to be today."""
     held: dict[str, tuple[Difference, ...]] = {}
     seen: set[tuple[str, int]] = set()
@@ -105,13 +107,13 @@ def _check_types(openers: Openers, today: Graph, facts: RunFacts, run_id: str) -
         is_parameter = node in today.parameter_nodes
         if not is_parameter and status not in (Status.SUCCEEDED, Status.REUSED):
             continue
-        flow = facts.flow_at(openers.made_at(slot, facts))
+        flow = facts.flow_at(serializers.made_at(slot, facts))
         if flow == today.digest or (flow, node) in seen:
             continue
         seen.add((flow, node))
-        if found := openers.differences_of(node, flow):
-            held[openers.whose(node)] = found
-        then = openers.graphs.get(flow)
+        if found := serializers.differences_of(node, flow):
+            held[serializers.describe(node)] = found
+        then = serializers.graphs.get(flow)
         if then is not None and not is_parameter:
             held.update(constants_differ(then, node, today, node))
     if held:

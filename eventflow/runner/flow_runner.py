@@ -48,12 +48,13 @@ from eventflow.ports import (
     World,
     Write,
 )
+from eventflow.projections import read_graph, read_graphs
 from eventflow.runner import ownership
 from eventflow.runner.body import CLEANUP_S
 from eventflow.runner.cache_lookup import Cache
 from eventflow.runner.compatibility import check_finished
 from eventflow.runner.graph_record import Definition
-from eventflow.runner.live_values import Values
+from eventflow.runner.live_values import LiveValues
 from eventflow.runner.ownership import Lost, check_known, check_not_awaited
 from eventflow.runner.parameters import check_parameters
 from eventflow.runner.request import Request
@@ -61,8 +62,8 @@ from eventflow.runner.round import IN_FLIGHT_MAX, Decider
 from eventflow.runner.task_runner import TaskRunner
 from eventflow.runner.waiting import Waiting
 from eventflow.runner.workers import Workers
-from eventflow.views.run import RunView, graph_of
-from eventflow.views.run_facts import RunFacts
+from eventflow.views.run import RunFacts, RunView
+from eventflow.views.run_serializers import RunSerializers
 
 __all__ = ["FlowRunner"]
 
@@ -80,6 +81,7 @@ class FlowRunner:
     def __init__(
         self,
         view: RunView,
+        serializers: RunSerializers,
         bindings: Bindings,
         log: EventLog,
         world: World,
@@ -92,7 +94,8 @@ class FlowRunner:
         self._world = world
         self._threads = threads
         self._request = request
-        self._values = Values(view, bindings, log)
+        self._serializers = serializers
+        self._values = LiveValues(serializers, bindings, log)
         self._cache = Cache(view, self._values, log, world)
         self._runner = TaskRunner(
             view,
@@ -200,10 +203,11 @@ class FlowRunner:
         self._facts = facts = await ownership.fold(log, self._view)
         if facts.run.phase == Phase.NEW:
             return
+        await read_graphs(log, facts, self._serializers.graphs)
         may_go_on = facts.run.phase != Phase.FINISHED  # what has finished is only shown
         if may_go_on and facts.run.flow != graph.digest and request.on_change != "keep":
-            check_finished(await graph_of(log, facts.run.flow), graph, facts, self._view.openers, run_id)
-        await check_parameters(log, self._view, facts, request)
+            check_finished(await read_graph(log, facts.run.flow), graph, facts, self._serializers, run_id)
+        await check_parameters(log, run_id, self._serializers, facts, request)
 
     async def _open(self) -> None:
         """Fold what is there, begin what is not, and claim the run."""

@@ -19,11 +19,11 @@ from eventflow.result import Inline, NoResult, Payload, ResultNotLoaded, Stored
 from eventflow.runner.failures import brief
 from eventflow.serializers import is_immutable, reopen
 from eventflow.states import TaskError
-from eventflow.views.run import RunView
-from eventflow.views.run_facts import Ending, RunFacts
+from eventflow.views.run import Ending, RunFacts
+from eventflow.views.run_serializers import RunSerializers
 from eventflow.views.sequences import follow_path, length_of
 
-__all__ = ["COPY_MAX", "INLINE_MAX", "InputError", "Values", "to_store"]
+__all__ = ["COPY_MAX", "INLINE_MAX", "InputError", "LiveValues", "to_store"]
 
 INLINE_MAX: Final = 512
 """Bytes of a result that travel in its event; above, they lie in the log's value table."""
@@ -40,12 +40,12 @@ class NotAtHand(Exception):
     """Bytes must be read from the log first."""
 
 
-class Values:
+class LiveValues:
     """The values of one run, as its tasks are given them."""
 
-    def __init__(self, view: RunView, bindings: Bindings, log: EventLog) -> None:
-        self._view = view
-        self._plan = plan = view.plan
+    def __init__(self, serializers: RunSerializers, bindings: Bindings, log: EventLog) -> None:
+        self.serializers = serializers
+        self._plan = plan = serializers.plan
         self._log = log
         self._bodies: list[Body | None] = [
             bindings[plan.graph.task_of(node).name] if node in plan.tasks else None
@@ -203,7 +203,7 @@ class Values:
         run = facts.run
         near = self._near.get(slot)
         if near is not None:
-            return reopen(near, self._view.serializer_of(slot, run))
+            return reopen(near, self.serializers.serializer_of(slot, run))
         if run.status[slot] == Status.MAPPED:
             children = run.maps[slot]
             return [
@@ -223,7 +223,7 @@ class Values:
             if isinstance(payload, Ending):
                 return NoResult if payload.failure is None else TaskError(name, payload.failure)
             raise ResultNotLoaded(f"the result of {name!r} is not in the log: {payload!r}")
-        value = reopen(payload, self._view.opener_of(slot, facts))
+        value = reopen(payload, self.serializers.deserializer_of(slot, facts))
         if len(payload.data) > COPY_MAX:
             self._live[slot] = value
             self._belongs(facts.run, slot)

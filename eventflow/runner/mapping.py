@@ -11,13 +11,13 @@ from eventflow.machine import BlockTask, MapTask, Plan, RunState
 from eventflow.machine.rules import SLOTS_MAX
 from eventflow.result import KeyUnavailable
 from eventflow.runner.failures import failure_of, text_of
-from eventflow.runner.live_values import Values
-from eventflow.views.run_facts import RunFacts
+from eventflow.runner.live_values import LiveValues
+from eventflow.views.run import RunFacts
 
 __all__ = ["map_or_block", "why_blocked"]
 
 
-async def map_or_block(plan: Plan, values: Values, facts: RunFacts, slot: int) -> MapTask | BlockTask:
+async def map_or_block(plan: Plan, values: LiveValues, facts: RunFacts, slot: int) -> MapTask | BlockTask:
     """What is to be decided on a mapped task that is due; a failure of what it maps over blocks it."""
     node = plan.tasks[slot]
     widths: dict[str, int] = {}
@@ -47,7 +47,7 @@ def _too_wide(width: int, room: int) -> str:
     )
 
 
-async def _width(values: Values, facts: RunFacts, item: Input) -> int:
+async def _width(values: LiveValues, facts: RunFacts, item: Input) -> int:
     arg = item.arg
     if isinstance(arg, ListOf | TupleOf):
         return len(arg.items)

@@ -21,11 +21,10 @@ import anyio
 from eventflow.events import RunFinished, RunReleased, RunStarted
 from eventflow.machine import Phase
 from eventflow.ports import EventLog
-from eventflow.projections import Fold, begin, dump
+from eventflow.projections import Fold, begin, dump, read_graph
 from eventflow.runner.compatibility import check_shape
 from eventflow.runner.task_context import current
-from eventflow.views.run import RunView, graph_of
-from eventflow.views.run_facts import RunFacts
+from eventflow.views.run import RunFacts, RunView
 
 __all__ = [
     "Lost",
@@ -80,9 +79,8 @@ async def fold(log: EventLog, view: RunView) -> RunFacts:
     async for record in log.read(stream=view.stream, after=begun.position):
         event = record.event
         if isinstance(event, RunStarted) and event.flow != graph.digest:
-            check_shape(await graph_of(log, event.flow), graph, view.run_id)
+            check_shape(await read_graph(log, event.flow), graph, view.run_id)
         facts = view.apply(facts, record)
-    await view.learn(log, facts)
     return facts
 
 

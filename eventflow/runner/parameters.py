@@ -15,8 +15,8 @@ from eventflow.ports import EventLog
 from eventflow.result import Inline, KeyUnavailable, Payload, ResultNotLoaded, Stored
 from eventflow.runner.failures import brief
 from eventflow.runner.request import Request
-from eventflow.views.run import RunView
-from eventflow.views.run_facts import RunFacts
+from eventflow.views.run import RunFacts
+from eventflow.views.run_serializers import RunSerializers
 
 __all__ = ["ParametersDiffer", "check_parameters"]
 
@@ -25,7 +25,9 @@ class ParametersDiffer(ValueError):
     """The run was started with other parameters."""
 
 
-async def check_parameters(log: EventLog, view: RunView, facts: RunFacts, request: Request) -> None:
+async def check_parameters(
+    log: EventLog, run_id: str, serializers: RunSerializers, facts: RunFacts, request: Request
+) -> None:
     """Refuse to resume with other parameters.
 
     Raises `ParametersDiffer`, and `KeyUnavailable` where a pickle cannot be opened to be compared.
@@ -37,7 +39,7 @@ async def check_parameters(log: EventLog, view: RunView, facts: RunFacts, reques
             differing.append(f"{name!r}")
         elif not _same_bytes(then, now):
             try:
-                if not await _same_values(log, view, facts, request, name):
+                if not await _same_values(log, serializers, facts, request, name):
                     differing.append(f"{name!r}")
             except KeyUnavailable:
                 raise
@@ -45,7 +47,7 @@ async def check_parameters(log: EventLog, view: RunView, facts: RunFacts, reques
                 differing.append(f"{name!r} (not comparable: {type(error).__qualname__}: {brief(error)})")
     if differing:
         raise ParametersDiffer(
-            f"run {view.run_id!r} was started with other values of {', '.join(differing)}: "
+            f"run {run_id!r} was started with other values of {', '.join(differing)}: "
             "leave them out to resume it, or use another run_id"
         )
 
@@ -56,13 +58,15 @@ def _same_bytes(then: Payload, now: Payload) -> bool:
     return (then.codec, then.digest) == (now.codec, now.digest)
 
 
-async def _same_values(log: EventLog, view: RunView, facts: RunFacts, request: Request, name: str) -> bool:
-    slot = view.plan.graph.index[name]
+async def _same_values(
+    log: EventLog, serializers: RunSerializers, facts: RunFacts, request: Request, name: str
+) -> bool:
+    slot = serializers.plan.graph.index[name]
     lent = {value.digest: value.data for value in request.beside}
     then = await _inline(log, facts.parameters[name], lent)
     now = await _inline(log, request.parameters[name], lent)
-    opened = view.opener_of(slot, facts).deserialize(then)
-    return _are_equal(opened, view.serializer_of(slot, facts.run).deserialize(now))
+    opened = serializers.deserializer_of(slot, facts).deserialize(then)
+    return _are_equal(opened, serializers.serializer_of(slot, facts.run).deserialize(now))
 
 
 async def _inline(log: EventLog, payload: Payload, lent: Mapping[bytes, bytes]) -> Inline:

@@ -23,10 +23,10 @@ from eventflow.machine.decide import decide
 from eventflow.machine.ready import ready
 from eventflow.ports import ThreadExecutor, World
 from eventflow.runner.cache_lookup import Cache
-from eventflow.runner.live_values import Values
+from eventflow.runner.live_values import LiveValues
 from eventflow.runner.mapping import map_or_block, why_blocked
 from eventflow.runner.waiting import Waiting
-from eventflow.views.run_facts import RunFacts, advance, why_failed
+from eventflow.views.run import RunFacts, advance, why_failed
 
 __all__ = ["IN_FLIGHT_MAX", "Decider"]
 
@@ -41,7 +41,7 @@ class Decider:
     def __init__(
         self,
         plan: Plan,
-        values: Values,
+        values: LiveValues,
         cache: Cache,
         waiting: Waiting,
         threads: ThreadExecutor,

@@ -19,12 +19,11 @@ from eventflow.ports import Outcome, Raised, ThreadExecutor, Value, World
 from eventflow.result import Inline, KeyUnavailable, ResultSerializer
 from eventflow.runner.body import CLEANUP_S, Attempt, Limit, takes_back, within
 from eventflow.runner.failures import failure_of, forget_frames, skip_reason, text_of
-from eventflow.runner.live_values import Values, to_store
+from eventflow.runner.live_values import LiveValues, to_store
 from eventflow.runner.task_context import Skip, TaskContext, current
 from eventflow.runner.workers import Worker, Workers
 from eventflow.serializers import Serializer, refuse_once
-from eventflow.views.run import RunView
-from eventflow.views.run_facts import RunFacts
+from eventflow.views.run import RunFacts, RunView
 
 __all__ = ["TaskRunner"]
 
@@ -84,7 +83,7 @@ class TaskRunner:
     def __init__(
         self,
         view: RunView,
-        values: Values,
+        values: LiveValues,
         world: World,
         threads: ThreadExecutor,
         report: Callable[[Command, Value | None], None],
@@ -108,6 +107,7 @@ class TaskRunner:
         self._wake = wake
         self._is_interrupted = is_interrupted
         self._keys = keys
+        self._serializer_of = values.serializers.serializer_of
         self._policies = [task.policy for task in view.plan.graph.tasks]
         self._under_way: dict[Worker, Attempt] = {}
         """The async bodies that have begun and have not ended."""
@@ -245,7 +245,7 @@ class TaskRunner:
     def _returned(self, now: Attempt, value: Any) -> None:
         slot, run = now.slot, now.facts.run
         try:
-            serializer = self._view.serializer_of(slot, run)
+            serializer = self._serializer_of(slot, run)
             if type(serializer) is Serializer:
                 payload = serializer.serialize(value)
             else:

@@ -18,7 +18,7 @@ from heapq import heappop, heappush
 
 from eventflow.machine import Plan, ReuseTask, RunState, StartTask
 from eventflow.ports import ThreadExecutor
-from eventflow.views.run_facts import RunFacts
+from eventflow.views.run import RunFacts
 
 __all__ = ["Waiting"]
 

@@ -17,12 +17,13 @@ from eventflow.events import Origin, RunStarted, run_stream
 from eventflow.executors.limit import thread_limit
 from eventflow.executors.threads import Lanes, shared_pool
 from eventflow.fingerprints.type_defs import Difference
-from eventflow.graph import Arg, Const, DictOf, Graph, ListOf, ParameterNode, Ref, Subscript, TupleOf
+from eventflow.graph import Arg, Const, DictOf, Graph, ListOf, ParameterNode, Ref, TupleOf
 from eventflow.history.rerun import kept_results
 from eventflow.logs.open import log_of
 from eventflow.logs.urls import check_url
 from eventflow.machine import Command, Phase, Plan
 from eventflow.ports import Bindings, Durability, EventLog, Value, World
+from eventflow.projections import RunNotFound, open_run, read_graph
 from eventflow.result import (
     Inline,
     NoResult,
@@ -42,9 +43,10 @@ from eventflow.runs.world import RealWorld
 from eventflow.serializers import Serializer
 from eventflow.serializers.recorded import AsRecorded
 from eventflow.states import Failed, Mapped, State
-from eventflow.views.openers import kept_differently
-from eventflow.views.run import Picture, RunNotFound, RunView, fetcher
-from eventflow.views.run_facts import RunFacts
+from eventflow.views.results import fetcher
+from eventflow.views.run import RunFacts, RunView
+from eventflow.views.run_serializers import RunSerializers, serialization_differences
+from eventflow.views.run_states import RunStates
 
 __all__ = ["Launch", "NoValue", "Options", "RunNotFinished", "Runnable", "state_of"]
 
@@ -183,8 +185,8 @@ class Launch(Generic[P, R]):
         Cancelled, it cancels the bodies, lets go of the run in good order, and the run can be resumed.
         """
         async with self._call() as call:
-            _, picture = await call.run(args, kwargs)
-        return picture.state
+            _, run_states = await call.run(args, kwargs)
+        return run_states.state
 
     async def value(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the flow as `run` does and give what it returns, as a Python value.
@@ -199,18 +201,18 @@ class Launch(Generic[P, R]):
                 "use `.run(...)` and look into `state.result[node].result`"
             )
         async with self._call() as call:
-            view, picture = await call.run(args, kwargs)
+            view, run_states = await call.run(args, kwargs)
         arg = self._flow.graph.value
-        if picture.phase != Phase.FINISHED:
-            raise RunNotFinished(f"run {view.run_id!r} has no value yet: {picture.state.message}")
-        value: Any = None if arg is None else _evaluate(arg, picture)
-        if isinstance(picture.state, Failed):  # though perhaps not what it returns
-            raise picture.root_error()
+        if run_states.phase != Phase.FINISHED:
+            raise RunNotFinished(f"run {view.run_id!r} has no value yet: {run_states.state.message}")
+        value: Any = None if arg is None else _evaluate(arg, run_states)
+        if isinstance(run_states.state, Failed):  # though perhaps not what it returns
+            raise run_states.root_error()
         if value is NoResult:
             assert isinstance(arg, Ref), "what is made of several values is a value"
             raise NoValue(
                 f"flow {self._flow.name!r} returns the value of a task that was skipped: "
-                f"{picture.at_ref(arg).message}"
+                f"{run_states.at_ref(arg).message}"
             )
         found: R = value
         return found
@@ -227,8 +229,8 @@ class Launch(Generic[P, R]):
                 f"flow {self._flow.name!r}: a rerun is a new run, and wait=False starts none: leave it out"
             )
         async with self._call() as call:
-            picture = await call.rerun(run_id)
-        return picture.state
+            run_states = await call.rerun(run_id)
+        return run_states.state
 
     @asynccontextmanager
     async def _call(self) -> AsyncIterator[_Call]:
@@ -246,9 +248,9 @@ class _Call:
         self._log = log
         self._world = options.world if options.world is not None else RealWorld()
 
-    async def rerun(self, run_id: str) -> Picture:
+    async def rerun(self, run_id: str) -> RunStates:
         """Keep what an old run has, and run the rest."""
-        old = await RunView.of(self._log, run_id)
+        old = await open_run(self._log, run_id)
         is_live = await self._log.is_live(run_id)
         facts = await fold(self._log, old)
         is_live = is_live or await self._log.is_live(run_id)  # one that began meanwhile, too
@@ -267,7 +269,7 @@ class _Call:
             raise ValueError(
                 f"run {run_id!r} has no value for the parameters {', '.join(missing)} of today's flow"
             )
-        self._check_carried(old, facts)
+        await self._check_carried(old, facts)
         beside: list[Value] = []
         parameters = {
             name: facts.parameters[name] if name in facts.parameters else _default_of(node, beside)
@@ -280,23 +282,23 @@ class _Call:
             frozenset(),
             tuple(beside),
             origin=origin,
-            first=kept_results(old, facts, self._flow.plan, self._log.keyring),
+            first=await kept_results(self._log, old, facts, self._flow.plan),
         )
-        _, picture = await self._execute(request)
-        return picture
+        _, run_states = await self._execute(request)
+        return run_states
 
-    def _check_carried(self, old: RunView, facts: RunFacts) -> None:
+    async def _check_carried(self, old: RunView, facts: RunFacts) -> None:
         """Refuse parameters whose type is another one today, unless today's takes the very value.
 
         Raises `FlowChanged`, or `TypeChanged` where a class inside a value is not what it was.
         """
-        then, today = old.openers.graphs[facts.flow_at(1)], self._flow.graph
+        then, today = await read_graph(self._log, facts.flow_at(1)), self._flow.graph
         held: dict[str, tuple[Difference, ...]] = {}
         for name in today.parameters:
             payload, before = facts.parameters.get(name), then.index.get(name)
             if payload is None or before is None:
                 continue
-            changed = kept_differently(then, before, today, today.index[name])
+            changed = serialization_differences(then, before, today, today.index[name])
             if changed and not self._takes(name, payload, changed):
                 held[f"parameter {name!r}"] = changed
         if held:
@@ -310,7 +312,7 @@ class _Call:
         """Whether a parameter's type of today takes a value of another one as it is."""
         opener = AsRecorded(self._opener(name), f"parameter {name!r}", changed)
         try:
-            value = Result(payload, True, opener, fetch=fetcher(self._log)).deserialize().value
+            value = Result(payload, True, opener, fetch=fetcher(self._log.peek)).deserialize().value
             return identical(value, self._flow.bind((), {name: value}, only_given=True)[name])
         except (ResultError, TypeError):  # today's type refuses it
             return False
@@ -332,7 +334,7 @@ class _Call:
             break
         return None
 
-    async def run(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[RunView, Picture]:
+    async def run(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[RunView, RunStates]:
         """Start, resume or follow the run; of one that exists, a parameter that is not given is as recorded."""
         run_id = self._options.run_id
         born = await self._birth(run_id) if run_id is not None else None
@@ -376,32 +378,26 @@ class _Call:
             first=first,
         )
 
-    async def _execute(self, request: Request) -> tuple[RunView, Picture]:
+    async def _execute(self, request: Request) -> tuple[RunView, RunStates]:
         flow, log = self._flow, self._log
-
-        def locate(node: Any) -> tuple[int, tuple[Subscript, ...]]:
-            ref = flow.locate(node)
-            return ref.node, ref.path
-
-        view = RunView(
-            self._options.run_id or self._world.new_id(),
-            flow.plan,
-            bindings=flow.bindings,
-            openers=flow.openers,
-            keyring=log.keyring,
-            fetch=fetcher(log),
-            locate=locate,
-        )
+        view = RunView(self._options.run_id or self._world.new_id(), flow.plan)
+        serializers = RunSerializers(flow.plan, flow.bindings, flow.openers, log.keyring)
         threads = Lanes(self._world, shared_pool(thread_limit()))
-        runner = FlowRunner(view, flow.bindings, log, self._world, threads, request)
+        runner = FlowRunner(view, serializers, flow.bindings, log, self._world, threads, request)
         try:
             facts = await (runner.run() if self._options.wait else runner.look())
         finally:
             threads.close()
-        picture = view.picture(facts)
-        picture.live.update(runner.errors)
+        run_states = RunStates(
+            view,
+            facts,
+            peek=log.peek,
+            serializers=serializers,
+            locate=flow.locate,
+            errors=dict(runner.errors),
+        )
         runner.dissolve()
-        return view, picture
+        return view, run_states
 
 
 async def state_of(run_id: str, *, log: EventLog | str | None = None) -> State:
@@ -416,8 +412,8 @@ async def state_of(run_id: str, *, log: EventLog | str | None = None) -> State:
     it just stops.
     """
     async with log_of(log, read_only=True) as opened:
-        view = await RunView.of(opened, run_id)
-        return view.picture(await fold(opened, view)).state
+        view = await open_run(opened, run_id)
+        return RunStates(view, await fold(opened, view), peek=opened.peek).state
 
 
 def _to_store(payload: Inline, beside: list[Value]) -> Payload:
@@ -434,24 +430,24 @@ def _default_of(node: ParameterNode, beside: list[Value]) -> Payload:
     return _to_store(payload, beside) if isinstance(payload, Inline) else payload
 
 
-def _evaluate(arg: Arg, picture: Picture) -> Any:
+def _evaluate(arg: Arg, run_states: RunStates) -> Any:
     """The Python value of what a flow returned."""
     match arg:
         case Ref():
-            return _value_of(picture.at_ref(arg), picture)
+            return _value_of(run_states.at_ref(arg), run_states)
         case Const(value=payload):
             return Result(payload, True).deserialize().value
         case ListOf(items=items):
-            return [_evaluate(part, picture) for part in items]
+            return [_evaluate(part, run_states) for part in items]
         case TupleOf(items=items):
-            return tuple([_evaluate(part, picture) for part in items])
+            return tuple([_evaluate(part, run_states) for part in items])
         case DictOf(keys=keys, items=items):
-            return {key: _evaluate(part, picture) for key, part in zip(keys, items, strict=True)}
+            return {key: _evaluate(part, run_states) for key, part in zip(keys, items, strict=True)}
 
 
-def _value_of(state: State, picture: Picture) -> Any:
+def _value_of(state: State, run_states: RunStates) -> Any:
     if isinstance(state, Mapped):
-        return [_value_of(child, picture) for child in state.map_states if child is not None]
+        return [_value_of(child, run_states) for child in state.map_states if child is not None]
     if isinstance(state, Failed):
-        raise picture.root_error(state)
+        raise run_states.root_error(state)
     return state.result

@@ -1,1 +1,1 @@
-"""The built-in projections: pure folds of the log, and the pictures that people read from them."""
+"""The built-in projections: pure folds of the log, and the states and reports that show them."""

@@ -1,4 +1,4 @@
-"""A flow as a picture: the text of a Mermaid flowchart."""
+"""A flow as a run_states: the text of a Mermaid flowchart."""
 
 from __future__ import annotations
 

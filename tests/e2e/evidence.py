@@ -18,11 +18,11 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from eventflow import RunView, replay
+from eventflow import open_run, replay
 from eventflow.events import RunClaimed, RunFinished, TaskStarted, TaskSucceeded
 from eventflow.logs.sqlite import SQLiteLog
 from eventflow.result import Stored
-from eventflow.views.run import Picture
+from eventflow.views.run_states import RunStates
 
 __all__ = [
     "LIMIT_S",
@@ -79,15 +79,15 @@ class Account:
     succeeded: Counter[str] = field(default_factory=Counter)
     claims: int = 0
     finished: bool = False
-    picture: Picture | None = None
+    run_states: RunStates | None = None
     """None of a run that was not born yet."""
 
     @property
     def in_flight(self) -> set[str]:
         """Tasks that had begun and not ended."""
-        if self.picture is None:
+        if self.run_states is None:
             return set()
-        return {name for name in self.started if self.picture[name].is_running()}
+        return {name for name in self.started if self.run_states[name].is_running()}
 
 
 async def account_of(log: SQLiteLog, run_id: str) -> Account:
@@ -96,7 +96,7 @@ async def account_of(log: SQLiteLog, run_id: str) -> Account:
     records = [record async for record in log.read(stream=f"run/{run_id}")]
     if not records:
         return account
-    view = await RunView.of(log, run_id)
+    view = await open_run(log, run_id)
     nodes = view.plan.nodes
     for record in records:
         event = record.event
@@ -107,7 +107,7 @@ async def account_of(log: SQLiteLog, run_id: str) -> Account:
             counts[name] += 1
         account.claims += isinstance(event, RunClaimed)
         account.finished = account.finished or isinstance(event, RunFinished)
-    account.picture = view.picture((await replay(log, view, stream=view.stream)).state)
+    account.run_states = RunStates(view, (await replay(log, view, stream=view.stream)).state, peek=log.peek)
     return account
 
 

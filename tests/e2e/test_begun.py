@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from eventflow import RunView, replay
+from eventflow import RunStates, open_run, replay
 from eventflow.logs.sqlite import SQLiteLog
 from eventflow.states import Mapped
 
@@ -84,9 +84,9 @@ def test_three_kills_give_up_only_what_had_begun(kind: str, at_once: int, tmp_pa
 
     async def look() -> set[str]:
         async with SQLiteLog(tmp_path / "log.db") as log:
-            view = await RunView.of(log, "r")
+            view = await open_run(log, "r")
             fold = await replay(log, view, stream=view.stream)
-            state = view.picture(fold.state)["work"]
+            state = RunStates(view, fold.state)["work"]
             assert isinstance(state, Mapped)
             kinds = [type(child).__name__ for child in state.map_states]
             assert set(kinds) <= {"Success", "Crashed"}

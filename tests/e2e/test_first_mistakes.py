@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from eventflow import MemoryLog, RunView, flow, replay, task
+from eventflow import MemoryLog, flow, open_run, replay, task
 
 
 @task
@@ -29,7 +29,7 @@ async def test_a_view_of_a_run_folded_over_the_whole_log_says_what_was_forgotten
     """Without `stream=` the first record is another stream's, and the error gives the call to write."""
     log = MemoryLog()
     await doubled.options(log=log, run_id="a").run(x=1)
-    view = await RunView.of(log, "a")
+    view = await open_run(log, "a")
     with pytest.raises(ValueError, match=r"view of run 'a' .* stream=view\.stream"):
         await replay(log, view)
     assert (await replay(log, view, stream=view.stream)).position == await log.head()

@@ -30,7 +30,7 @@ import anyio
 import msgspec
 import pytest
 
-from eventflow import Flow, RunView, State, replay, states
+from eventflow import Flow, State, open_run, replay, states
 from eventflow.events import Draft, Record, RunStarted, Unknown
 from eventflow.logs.sqlite import SQLiteLog
 from eventflow.logs.sqlite.checksums import sum_of
@@ -38,7 +38,7 @@ from eventflow.ports import EventLog, Write
 from eventflow.result import Forgotten, Inline, Result, Stored
 from eventflow.runner import ownership
 from eventflow.testing import Crash, CrashingLog, VirtualWorld, simulate
-from eventflow.views.run import Picture
+from eventflow.views.run_states import RunStates
 from tests.standstill import opened
 
 FOLDER: Final = Path(__file__).with_name("format-1")
@@ -185,27 +185,27 @@ def stored(path: Path) -> list[list[Any]]:
 
 async def states_of(log: EventLog, run: str) -> list[dict[str, Any]]:
     """The states after each record of a run, each time folded from the first; only what changed with it."""
-    view = await RunView.of(log, run)
+    view = await open_run(log, run)
     found: list[dict[str, Any]] = []
     before: dict[str, Any] = {}
     async for record in log.read(stream=view.stream):
         fold = await replay(log, view, stream=view.stream, until=record.position)
-        now = _states(view.picture(fold.state), record)
+        now = _states(RunStates(view, fold.state), record)
         found.append({name: state for name, state in now.items() if before.get(name) != state})
         before = now
     return found
 
 
-def _states(picture: Picture, record: Record) -> dict[str, Any]:
-    found: dict[str, Any] = {"(run)": type(picture.state).__name__}
-    assert picture.version == record.version
-    found.update((name, _summary(state)) for name, state in every(picture))
+def _states(run_states: RunStates, record: Record) -> dict[str, Any]:
+    found: dict[str, Any] = {"(run)": type(run_states.state).__name__}
+    assert run_states.version == record.version
+    found.update((name, _summary(state)) for name, state in every(run_states))
     return found
 
 
-def every(picture: Mapping[str, State]) -> Iterator[tuple[str, State]]:
+def every(run_states: Mapping[str, State]) -> Iterator[tuple[str, State]]:
     """All tasks by name, children behind their map."""
-    for name, state in picture.items():
+    for name, state in run_states.items():
         yield name, state
         if isinstance(state, states.Mapped):
             for nth, child in enumerate(state.map_states):
@@ -247,7 +247,7 @@ def _address(result: Result) -> str:
 
 async def values_of(log: EventLog, run: str) -> dict[str, str]:
     """The values of a finished run, opened with the types that its flow declares."""
-    view = await RunView.of(log, run)
+    view = await open_run(log, run)
     flow = getattr(load_flows(), view.plan.graph.name)
     state = await flow.options(run_id=run, log=log).run()
     found: dict[str, str] = {}

@@ -22,7 +22,7 @@ import anyio
 import msgspec
 import pytest
 
-from eventflow import RunView, SQLiteLog, replay
+from eventflow import SQLiteLog, open_run, replay
 from eventflow.codecs.tagged import Extension
 from eventflow.events import (
     CacheMiss,
@@ -243,7 +243,7 @@ async def test_a_run_of_the_future_is_shown_and_left_alone(path: Path) -> None:
     ]
     assert msgspec.msgpack.decode(unknown.data) == [make.FUTURE, 2, [1], ["approval"], None]
     async with SQLiteLog(path) as log:
-        view = await RunView.of(log, make.NEWER)
+        view = await open_run(log, make.NEWER)
         assert (await replay(log, view, stream=stream)).state.unknown == (make.FUTURE,)
         with pytest.raises(UnknownEvents):
             await make.load_flows().steps.options(run_id=make.NEWER, log=log).run()

@@ -26,7 +26,7 @@ from typing import Any, Final, TypeAlias, get_args
 
 import msgspec
 
-from eventflow import Flow, Parameter, Runs, RunView, SQLiteLog, inputs, replay, task
+from eventflow import Flow, Parameter, Runs, SQLiteLog, inputs, open_run, replay, task
 from eventflow.events import Known, LogDamaged, checksum, name_digest
 from eventflow.logs.sqlite.checksums import sum_of
 from eventflow.projections import CacheHits, Fold
@@ -613,7 +613,7 @@ def look(path: Path) -> dict[str, Any]:
 async def folded(path: Path) -> None:
     """A replay of the run."""
     async with SQLiteLog(path) as log:
-        view = await RunView.of(log, RUN)
+        view = await open_run(log, RUN)
         await replay(log, view, stream=view.stream, start=Fold.start(view))
 
 

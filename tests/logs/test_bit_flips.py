@@ -19,7 +19,7 @@ from typing import Any, Final
 import msgspec
 import pytest
 
-from eventflow import Flow, Parameter, Runs, RunView, SQLiteLog, inputs, replay, task
+from eventflow import Flow, Parameter, Runs, SQLiteLog, inputs, open_run, replay, task
 from eventflow.events import LogDamaged, Record
 from eventflow.logs.sqlite import LogUnusable
 from eventflow.projections import CacheHits
@@ -114,7 +114,7 @@ class Asked:
 
     async def folded(self, run_id: str) -> Any:
         """The facts of a run."""
-        view = await RunView.of(self.log, run_id)
+        view = await open_run(self.log, run_id)
         return (await replay(self.log, view, stream=view.stream)).state
 
     async def rows(self, projection: Any) -> Any:

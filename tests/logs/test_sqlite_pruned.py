@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from eventflow import Flow, Runs, RunView, replay, task
+from eventflow import Flow, Runs, RunStates, open_run, replay, task
 from eventflow.events import Draft, LogDamaged, Unknown, checksum, encode
 from eventflow.logs.sqlite import SQLiteLog, reads
 from eventflow.logs.sqlite.checksums import sum_of
@@ -170,7 +170,7 @@ async def test_projections_fold_what_is_left(tmp_path: Path) -> None:
             await flow.options(log=log, run_id=run_id).run()
         prune(log.path, "run/old")
         assert sorted(Runs.of((await replay(log, Runs())).state)) == ["new", "newer"]
-        view = await RunView.of(log, "new")
-        assert view.picture((await replay(log, view, stream=view.stream)).state)["double"].result == 8
+        view = await open_run(log, "new")
+        assert RunStates(view, (await replay(log, view, stream=view.stream)).state)["double"].result == 8
         assert (await flow.options(log=log, run_id="old").run()).is_successful()
         assert sorted(Runs.of((await replay(log, Runs())).state)) == ["new", "newer", "old"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from eventflow import Flow, MemoryLog, RunView, State, replay
+from eventflow import Flow, MemoryLog, RunStates, State, open_run, replay
 from eventflow.events import kind_of
 
 T = TypeVar("T")
@@ -33,11 +33,11 @@ async def events(log: MemoryLog, kind: type[T], run: str = RUN) -> list[T]:
 
 async def history(log: MemoryLog, task: str, run: str = RUN) -> list[State]:
     """A task's state after each event of its run, without repetitions."""
-    view = await RunView.of(log, run)
+    view = await open_run(log, run)
     found: list[State] = []
     async for record in log.read(stream=view.stream):
         fold = await replay(log, view, stream=view.stream, until=record.position)
-        state = view.picture(fold.state)[task]
+        state = RunStates(view, fold.state, peek=log.peek)[task]
         if state not in found[-1:]:
             found.append(state)
     return found

@@ -7,7 +7,18 @@ from typing import Any
 import anyio
 import pytest
 
-from eventflow import Flow, MemoryLog, ParametersDiffer, RunView, TaskError, context, flow, replay, task
+from eventflow import (
+    Flow,
+    MemoryLog,
+    ParametersDiffer,
+    RunStates,
+    TaskError,
+    context,
+    flow,
+    open_run,
+    replay,
+    task,
+)
 from eventflow.events import RunStarted, TaskBlocked, TaskStarted, TaskSucceeded
 from eventflow.result import Inline, Stored
 from eventflow.serializers import Serializer
@@ -101,9 +112,9 @@ async def test_case_39_a_kept_input_is_read_when_inputs_are_gathered(world: Virt
     (made,) = await events(log, TaskSucceeded)
     assert isinstance(made.result, Stored)
     keeper.opened = 0
-    view = await RunView.of(log, RUN)
+    view = await open_run(log, RUN)
     fold = await replay(log, view, stream=view.stream)
-    assert len(opened(view.picture(fold.state)["later"])["found"]) == 2000
+    assert len(opened(RunStates(view, fold.state, peek=log.peek)["later"])["found"]) == 2000
     with anyio.move_on_after(60):
         await calls.options(log=log, world=world, run_id=RUN).run()
     assert keeper.opened == 0

@@ -11,7 +11,18 @@ from typing import Any
 import msgspec
 import pytest
 
-from eventflow import MemoryLog, Result, RunView, SerializationError, Skip, State, TaskError, replay, task
+from eventflow import (
+    MemoryLog,
+    Result,
+    RunStates,
+    SerializationError,
+    Skip,
+    State,
+    TaskError,
+    open_run,
+    replay,
+    task,
+)
 from eventflow.events import TaskFailed, TaskSucceeded
 from eventflow.result import Inline, UnknownSerializer
 from eventflow.serializers import Serializer, digest_of
@@ -168,11 +179,13 @@ def everything() -> Any:
 
 async def moments(log: MemoryLog) -> list[State]:
     """The states of all tasks after each event of a run."""
-    view, found = await RunView.of(log, RUN), []
+    view, found = await open_run(log, RUN), []
     async for record in log.read(stream=view.stream):
-        picture = view.picture((await replay(log, view, stream=view.stream, until=record.position)).state)
-        for name in picture:
-            state = picture[name]
+        run_states = RunStates(
+            view, (await replay(log, view, stream=view.stream, until=record.position)).state
+        )
+        for name in run_states:
+            state = run_states[name]
             found += [state, *(getattr(state, "map_states", None) or ())]
     return found
 

@@ -17,7 +17,7 @@ from zlib import crc32
 
 from hypothesis import strategies as st
 
-from eventflow import Flow, Parameter, Picture, Skip, State, context, task, unmapped
+from eventflow import Flow, Parameter, RunStates, Skip, State, context, task, unmapped
 from eventflow.events import TaskStarted, TaskSucceeded
 from eventflow.ports import EventLog, World
 
@@ -27,7 +27,7 @@ __all__ = [
     "Step",
     "build",
     "expected",
-    "picture_of",
+    "outcomes_of",
     "run_sketch",
     "seen",
     "sketches",
@@ -347,20 +347,20 @@ def _element(expr: Expr, done: list[Outcome], index: int) -> Any:
 
 def seen(sketch: Sketch, state: State) -> dict[str, Outcome]:
     """A run's final State in the interpreter's words."""
-    found = picture_of(sketch, state.result)
+    found = outcomes_of(sketch, state.result)
     found[""] = (type(state).__name__,)
     return found
 
 
-def picture_of(sketch: Sketch, picture: Picture) -> dict[str, Outcome]:
+def outcomes_of(sketch: Sketch, run_states: RunStates) -> dict[str, Outcome]:
     """The tasks' States in the interpreter's words."""
     found: dict[str, Outcome] = {}
     for number in range(len(sketch.steps)):
         name = f"s{number}"
-        outcome = _outcome(picture[name])
+        outcome = _outcome(run_states[name])
         found[name] = outcome
         if outcome[0] == "Mapped":
-            found |= {f"{name}[{i}]": _outcome(picture[f"{name}[{i}]"]) for i in range(len(outcome[1]))}
+            found |= {f"{name}[{i}]": _outcome(run_states[f"{name}[{i}]"]) for i in range(len(outcome[1]))}
     return found
 
 

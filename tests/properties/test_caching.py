@@ -16,7 +16,7 @@ from eventflow import MemoryLog, Skip, inputs, parameters, task
 from eventflow.ports import EventLog
 from eventflow.testing.crash_log import Crash, CrashingLog
 from eventflow.testing.virtual import VirtualWorld, simulate
-from tests.properties.flows import Journal, Sketch, Step, build, picture_of, sketches, value_of
+from tests.properties.flows import Journal, Sketch, Step, build, outcomes_of, sketches, value_of
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ async def outcome(
 
     found = build(sketch, journal, task_of)
     state = await found.options(log=log, world=world, run_id=world.new_id()).run(p=[edit.parameter, 7])
-    return picture_of(sketch, state.result), journal
+    return outcomes_of(sketch, state.result), journal
 
 
 @given(sketches(), POLICIES, EDITS, st.integers(0, 99))

@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventflow import MemoryLog, RunView, replay
+from eventflow import MemoryLog, RunStates, open_run, replay
 from eventflow.testing.crash_log import Crash, CrashingLog
 from eventflow.testing.virtual import VirtualWorld, simulate
 from tests.properties.flows import (
     Journal,
     Sketch,
     expected,
-    picture_of,
+    outcomes_of,
     run_sketch,
     seen,
     sketches,
@@ -32,9 +32,9 @@ def test_a_run_comes_to_what_the_interpreter_says(sketch: Sketch, seed: int) -> 
         journal = Journal()
         state = await run_sketch(sketch, journal, log, world)
         assert seen(sketch, state) == expected(sketch)
-        view = await RunView.of(log, "r")
+        view = await open_run(log, "r")
         fold = await replay(log, view, stream=view.stream)
-        assert picture_of(sketch, view.picture(fold.state)) == picture_of(sketch, state.result)
+        assert outcomes_of(sketch, RunStates(view, fold.state)) == outcomes_of(sketch, state.result)
         again = Journal()
         assert seen(sketch, await run_sketch(sketch, again, log, world)) == expected(sketch)
         assert not again.started

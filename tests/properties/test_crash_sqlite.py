@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eventflow import RunView, replay
+from eventflow import RunStates, open_run, replay
 from eventflow.events import TaskSucceeded
 from eventflow.logs.sqlite import LogUnusable, LogWriteFailed, SQLiteLog, connection
 from eventflow.result import Stored
@@ -30,7 +30,7 @@ from tests.properties.flows import (
     Step,
     Whole,
     expected,
-    picture_of,
+    outcomes_of,
     run_sketch,
     seen,
     sketches,
@@ -66,9 +66,9 @@ async def check_end(
         name = f"s{node - 1}" + "".join(f"[{index}]" for index in path)
         assert later.started[name] == before.started[name], f"{name} had succeeded and ran again"
     await succeeded_in(log, run_id)
-    view = await RunView.of(log, run_id)
+    view = await open_run(log, run_id)
     fold = await replay(log, view, stream=view.stream)
-    assert picture_of(sketch, view.picture(fold.state)) == picture_of(sketch, state.result)
+    assert outcomes_of(sketch, RunStates(view, fold.state)) == outcomes_of(sketch, state.result)
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

@@ -31,8 +31,7 @@ from eventflow.machine import (
 from eventflow.machine.decide import decide
 from eventflow.machine.ready import ready
 from eventflow.result import Inline
-from eventflow.views.run import RunView
-from eventflow.views.run_facts import RunFacts, advance
+from eventflow.views.run import RunFacts, RunView, advance
 from tests.properties.flows import Journal, Sketch, build, sketches
 
 PAYLOAD = Inline("msgpack", b"\x01", b"d" * 16)

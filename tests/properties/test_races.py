@@ -9,7 +9,7 @@ import anyio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventflow import MemoryLog, RunView, State, replay
+from eventflow import MemoryLog, RunStates, State, open_run, replay
 from eventflow.events import RunClaimed
 from eventflow.testing.virtual import VirtualWorld, simulate
 from tests.properties.flows import (
@@ -17,7 +17,7 @@ from tests.properties.flows import (
     Sketch,
     Step,
     expected,
-    picture_of,
+    outcomes_of,
     run_sketch,
     seen,
     sketches,
@@ -56,9 +56,9 @@ def test_racing_runners_never_contradict(sketch: Sketch, delays_ms: list[int], s
         for state in states:
             assert seen(sketch, state) == expected(sketch)
         await succeeded_in(log)
-        view = await RunView.of(log, "r")
+        view = await open_run(log, "r")
         fold = await replay(log, view, stream=view.stream)  # raises IllegalEvent on a contradiction
-        assert picture_of(sketch, view.picture(fold.state)) == picture_of(sketch, states[0].result)
+        assert outcomes_of(sketch, RunStates(view, fold.state)) == outcomes_of(sketch, states[0].result)
 
     simulate(main, seed=seed)
 

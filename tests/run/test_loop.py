@@ -12,7 +12,7 @@ import pytest
 from eventflow import Flow, MemoryLog, flow, task
 from eventflow.executors.threads import Lanes
 from eventflow.runner.flow_runner import FlowRunner
-from eventflow.runner.live_values import Values
+from eventflow.runner.live_values import LiveValues
 from eventflow.runner.request import Request
 from eventflow.runner.round import IN_FLIGHT_MAX
 from eventflow.runner.task_runner import TaskRunner
@@ -20,6 +20,7 @@ from eventflow.runner.workers import Workers
 from eventflow.testing.crash_log import CrashingLog
 from eventflow.testing.virtual import VirtualWorld, simulate, simulated
 from eventflow.views.run import RunView
+from eventflow.views.run_serializers import RunSerializers
 
 
 @task
@@ -57,9 +58,10 @@ def chain_of(length: int) -> Flow[..., Any]:
 
 def runner_of(made: Flow[..., Any], log: Any, world: VirtualWorld) -> FlowRunner:
     """The runner under the face, to be looked into."""
-    view = RunView("r", made.plan, bindings=made.bindings, openers=made.openers, keyring=log.keyring)
+    view = RunView("r", made.plan)
+    serializers = RunSerializers(made.plan, made.bindings, made.openers, log.keyring)
     request = Request({}, frozenset(), "full", {}, "here")
-    return FlowRunner(view, made.bindings, log, world, Lanes(world), request)
+    return FlowRunner(view, serializers, made.bindings, log, world, Lanes(world), request)
 
 
 @simulated
@@ -228,7 +230,7 @@ async def test_a_finished_run_leaves_nothing_to_the_garbage_collector() -> None:
         one.map([1, 2])
     log = MemoryLog()
     await flow.options(log=log).run()
-    parts = (FlowRunner, TaskRunner, Values, Lanes, Request)
+    parts = (FlowRunner, TaskRunner, LiveValues, Lanes, Request)
     gc.collect()
     gc.disable()
     try:

@@ -10,7 +10,7 @@ from typing import Literal
 import anyio
 import pytest
 
-from eventflow import Flow, MemoryLog, RunView, SQLiteLog, replay, task
+from eventflow import Flow, MemoryLog, RunStates, SQLiteLog, open_run, replay, task
 from eventflow.events import Draft, RunClaimed, RunFinished, TaskSucceeded
 from eventflow.logs.sqlite import LogWriteFailed
 from eventflow.ports import EventLog, Write
@@ -46,7 +46,7 @@ EXPECTED = 8 + 5 * 3 + sum(range(3, 8))
 
 async def states(log: EventLog) -> list[int]:
     """The tasks whose success is in the log; folding it asserts that it has no hole."""
-    view = await RunView.of(log, "r")
+    view = await open_run(log, "r")
     await replay(log, view, stream=view.stream)
     records = await collect(log.read(stream="run/r"))
     return [record.event.task[0] for record in records if isinstance(record.event, TaskSucceeded)]
@@ -102,9 +102,9 @@ async def test_an_interrupted_run_records_what_was_submitted() -> None:
     with anyio.CancelScope() as scope:
         await flow.options(log=log, run_id="r", durability="pipelined").run()
     assert len(await states(inside)) == 2
-    state = await RunView.of(inside, "r")
+    state = await open_run(inside, "r")
     fold = await replay(inside, state, stream=state.stream)
-    assert state.picture(fold.state)["stop"].is_pending()
+    assert RunStates(state, fold.state)["stop"].is_pending()
 
 
 async def test_a_runner_whose_round_was_refused_begins_again_from_the_log() -> None:

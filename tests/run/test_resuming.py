@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from eventflow import Flow, MemoryLog, Parameter, RunNotFound, RunView, flow, replay, task
+from eventflow import Flow, MemoryLog, Parameter, RunNotFound, flow, open_run, replay, task
 from eventflow.events import Draft, FlowDefined, RunStarted, TaskReused
 from eventflow.ports import Write
 from eventflow.runner.compatibility import FlowChanged
@@ -193,7 +193,7 @@ async def test_new_code_of_unfinished_tasks_is_taken_and_recorded(world: Virtual
         await pipeline(ran).options(log=CrashingLog(log, crash_at=2), world=world, run_id="r").run("mon")
     state = await pipeline(ran, version="2").options(log=log, world=world, run_id="r").run("mon")
     assert state.is_successful()
-    view = await RunView.of(log, "r")
+    view = await open_run(log, "r")
     fold = await replay(log, view, stream=view.stream)
     assert fold.state.run.flow == pipeline(ran, version="2").graph.digest
 

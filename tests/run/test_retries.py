@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import pytest
 
-from eventflow import Flow, MemoryLog, RunView, context, exponential, replay, task
+from eventflow import Flow, MemoryLog, RunStates, context, exponential, open_run, replay, task
 from eventflow.events import TaskAbandoned, TaskFailed, TaskStarted
 from eventflow.states import Crashed, Failed, Retrying, Success, TimedOut
 from eventflow.testing.crash_log import Crash, CrashingLog
@@ -144,12 +144,12 @@ def test_a_retrying_state_says_when() -> None:
     run(flow, log)
 
     async def main(world: VirtualWorld) -> None:
-        view = await RunView.of(log, "r")
+        view = await open_run(log, "r")
         async for record in log.read(stream="run/r"):
             if isinstance(record.event, TaskFailed):
                 break
         fold = await replay(log, view, stream=view.stream, until=record.position)
-        state = view.picture(fold.state)["flaky"]
+        state = RunStates(view, fold.state)["flaky"]
         assert type(state) is Retrying
         assert state.start_time == datetime.fromtimestamp(EPOCH_US / 1e6 + 60, UTC)
         assert state.run_count == 1

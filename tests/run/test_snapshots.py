@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from eventflow import Flow, RunView, SQLiteLog, replay, task
+from eventflow import Flow, RunView, SQLiteLog, open_run, replay, task
 from eventflow.logs.sqlite import LogWriteFailed
 from eventflow.projections import Fold, restore
 from eventflow.runner import ownership
@@ -58,13 +58,13 @@ def facts_of(fold: Fold[object]) -> bytes:
 
 async def snapshot_of(log: SQLiteLog) -> bytes | None:
     """What is kept of the run."""
-    return await log.snapshot((await RunView.of(log, "r")).snapshot_name)
+    return await log.snapshot((await open_run(log, "r")).snapshot_name)
 
 
 async def test_a_fold_from_a_snapshot_is_the_fold_of_all(log: SQLiteLog) -> None:
     """At every position: with the snapshot, without it, and with a broken one, states are equal."""
     assert await snapshot_of(log) is not None
-    view = await RunView.of(log, "r")
+    view = await open_run(log, "r")
     records = await collect(log.read(stream="run/r"))
     plain = {
         record.position: facts_of(
@@ -83,7 +83,7 @@ async def test_a_fold_from_a_snapshot_is_the_fold_of_all(log: SQLiteLog) -> None
 
 async def test_a_snapshot_is_what_is_read(log: SQLiteLog) -> None:
     """With it a finished run is shown without its events: they may even be damaged."""
-    view = await RunView.of(log, "r")
+    view = await open_run(log, "r")
     expected = facts_of(await replay(log, view, stream=view.stream))
     await log.aclose()
     breaking_sqlite.execute(log.path, ("UPDATE event SET body = x'00' WHERE version BETWEEN 5 AND 9", ()))
@@ -95,7 +95,7 @@ async def test_a_snapshot_is_what_is_read(log: SQLiteLog) -> None:
 
 async def test_snapshots_may_be_deleted(log: SQLiteLog) -> None:
     """Nothing depends on them but time."""
-    view = await RunView.of(log, "r")
+    view = await open_run(log, "r")
     expected = facts_of(await replay(log, view, stream=view.stream))
     with closing(sqlite3.connect(log.path, isolation_level=None)) as other:
         other.execute("DELETE FROM snapshot")
@@ -121,10 +121,10 @@ async def test_a_run_whose_snapshot_cannot_be_kept_is_whole(
 
 async def test_a_snapshot_of_other_code_is_not_used(log: SQLiteLog, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever edits the fold of a run makes old snapshots worthless, without having to think of it."""
-    view = await RunView.of(log, "r")
+    view = await open_run(log, "r")
     kept = await snapshot_of(log)
     assert kept is not None
     assert restore(kept, view) is not None
     monkeypatch.setattr(RunView, "modules", (*RunView.modules, "eventflow.states"))
     assert restore(kept, view) is None
-    assert {"eventflow.views.run_facts", "eventflow.machine.evolve"} <= set(RunView.modules)
+    assert {"eventflow.machine.state", "eventflow.machine.evolve"} <= set(RunView.modules)

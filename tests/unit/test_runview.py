@@ -8,12 +8,28 @@ import anyio
 import msgspec
 import pytest
 
-from eventflow import Flow, MemoryLog, RunNotFound, RunView, Skip, State, replay, states, task, unmapped
+from eventflow import (
+    Flow,
+    MemoryLog,
+    RunNotFound,
+    RunStates,
+    RunView,
+    Skip,
+    State,
+    Timeline,
+    open_run,
+    replay,
+    run_report,
+    states,
+    task,
+    unmapped,
+)
 from eventflow.events import Record
 from eventflow.result import Inline, Result, Withheld
 from eventflow.serializers import Serializer
 from eventflow.testing.virtual import VirtualWorld, simulate, simulated
-from eventflow.views.run import PartOf, Picture, RunFacts
+from eventflow.views.results import PartSerializer
+from eventflow.views.run import RunFacts
 
 
 @task(version="1")
@@ -60,13 +76,13 @@ def recorded() -> tuple[State, list[Record], MemoryLog]:
 
 async def view_of(log: MemoryLog) -> RunView:
     """The view from the log alone."""
-    return await RunView.of(log, "r")
+    return await open_run(log, "r")
 
 
-def as_bytes(picture: Picture) -> list[bytes]:
+def as_bytes(run_states: RunStates) -> list[bytes]:
     """Every task's State, dumped."""
-    names = [*picture, *(f"third[{i}]" for i in range(4))]
-    return [states.encode_msgpack(picture[name]) for name in names]
+    names = [*run_states, *(f"third[{i}]" for i in range(4))]
+    return [states.encode_msgpack(run_states[name]) for name in names]
 
 
 def test_the_log_alone_shows_what_the_run_returned() -> None:
@@ -76,7 +92,7 @@ def test_the_log_alone_shows_what_the_run_returned() -> None:
     async def main(world: VirtualWorld) -> None:
         view = await view_of(log)
         fold = await replay(log, view, stream=view.stream)
-        assert as_bytes(view.picture(fold.state)) == as_bytes(state.result)
+        assert as_bytes(RunStates(view, fold.state)) == as_bytes(state.result)
         assert [type(child).__name__ for child in state.result["third"].map_states] == [
             "Failed",
             "Skipped",
@@ -97,11 +113,11 @@ def test_every_moment_of_a_run_can_be_shown() -> None:
         told: list[str] = []
         for record in records:
             fold = await replay(log, view, stream=view.stream, until=record.position)
-            picture = view.picture(fold.state)
-            assert [states.encode_json(picture[name]) for name in picture]
-            assert picture.version == record.version
+            run_states = RunStates(view, fold.state)
+            assert [states.encode_json(run_states[name]) for name in run_states]
+            assert run_states.version == record.version
             try:
-                told.append(type(picture["third[0]"]).__name__)
+                told.append(type(run_states["third[0]"]).__name__)
             except KeyError:
                 told.append("")
         seen = [name for i, name in enumerate(told) if name != told[i - 1]]
@@ -132,32 +148,34 @@ def test_facts_at_every_cut_go_through_messagepack() -> None:
 def test_cached_inputs_are_joined_from_their_sources() -> None:
     """By argument name; each leaf of a container under its own; a mapped element is its own element."""
     state, _, _ = recorded()
-    picture = state.result
-    inputs = {name: result.deserialize().value for name, result in picture["third[2]"].cached_inputs.items()}
+    run_states = state.result
+    inputs = {
+        name: result.deserialize().value for name, result in run_states["third[2]"].cached_inputs.items()
+    }
     assert inputs == {"number": 2}
-    assert picture["numbers"].cached_inputs == {}
-    assert type(picture["ok"]) is states.Skipped
+    assert run_states["numbers"].cached_inputs == {}
+    assert type(run_states["ok"]) is states.Skipped
 
 
 def test_finding_a_task() -> None:
     """By name, child's name or address; anything else is a KeyError that names it."""
     state, _, _ = recorded()
-    picture = state.result
-    assert picture[(1, 2)] == picture["third[2]"] == picture["third"].map_states[2]
-    assert list(picture) == ["numbers", "third", "last", "ok"]
-    assert len(picture) == 4
+    run_states = state.result
+    assert run_states[(1, 2)] == run_states["third[2]"] == run_states["third"].map_states[2]
+    assert list(run_states) == ["numbers", "third", "last", "ok"]
+    assert len(run_states) == 4
     for wrong in ("thirds", "third[9]", "third[x]", "numbers[0]"):
         with pytest.raises(KeyError, match="no task"):
-            picture[wrong]
+            run_states[wrong]
     with pytest.raises(LookupError):
-        picture[(7,)]
+        run_states[(7,)]
 
 
 @simulated
 async def test_an_unknown_run(world: VirtualWorld) -> None:
     """It is RunNotFound, by its id."""
     with pytest.raises(RunNotFound, match="'nobody'"):
-        await RunView.of(MemoryLog(), "nobody")
+        await open_run(MemoryLog(), "nobody")
 
 
 def test_a_final_state_can_be_dumped_whole() -> None:
@@ -238,10 +256,10 @@ def test_a_part_of_a_typed_value_is_not_of_the_type_of_the_whole() -> None:
     """It is kept by its own type; where it cannot be had, what travels says so and nothing is raised."""
     whole = Serializer(dict[str, Order])
     payload = whole.serialize({"a": Order("pen")})
-    part = PartOf(whole, ("a",)).part(Result(payload, True, PartOf(whole, ("a",))))
+    part = PartSerializer(whole, ("a",)).part(Result(payload, True, PartSerializer(whole, ("a",))))
     assert isinstance(part, Inline)
     assert Serializer(Order).deserialize(part) == Order("pen")
-    lost = PartOf(whole, ("b",)).part(Result(payload, True, PartOf(whole, ("b",))))
+    lost = PartSerializer(whole, ("b",)).part(Result(payload, True, PartSerializer(whole, ("b",))))
     assert isinstance(lost, Withheld)
 
 
@@ -249,3 +267,48 @@ def test_the_states_know_the_run_they_are_of() -> None:
     """A run that was given no id says which one it got."""
     state, _, _ = recorded()
     assert state.result.run_id == "r"
+
+
+def test_a_report_joins_states_and_timings() -> None:
+    """A row for each task: its state, its last attempt's number and duration; children are counted, failures named."""
+    _, records, log = recorded()
+
+    async def main(world: VirtualWorld) -> None:
+        view = await view_of(log)
+        facts = (await replay(log, view, stream=view.stream)).state
+        timeline = (await replay(log, Timeline(), stream=view.stream)).state
+        report = run_report(view, facts, timeline)
+        assert (report.run, report.flow, report.state) == ("r", "example", "Success")
+        assert report.version == records[-1].version
+        assert report.message == "all reference tasks succeeded"
+        numbers_row, third_row, last_row, ok_row = report.tasks
+        assert (numbers_row.name, numbers_row.state, numbers_row.attempt) == ("numbers", "Success", 1)
+        assert numbers_row.elapsed_us == 0
+        assert (third_row.state, third_row.attempt, third_row.message) == ("Mapped", 0, "")
+        assert third_row.children is not None
+        assert third_row.children.outcome == "Failed"
+        assert third_row.children.states == {"Failed": 1, "Skipped": 1, "Success": 2}
+        assert third_row.children.failures == {"third[0]": "ZeroDivisionError: division by zero"}
+        assert (last_row.state, last_row.attempt, last_row.children) == ("Skipped", 0, None)
+        assert ok_row.state == "Skipped"
+
+    simulate(main)
+
+
+def test_a_report_of_a_run_under_way() -> None:
+    """A task that runs has an attempt and no duration yet; a map is running until its last child has finished."""
+    _, records, log = recorded()
+
+    async def main(world: VirtualWorld) -> None:
+        view = await view_of(log)
+        facts, timeline, seen = view.initial(), Timeline().initial(), set[tuple[str, str]]()
+        for record in records:
+            facts, timeline = view.apply(facts, record), Timeline().apply(timeline, record)
+            report = run_report(view, facts, timeline)
+            for row in report.tasks:
+                assert (row.state != "Running") or (row.attempt, row.elapsed_us) == (1, None)
+                seen.add((row.name, row.state if row.children is None else row.children.outcome))
+        assert {("numbers", "Pending"), ("numbers", "Running"), ("numbers", "Success")} <= seen
+        assert {("third", "Pending"), ("third", "Running"), ("third", "Failed")} <= seen
+
+    simulate(main)

@@ -1,0 +1,118 @@
+"""Joins the states of a run's tasks with their timings: one row for each task, as a screen shows a run.
+
+view = await open_run(log, run_id)
+facts = (await replay(log, view, stream=view.stream)).state
+timeline = (await replay(log, Timeline(), stream=view.stream)).state
+report = run_report(view, facts, timeline)
+[(task.name, task.state, task.elapsed_us) for task in report.tasks]
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from eventflow.machine.rules import FAILED, FINISHED
+from eventflow.states import Failed
+from eventflow.views.run import RunFacts, RunView
+from eventflow.views.run_states import STATES, RunStates
+from eventflow.views.timeline import TaskLine, TimelineState
+
+__all__ = ["MapReport", "RunReport", "TaskReport", "run_report"]
+
+MapOutcome: TypeAlias = Literal["Running", "Failed", "Success"]
+
+
+class MapReport(msgspec.Struct, frozen=True):
+    """The children of a mapped task, all together."""
+
+    outcome: MapOutcome
+    """`Running` until the last child has finished, then `Failed` if any child failed, else `Success`."""
+    states: Mapping[str, int]
+    """Name of a state class → the number of children in that state."""
+    failures: Mapping[str, str]
+    """Name of each failed child → its message."""
+
+
+class TaskReport(msgspec.Struct, frozen=True):
+    """One task node: its state and the time of its last attempt."""
+
+    name: str
+    state: str
+    """The name of its class in `eventflow.states`; `Mapped` as soon as a mapped task has its children."""
+    message: str
+    """The failure, of a task that failed; otherwise empty."""
+    attempt: int
+    """The number of the last attempt; 0 for a task that has not run."""
+    elapsed_us: int | None
+    """The duration of the last attempt in microseconds; None before it has ended."""
+    children: MapReport | None = None
+    """Of a mapped task that has its children."""
+
+
+class RunReport(msgspec.Struct, frozen=True):
+    """One run after one of its events."""
+
+    run: str
+    flow: str
+    """The flow's name."""
+    state: str
+    """The name of the run's state class in `eventflow.states`."""
+    message: str
+    version: int
+    """The version of the last event that is shown."""
+    tasks: tuple[TaskReport, ...]
+    """In the order of the flow's nodes."""
+
+
+def run_report(view: RunView, facts: RunFacts, timeline: TimelineState) -> RunReport:
+    """Join the facts of a run, as `view` has folded them, with its timeline; both folded up to the same event.
+
+    No value is opened, and of the children of mapped tasks only the states of those that failed are built.
+    """
+    run_states = RunStates(view, facts)
+    state = run_states.state
+    tasks = [
+        _task(run_states, node, task.name, timeline.line(node)) for node, task in view.plan.tasks.items()
+    ]
+    return RunReport(
+        run=view.run_id,
+        flow=view.plan.graph.name,
+        state=type(state).__name__,
+        message=state.message,
+        version=run_states.version,
+        tasks=tuple(tasks),
+    )
+
+
+def _task(run_states: RunStates, node: int, name: str, line: TaskLine | None) -> TaskReport:
+    last = line.attempts[-1] if line is not None and line.attempts else None
+    children = _children(run_states, node, name)
+    # By its slot, for the names in another's log may be anything. A map's own state would build all its children's.
+    state = run_states.at(node) if children is None else None
+    return TaskReport(
+        name=name,
+        state="Mapped" if state is None else type(state).__name__,
+        message=state.message if isinstance(state, Failed) else "",
+        attempt=0 if last is None else last.attempt,
+        elapsed_us=None if last is None or last.ended_us is None else last.ended_us - last.started_us,
+        children=children,
+    )
+
+
+def _children(run_states: RunStates, node: int, name: str) -> MapReport | None:
+    statuses = run_states.statuses_below(node)
+    if statuses is None:
+        return None
+    counts = Counter(statuses)
+    has_failed = not FAILED.isdisjoint(counts)
+    failed = [nth for nth, status in enumerate(statuses) if status in FAILED] if has_failed else []
+    ended: MapOutcome = "Failed" if failed else "Success"
+    return MapReport(
+        outcome=ended if FINISHED.issuperset(counts) else "Running",
+        states={STATES[status].__name__: count for status, count in counts.items()},
+        failures={f"{name}[{nth}]": run_states[(node, nth)].message for nth in failed},
+    )

@@ -11,13 +11,9 @@ plain values are taken up in `call` itself, all others go through `arguments`.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from contextvars import ContextVar
-from functools import cached_property, partial
-from types import FunctionType
 from typing import Any, Final
-
-import msgspec
 
 from eventflow.authoring.arguments import (
     Place,
@@ -27,16 +23,13 @@ from eventflow.authoring.arguments import (
     each_argument,
     own_ref,
     quick,
-    serializer_for,
 )
-from eventflow.authoring.callables import Signature, type_text
-from eventflow.authoring.nodes import BuildError, Node, element_type
+from eventflow.authoring.callables import type_text
+from eventflow.authoring.definition import TaskDefinition
+from eventflow.authoring.nodes import BuildError, Node
 from eventflow.authoring.parameters import FlowParameter
-from eventflow.fingerprints.code import Code, code_of, note_source
-from eventflow.fingerprints.content import NoContent, full_name
 from eventflow.fingerprints.type_defs import Description
 from eventflow.fingerprints.type_describer import describe
-from eventflow.fingerprints.types import settings_of
 from eventflow.graph import (
     Arg,
     Const,
@@ -44,9 +37,7 @@ from eventflow.graph import (
     Input,
     ListOf,
     ParameterNode,
-    Policy,
     Ref,
-    Subscript,
     TaskDef,
     TaskNode,
     described,
@@ -54,133 +45,12 @@ from eventflow.graph import (
 )
 from eventflow.graph import Node as GraphNode
 from eventflow.ports import Body
-from eventflow.result import Result, ResultSerializer
-from eventflow.serializers import digest_of
 from eventflow.suggestions import did_you_mean
 
-__all__ = ["Builder", "Definition", "active"]
+__all__ = ["Builder", "active"]
 
 active: Final[ContextVar[Builder | None]] = ContextVar("eventflow_builder", default=None)
 """The flow being built here, if any."""
-
-
-class Definition:
-    """What `@task` learnt of a function: the live counterpart of a `TaskDef`."""
-
-    def __init__(
-        self,
-        name: str,
-        fn: FunctionType,
-        signature: Signature,
-        policy: Policy,
-        *,
-        is_async: bool,
-        delay: Callable[[int], float] | None,
-        cache_key: Callable[..., Any] | None,
-        serializer: ResultSerializer | None,
-        version: str | None,
-        depends_on: Sequence[FunctionType],
-    ) -> None:
-        self.name = name
-        self.fn = fn
-        self.signature = signature
-        self.policy = policy
-        self._is_async = is_async
-        self._delay = delay
-        self._cache_key = cache_key
-        for function in (fn, *depends_on, cache_key):
-            if isinstance(function, FunctionType):
-                note_source(function)
-        self._serializer = serializer
-        self._version = version
-        self._depends_on = depends_on
-
-    @property
-    def code(self) -> Code:
-        """The digest of the function's code, or why there is none."""
-        return code_of(self.fn, version=self._version, depends_on=self._depends_on)
-
-    @cached_property
-    def returns(self) -> Any:
-        """The declared type of what the function returns."""
-        return self.signature.type_of("return")
-
-    @cached_property
-    def returns_each(self) -> Any:
-        """The declared type of a mapped call."""
-        return list[self.returns]  # type: ignore[name-defined]  # made of a value
-
-    @cached_property
-    def types(self) -> Mapping[str, tuple[bytes, Description]]:
-        """Digest and description of every type that the function declares, by argument, or `return`."""
-        names = ("return", *self.signature.names)
-        found = {name: describe(self.signature.type_of(name)) for name in names}
-        return {name: (known.digest, known) for name, known in found.items() if known is not None}
-
-    @cached_property
-    def body(self) -> Body:
-        """What a runner calls."""
-        serializer = self._serializer or serializer_for(self.returns)
-        key = self._cache_key and partial(_with_defaults, self._cache_key, self.signature.defaults)
-        return Body(self.fn, self._is_async, serializer, self._open_constant, self._delay, key, self._digests)
-
-    def _digests(self) -> tuple[bytes, bytes]:
-        """Those of the code and of the code of `cache_key`, as they are now: closures may have changed."""
-        return self.code.digest, self._keyer()[0]
-
-    def _open_constant(self, name: str, path: tuple[Subscript, ...], const: Const) -> Any:
-        """The value of a constant, by the type that the argument declares where it stands."""
-        declared = self.signature.type_of(name)
-        for key in path:
-            declared = element_type(declared, key)
-        return Result(const.value, True, serializer_for(declared)).deserialize().value
-
-    def graph_form(self, name: str) -> TaskDef:
-        """The data that goes into the graph, under a name that is unique there."""
-        code, types = self.code, self.types
-        returns = types["return"][0] if "return" in types else b""
-        takes = tuple((argument, digest) for argument, (digest, _) in types.items() if argument != "return")
-        keeper, why_no_keeper = self._keeper()
-        found = TaskDef(name, full_name(self.fn), code.digest, self.policy, returns, takes, keeper)
-        if self.policy.cache is None:
-            return found
-        keyer, why_no_key = self._keyer()
-        reason = code.reason or why_no_key or why_no_keeper
-        return msgspec.structs.replace(found, keyer=keyer, codeless=reason)
-
-    def _keeper(self) -> tuple[bytes, str]:
-        """The digest of the task's own serializer with its settings, and why these cannot be compared."""
-        serializer = self._serializer
-        if serializer is None:
-            return b"", ""
-        try:
-            return settings_of(serializer), ""
-        except NoContent as error:
-            of_class = digest_of(full_name(type(serializer)).encode())
-            if self._version is not None:
-                return of_class, ""
-            return (
-                of_class,
-                f"its serializer has settings that cannot be compared ({error}): give the task a version=",
-            )
-
-    def _keyer(self) -> tuple[bytes, str]:
-        """The digest of the code of `cache_key`, or why there is none."""
-        key = self._cache_key
-        if key is None or self._version is not None:
-            return b"", ""
-        if not isinstance(key, FunctionType):
-            return (
-                b"",
-                f"its cache_key is a {type(key).__qualname__}: write a function, or give the task a version=",
-            )
-        code = code_of(key)
-        return code.digest, code.reason and f"of its cache_key: {code.reason}"
-
-
-def _with_defaults(key: Callable[..., Any], defaults: Mapping[str, Any], /, **given: Any) -> Any:
-    """Call a `cache_key` with all arguments that the body will have."""
-    return key(**{**defaults, **given})
 
 
 class Builder:
@@ -215,7 +85,7 @@ class Builder:
         self._names: dict[str, int] = {}
         self._tasks: list[TaskDef] = []
         self._task_names: dict[str, int] = {}
-        self._index: dict[Definition, int] = {}
+        self._index: dict[TaskDefinition, int] = {}
         self._types: dict[bytes, Description] = {}
 
     def name_of(self, index: int) -> str:
@@ -246,7 +116,7 @@ class Builder:
 
     def call(
         self,
-        definition: Definition,
+        definition: TaskDefinition,
         label: str | None,
         after: tuple[Node, ...],
         args: tuple[Any, ...],
@@ -262,7 +132,7 @@ class Builder:
 
     def map(
         self,
-        definition: Definition,
+        definition: TaskDefinition,
         label: str | None,
         after: tuple[Node, ...],
         args: tuple[Any, ...],
@@ -315,7 +185,7 @@ class Builder:
             )
         return (tasks[name],)
 
-    def calls_of(self, definition: Definition) -> tuple[int, ...]:
+    def calls_of(self, definition: TaskDefinition) -> tuple[int, ...]:
         """The indices of all nodes of one task; `BuildError` if there is none."""
         wanted = self._index.get(definition)
         if wanted is None:
@@ -346,22 +216,22 @@ class Builder:
         return arg
 
     def _bind(
-        self, definition: Definition, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+        self, definition: TaskDefinition, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Mapping[str, Any]:
         try:
             return definition.signature.bind(args, kwargs)
         except TypeError as error:
             raise BuildError(f"in flow {self.name!r}, {error}") from None
 
-    def _place(self, definition: Definition, name: str) -> Place:
+    def _place(self, definition: TaskDefinition, name: str) -> Place:
         return Place(self, f"task {definition.name!r}, argument {name!r}")
 
-    def _argument(self, definition: Definition, name: str, value: Any) -> Arg:
+    def _argument(self, definition: TaskDefinition, name: str, value: Any) -> Arg:
         return argument(value, definition.signature.type_of(name), self._place(definition, name))
 
     def _add_task(
         self,
-        definition: Definition,
+        definition: TaskDefinition,
         label: str | None,
         after: tuple[Node, ...],
         inputs: list[Input],
@@ -381,7 +251,7 @@ class Builder:
         self._nodes.append(TaskNode(name, task, tuple(inputs), waits, mapped, zip_shortest))
         return Node(self, Ref(index), definition.returns_each if mapped else definition.returns)
 
-    def _define(self, definition: Definition) -> int:
+    def _define(self, definition: TaskDefinition) -> int:
         found = definition.graph_form(_unique(self._task_names, definition.name))
         self._index[definition] = len(self._tasks)
         self._tasks.append(found)

@@ -26,8 +26,8 @@ from eventflow.authoring.arguments import Place, own_ref, serializer_for
 from eventflow.authoring.builder import Builder, active
 from eventflow.authoring.callables import Signature, in_class
 from eventflow.authoring.nodes import BuildError, Node
+from eventflow.authoring.option_values import check_name
 from eventflow.authoring.parameters import FlowParameter, ParameterError, bind
-from eventflow.authoring.retry_options import check_name
 from eventflow.authoring.tasks import Task
 from eventflow.fingerprints.script_modules import MAIN, script_module
 from eventflow.graph import Arg, Graph, Ref

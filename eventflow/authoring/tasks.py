@@ -16,31 +16,22 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from types import FunctionType
-from typing import Any, Generic, NoReturn, ParamSpec, Protocol, TypeVar, cast, overload
+from typing import Any, Generic, NoReturn, ParamSpec, Protocol, TypeVar, Unpack, cast, overload
 
-from eventflow.authoring.arguments import Unmapped, unmapped
-from eventflow.authoring.builder import Definition, active
-from eventflow.authoring.cache_options import CacheOn, Caching, cache_policy_of
+from eventflow.authoring.arguments import Unmapped
+from eventflow.authoring.builder import active
 from eventflow.authoring.callables import Signature, in_class
+from eventflow.authoring.definition import TaskDefinition
 from eventflow.authoring.nodes import BuildError, Node
-from eventflow.authoring.retry_options import (
-    Duration,
-    Exponential,
-    Retry,
-    RetryDelay,
-    check_name,
-    exponential,
-    policy_of,
-)
+from eventflow.authoring.option_values import check_name
+from eventflow.authoring.options import TaskFunction, TaskOptions, checked_options
 from eventflow.fingerprints.code import Code
 from eventflow.fingerprints.content import full_name
 from eventflow.graph import Policy
-from eventflow.result import ResultSerializer
-from eventflow.runner.task_context import Skip
 
-__all__ = ["Exponential", "Skip", "Task", "Unmapped", "exponential", "task", "unmapped"]
+__all__ = ["Task", "task"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -56,7 +47,7 @@ class Task(Generic[P, R]):
 
     def __init__(
         self,
-        definition: Definition,
+        definition: TaskDefinition,
         label: str | None = None,
         after: tuple[Node, ...] = (),
         zip_shortest: bool | None = None,
@@ -80,7 +71,7 @@ class Task(Generic[P, R]):
         return self._definition.fn
 
     @property
-    def definition(self) -> Definition:
+    def definition(self) -> TaskDefinition:
         """What all forms of this task (`after`, `named`) share."""
         return self._definition
 
@@ -197,92 +188,56 @@ def task(fn: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, R]: ...
 @overload
 def task(fn: Callable[P, R], /) -> Task[P, R]: ...
 @overload
-def task(
-    *,
-    name: str | None = None,
-    retries: int = 0,
-    retry_delay: RetryDelay | None = None,
-    timeout: Duration | None = None,
-    version: str | None = None,
-    depends_on: Sequence[Callable[..., Any]] = (),
-    cache_for: Duration | None = None,
-    cache_on: CacheOn | None = None,
-    cache_key: Callable[..., Any] | None = None,
-    cache_namespace: str | None = None,
-    share: bool = False,
-    serializer: ResultSerializer | None = None,
-) -> _Decorator: ...
-def task(
-    fn: Any = None,
-    /,
-    *,
-    name: str | None = None,
-    retries: int = 0,
-    retry_delay: RetryDelay | None = None,
-    timeout: Duration | None = None,
-    version: str | None = None,
-    depends_on: Sequence[Callable[..., Any]] = (),
-    cache_for: Duration | None = None,
-    cache_on: CacheOn | None = None,
-    cache_key: Callable[..., Any] | None = None,
-    cache_namespace: str | None = None,
-    share: bool = False,
-    serializer: ResultSerializer | None = None,
-) -> Any:
-    """Make a task of a function: `@task`, or `@task(...)` with options. Durations: seconds or a timedelta.
+def task(**options: Unpack[TaskOptions]) -> _Decorator: ...
+def task(fn: Any = None, /, **options: Unpack[TaskOptions]) -> Any:
+    """Make a task of a function: `@task`, or `@task(...)` with options: the fields of `TaskOptions`.
 
-    name          instead of the function's own
-    retries       further attempts after a failure
-    retry_delay   before each of them: a duration, `exponential(first, limit=...)`, or a function that is
-                  given the number of failures so far and gives seconds
-    timeout       limit of one attempt, for async functions
-    version       stands for the code: as long as it is the same, so is the task
-    depends_on    functions (or tasks) whose code counts as part of this one's
-    cache_for     reuse a result for so long, made from the same inputs by the same code
-    cache_on      what must be the same: `inputs(...)`, `parameters(...)`, `nothing`; without `cache_for`, for ever
-    cache_key     a function of the task's arguments, whose answer must be the same
-    cache_namespace   shared by tasks that may take each other's results; by default the function's own name
-    share         hand values to consumers without copying them
-    serializer    keeps the results, instead of the one for the declared return type
+    An async function runs on the event loop, a plain one in a worker thread. Raises `TypeError` or `ValueError` for a
+    function or an option that cannot work.
 
-    `eventflow.authoring.cache_options` says more of the four.
+    ```python
+    from datetime import timedelta
+    from eventflow import MemoryLog, flow, task
 
-    An async function runs on the event loop, a plain one in a worker thread. Raises `TypeError` or
-    `ValueError` for a function or an option that cannot work.
+    @task(retries=3, retry_delay=5, timeout=60)
+    async def fetch(day: str) -> list[int]:
+        return [1, 2, 3]
+
+    @task(cache_for=timedelta(hours=12))
+    def total(orders: list[int]) -> int:
+        return sum(orders)
+
+    @flow
+    def nightly(day: str) -> int:
+        return total(fetch(day))
+
+    print(await nightly.options(log=MemoryLog()).value(day="2026-11-22"))
+    ```
+
+    ```text
+    6
+    ```
     """
-
-    def make(fn: Any, visible: Mapping[str, Any]) -> Task[..., Any]:
-        function = _function(fn)
-        own = function.__name__ if name is None else name
-        label = f"task {own!r}"
-        is_async = inspect.iscoroutinefunction(function)
-        _check_kinds(label, version, serializer)
-        signature = Signature(label, function, visible)
-        caching = Caching(cache_for, cache_on, cache_key, cache_namespace)
-        cache = cache_policy_of(label, caching, signature.names, full_name(function))
-        return Task(
-            Definition(
-                check_name("task", own),
-                function,
-                signature,
-                policy_of(label, Retry(retries, retry_delay), timeout, share, is_async, cache),
-                is_async=is_async,
-                delay=retry_delay if callable(retry_delay) else None,
-                cache_key=cache_key,
-                serializer=serializer,
-                version=version,
-                depends_on=_helpers(label, depends_on),
-            )
-        )
-
     # The names that the author sees here: annotations may refer to classes of an enclosing function.
     if fn is not None:
-        return make(fn, sys._getframe(1).f_locals)  # noqa: SLF001
-    return lambda fn: make(fn, sys._getframe(1).f_locals)  # noqa: SLF001
+        return _make(fn, options, sys._getframe(1).f_locals)  # noqa: SLF001
+    return lambda fn: _make(fn, options, sys._getframe(1).f_locals)  # noqa: SLF001
+
+
+def _make(fn: Any, options: TaskOptions, visible: Mapping[str, Any]) -> Task[..., Any]:
+    function = _function(fn)
+    name = options.get("name")
+    name = check_name("task", function.__name__ if name is None else name)
+    label = f"task {name!r}"
+    signature = Signature(label, function, visible)
+    is_async = inspect.iscoroutinefunction(function)
+    facts = TaskFunction(label, full_name(function), signature.names, is_async)
+    policy, live = checked_options(facts, options)
+    return Task(TaskDefinition(name, function, signature, policy, live, is_async=is_async))
 
 
 def _function(fn: Any) -> FunctionType:
-    """The function itself, if it is of a kind that can be a task."""
+    """Return the function if it is of a kind that can be a task; raise `TypeError` if not."""
     if not isinstance(fn, FunctionType):
         raise TypeError(f"@task: {_kind(fn)} cannot be a task; write a function that calls it")
     label = f"task {fn.__name__!r}"
@@ -295,29 +250,9 @@ def _function(fn: Any) -> FunctionType:
     return fn
 
 
-def _check_kinds(label: str, version: Any, serializer: Any) -> None:
-    if version is not None and not (isinstance(version, str) and version):
-        raise TypeError(f"{label}: version={version!r} is not text, such as '1'")
-    if serializer is not None and not isinstance(serializer, ResultSerializer):
-        raise TypeError(f"{label}: serializer={serializer!r:.80} does not both serialize and deserialize")
-
-
 def _kind(fn: Any) -> str:
     if isinstance(fn, Task):
         return f"{fn!r}, being one already,"
     if isinstance(fn, type):
         return f"the class {fn.__qualname__}"
     return f"{fn!r:.80} (a {type(fn).__qualname__})"
-
-
-def _helpers(label: str, depends_on: Any) -> tuple[FunctionType, ...]:
-    if isinstance(depends_on, str) or not isinstance(depends_on, Sequence):
-        raise TypeError(f"{label}: depends_on={depends_on!r:.80} is not a list of functions, like [helper]")
-    found = tuple(part.fn if isinstance(part, Task) else part for part in depends_on)
-    for part in found:
-        if not isinstance(part, FunctionType):
-            raise TypeError(
-                f"{label}: depends_on has {part!r:.80}, whose source cannot be read; name functions or tasks, "
-                f"or use version="
-            )
-    return cast(tuple[FunctionType, ...], found)

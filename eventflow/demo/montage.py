@@ -13,8 +13,8 @@ import os
 from collections.abc import Iterable
 from typing import Any, Final
 
-from eventflow.authoring.cache_options import inputs
 from eventflow.authoring.flows import Flow
+from eventflow.authoring.option_values import inputs
 from eventflow.authoring.tasks import task
 from eventflow.demo.workload import Workload, job_digest, load
 

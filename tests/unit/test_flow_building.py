@@ -19,9 +19,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eventflow.authoring.arguments import unmapped
 from eventflow.authoring.flows import Flow, Parameter, ParameterError, flow
 from eventflow.authoring.nodes import BuildError, Node
-from eventflow.authoring.tasks import task, unmapped
+from eventflow.authoring.tasks import task
 from eventflow.fingerprints.types import schema_of
 from eventflow.graph import Const, DictOf, Input, ListOf, ParameterNode, Ref, TaskNode, TupleOf, refs
 from eventflow.result import Inline

@@ -11,11 +11,14 @@ from typing import Any
 
 import pytest
 
+from eventflow.authoring.arguments import unmapped
 from eventflow.authoring.flows import Flow
 from eventflow.authoring.nodes import BuildError
-from eventflow.authoring.tasks import Skip, Task, exponential, task, unmapped
+from eventflow.authoring.option_values import exponential
+from eventflow.authoring.tasks import Task, task
 from eventflow.graph import Policy
 from eventflow.result import Inline
+from eventflow.runner.task_context import Skip
 
 
 async def fetch(day: str) -> list[int]:
@@ -128,6 +131,7 @@ def test_the_live_side_goes_into_the_bindings() -> None:
         ({"depends_on": helper}, "is not a list of functions"),
         ({"depends_on": [len]}, "whose source cannot be read"),
         ({"depends_on": "helper"}, "is not a list of functions"),
+        ({"retry": 3}, "there is no option 'retry'; did you mean 'retries'?"),
     ],
 )
 def test_an_option_that_cannot_work_is_refused(options: dict[str, Any], said: str) -> None:

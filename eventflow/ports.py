@@ -7,7 +7,7 @@ conformance suite in `eventflow.testing` passes on it.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Literal, Protocol, TypeAlias
 
 import msgspec
@@ -20,10 +20,15 @@ from eventflow.serializers import Keyring
 __all__ = [
     "Bindings",
     "Body",
+    "BodyCancelled",
+    "BodyLost",
+    "BodyRaised",
+    "BodyReturned",
     "Checkpoint",
     "Conflict",
     "Durability",
     "EventLog",
+    "Executor",
     "Keyring",
     "LogClosed",
     "LogForked",
@@ -33,10 +38,7 @@ __all__ = [
     "LogWriteFailed",
     "Outcome",
     "OutcomeUnknown",
-    "Raised",
-    "Returned",
     "RowsFound",
-    "ThreadExecutor",
     "Ticket",
     "Value",
     "World",
@@ -250,7 +252,7 @@ class EventLog(Protocol):
 
 
 class World(Protocol):
-    """Clock, timers, ids and chance of one runner.
+    """Clock, timers, ids, chance and threads of one runner: everything that differs in a simulation.
 
     Timers are anyio's: `anyio.current_time()` runs at the pace of this world.
     """
@@ -271,55 +273,71 @@ class World(Protocol):
         """A number in [0, 1)."""
         ...
 
-    def outside(self) -> AbstractContextManager[None]:
-        """Mark work that goes on outside the event loop: a virtual clock stands still meanwhile."""
+    def executor(self) -> Executor:
+        """Make the executor of one run's plain functions, for the running event loop; the caller closes it."""
         ...
 
 
-class Returned(msgspec.Struct, frozen=True):
-    """A body returned."""
+class BodyReturned(msgspec.Struct, frozen=True):
+    """The body returned a value."""
 
     value: Any
 
 
-class Raised(msgspec.Struct, frozen=True):
-    """A body raised."""
+class BodyRaised(msgspec.Struct, frozen=True):
+    """The body raised an exception."""
 
     error: BaseException
 
 
-Outcome: TypeAlias = Returned | Raised
+class BodyLost(msgspec.Struct, frozen=True):
+    """The process that ran the body died, so its outcome will never be known."""
 
 
-class ThreadExecutor(Protocol):
-    """Runs plain functions off the event loop."""
+class BodyCancelled(msgspec.Struct, frozen=True):
+    """The body was cancelled: before it began, or by an executor that can cancel bodies under way."""
+
+
+Outcome: TypeAlias = BodyReturned | BodyRaised | BodyLost | BodyCancelled
+
+
+class Executor(Protocol):
+    """Runs bodies off the event loop: in threads of this process.
+
+    Every call that was submitted is answered once, with one outcome, until the executor is closed. An executor never
+    repeats a call: a retry is decided by the runner and is an event.
+    """
 
     @property
     def unfinished(self) -> int:
-        """Calls submitted and not yet handed back."""
+        """Calls that were submitted and are not answered yet."""
         ...
 
     def claim(self, wanted: int, on_free: Callable[[], object]) -> int:
-        """Take up to `wanted` free threads for calls that will be submitted, and give how many.
+        """Take up to `wanted` free lanes for calls that will be submitted; returns how many it took.
 
         If there are fewer, `on_free` is called on the event loop when it is worth asking again.
         """
         ...
 
     def give_up(self, count: int) -> None:
-        """Give back threads that were claimed and are not needed."""
-        ...
-
-    def drop_queued(self) -> None:
-        """Forget the calls that have not begun, and all claims; nobody is told of them."""
+        """Give back lanes that were claimed and are not needed."""
         ...
 
     def submit(self, call: Callable[[], Any], done: Callable[[Outcome], None]) -> None:
-        """Run `call` in a thread, then `done(outcome)` on the event loop; many may be handed back at once.
+        """Run `call`, then `done(outcome)` on the event loop; many outcomes may arrive at once.
 
-        It begins at once where a thread was claimed for it, and otherwise waits for one. `call` runs in a copy of
-        the submitter's context variables.
+        It begins at once if a lane was claimed for it, and otherwise waits for one. `call` runs in a copy of the
+        submitter's context variables. Raises `RuntimeError` when the executor is closed.
         """
+        ...
+
+    def cancel_queued(self) -> None:
+        """Answer the calls that have not begun with `BodyCancelled`, and give back all claims."""
+        ...
+
+    def close(self) -> None:
+        """Give back everything that is not in use; calls under way are not answered any more. May be called twice."""
         ...
 
 

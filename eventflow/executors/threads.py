@@ -28,7 +28,7 @@ from queue import SimpleQueue
 from threading import Lock, Thread
 from typing import Any, Final, TypeAlias
 
-from eventflow.ports import Outcome, Raised, Returned, World
+from eventflow.ports import BodyCancelled, BodyRaised, BodyReturned, Outcome
 
 __all__ = ["THREADS", "Lanes", "Pool", "shared_pool"]
 
@@ -229,9 +229,9 @@ def _work(pool: Pool, jobs: SimpleQueue[_Job]) -> None:
         stay = _Stay(pool)
         outcome: Outcome
         try:
-            outcome = Returned(job.context.run(_call, stay, job.call))
+            outcome = BodyReturned(job.context.run(_call, stay, job.call))
         except BaseException as error:  # noqa: BLE001 - every way to end is an outcome
-            outcome = Raised(error)
+            outcome = BodyRaised(error)
         pool.end(stay, job.owner)  # first, so that whoever takes the outcome finds the lane free
         job.owner.give_back(job.done, outcome)
         del job, outcome  # an idle lane keeps nothing alive
@@ -256,13 +256,12 @@ def shared_pool(limit: int = THREADS) -> Pool:
 
 
 class Lanes:
-    """A `ThreadExecutor` on a pool, for the event loop in which it was made. To be closed."""
+    """An `Executor` on a pool of threads, for the event loop in which it was made. To be closed."""
 
-    def __init__(self, world: World, pool: Pool | None = None) -> None:
+    def __init__(self, pool: Pool | None = None) -> None:
         """Make an executor for the running event loop, by default on the process's pool."""
         self._loop = asyncio.get_running_loop()
         self.loop_id: Final = id(self._loop)
-        self._world = world
         self._pool = shared_pool() if pool is None else pool
         self._claimed = 0
         """Lanes of ours for which no call was submitted yet."""
@@ -270,7 +269,6 @@ class Lanes:
         self._backlog: deque[_Job] = deque()
         """Calls that were submitted without a claim."""
         self._unfinished = 0
-        self._outside: Any = None
         self._lock = Lock()
         self._finished: deque[tuple[Done, Outcome]] = deque()
         self._waking = False
@@ -315,9 +313,6 @@ class Lanes:
         """
         if self._closed:
             raise RuntimeError("the executor is closed")
-        if not self._unfinished:
-            self._outside = self._world.outside()
-            self._outside.__enter__()
         self._unfinished += 1
         job = _Job(self, copy_context(), call, done)
         if self._claimed:
@@ -368,7 +363,7 @@ class Lanes:
             batch, self._finished = self._finished, deque()
         if self._closed:
             return  # nobody waits for them any more
-        self._count_down(len(batch))
+        self._unfinished -= len(batch)
         for done, outcome in batch:
             done(outcome)
         if self._backlog:
@@ -377,29 +372,26 @@ class Lanes:
             assert self._on_free is not None, "whoever claims lanes says how to be told of them"
             self._on_free()
 
-    def drop_queued(self) -> None:
-        """Forget the calls that no lane has begun; nobody is told of them."""
-        self._count_down(len(self._backlog))
-        self._backlog.clear()
+    def cancel_queued(self) -> None:
+        """Answer the calls that no lane has begun with `BodyCancelled`, and give back all claims."""
+        cancelled, self._backlog = self._backlog, deque()
         self._pool.forget(self)
         self.give_up(self._claimed)
-
-    def _count_down(self, count: int) -> None:
-        if count:
-            self._unfinished -= count
-            if not self._unfinished:
-                self._outside.__exit__(None, None, None)
+        self._unfinished -= len(cancelled)
+        for job in cancelled:
+            job.done(BodyCancelled())
 
     def close(self) -> None:
-        """Give back what is not in use; what is queued is dropped, running bodies are handed to nobody."""
+        """Give back everything that is not in use; calls under way and in the queue are not answered any more."""
         if self._outer is not None:
             self._pool.take_back(self._outer)
             self._outer = None
         if self._closed:
             self._pool.forget(self)
             return
-        self.drop_queued()
         self._closed = True
-        if self._unfinished:
-            self._outside.__exit__(None, None, None)
-            self._unfinished = 0
+        self._backlog.clear()
+        self._unfinished = 0
+        self._pool.forget(self)
+        self._pool.give_up(self, self._claimed)
+        self._claimed = 0

@@ -1,11 +1,11 @@
-"""Steps an async body inside the task of its worker, and ends it: by its timeout, or because the run stops.
+"""Async bodies: run one inside the task of its worker, and end it by its timeout or because the run stops.
 
-A body is cancelled as `asyncio.timeout` does it: its task is cancelled once, so what it awaits raises
-`CancelledError` once, and its `finally: await …` and `async with` exits run on.  They have `CLEANUP_S`.  A body that
-goes on for longer, be it that it caught the cancellation and ignored it, is left behind: its attempt has ended without
-it, its worker belongs to no run any more, and whatever becomes of it counts for nothing.
+A body is cancelled as `asyncio.timeout` does it: its task is cancelled once, so the call that it awaits raises
+`CancelledError` once, and its `finally: await …` and `async with` exits run to their end.  They have `CLEANUP_S`.  A
+body that runs for longer, for example because it ignores the cancellation, is left behind: its attempt ends without it,
+its worker no longer belongs to a run, and its outcome is ignored.
 
-anyio's own cancellation would cancel each `await` of the cleanup again.  So no scope of ours is around a body; its
+anyio's own cancellation would cancel each `await` of the cleanup again.  So no scope of the engine is around a body; its
 own scopes, task groups and timeouts work as in any task.  A scope with `shield=True` does not keep a timeout out,
 `asyncio.shield` does.
 """
@@ -25,10 +25,10 @@ from eventflow.ports import Body
 from eventflow.runner.task_context import TaskContext
 from eventflow.views.run import RunFacts
 
-__all__ = ["CLEANUP_S", "Attempt", "Limit", "takes_back", "within"]
+__all__ = ["CLEANUP_S", "Attempt", "Caller", "TimeLimit", "run_in_context", "undo_cancellations"]
 
 CLEANUP_S: Final = 5.0
-"""Seconds that a body has to clean up in, from the moment at which it is cancelled."""
+"""Seconds that a body has for its cleanup, from the moment at which it is cancelled."""
 
 
 class Attempt(msgspec.Struct, gc=False):
@@ -37,11 +37,13 @@ class Attempt(msgspec.Struct, gc=False):
     slot: int
     body: Body
     policy: Policy
-    here: TaskContext
+    context: TaskContext
     facts: RunFacts
+    key: str | None
+    """The cache key that a success is recorded under."""
     queued_us: int
     began_us: int
-    ended_us: int = 0
+    ended_us: int
     timed_out: bool = False
     """Its timeout has cancelled the body."""
     interrupted: bool = False
@@ -50,8 +52,26 @@ class Attempt(msgspec.Struct, gc=False):
     """The body was left behind."""
 
 
+class Caller:
+    """The task that awaits the run: tells an interruption of the run from what a body did to its worker."""
+
+    __slots__ = ("_cancellations", "_task")
+
+    def __init__(self) -> None:
+        """Remember the running task, and how often it had been cancelled before."""
+        task = asyncio.current_task()
+        assert task is not None, "a run is awaited in a task"
+        self._task = task
+        self._cancellations = task.cancelling()
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether the caller is being cancelled, as all tasks are when their loop ends."""
+        return self._task.cancelling() > self._cancellations
+
+
 @types.coroutine
-def within(context: Context, body: Coroutine[Any, Any, Any]) -> Generator[Any, Any, Any]:
+def run_in_context(context: Context, body: Coroutine[Any, Any, Any]) -> Generator[Any, Any, Any]:
     """Await a body in a context of its own: bodies that share a worker do not see each other's variables."""
     send, throw = body.send, body.throw
     try:
@@ -67,22 +87,22 @@ def within(context: Context, body: Coroutine[Any, Any, Any]) -> Generator[Any, A
         return end.value
 
 
-async def takes_back(worker: asyncio.Task[Any], asked: int, is_interrupted: Callable[[], bool]) -> None:
-    """Undo the cancellations of a worker that came from its body or its timeout.
+async def undo_cancellations(worker: asyncio.Task[Any], cancellations: int, caller: Caller) -> None:
+    """Undo the cancellations of a worker that came from its body or its timeout, down to so many.
 
-    A worker runs many bodies: what one of them asks for must not hit the engine, or the next. One from outside
-    meanwhile is passed on.
+    A worker runs many bodies: a cancellation that one of them asked for must hit neither the engine nor the next body.
+    A cancellation of the run meanwhile is passed on.
     """
-    while worker.cancelling() > asked:
+    while worker.cancelling() > cancellations:
         try:
-            await asyncio.sleep(0)  # what was asked for and not delivered yet arrives here
+            await asyncio.sleep(0)  # a cancellation that was asked for and not delivered yet arrives here
         except asyncio.CancelledError:
-            if is_interrupted():
+            if caller.is_cancelled:
                 raise
         worker.uncancel()
 
 
-class Limit:
+class TimeLimit:
     """The timeout of one attempt: cancels the body when it is over, and leaves it behind `CLEANUP_S` later."""
 
     __slots__ = ("_attempt", "_handle", "_leave", "_loop", "_worker")

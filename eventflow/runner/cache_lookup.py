@@ -58,10 +58,6 @@ class Cache:
 
     async def ask(self, facts: RunFacts, slots: Sequence[int], now: int) -> list[StartTask | ReuseTask]:
         """What is to be decided on each of these slots, which are due, at `now`; one look-up for all."""
-        with self._world.outside():
-            return await self._ask(facts, slots, now)
-
-    async def _ask(self, facts: RunFacts, slots: Sequence[int], now: int) -> list[StartTask | ReuseTask]:
         run = facts.run
         self._maker.recheck_code()
         commands: dict[int, StartTask | ReuseTask] = {}

@@ -18,9 +18,10 @@ from typing import Any, Final
 
 from eventflow.events import Failure
 
-__all__ = ["brief", "failure_of", "forget_frames", "skip_reason", "text_of"]
+__all__ = ["LiveErrors", "brief", "failure_of", "forget_frames", "skip_reason", "text_of"]
 
 _ENGINE: Final = f"{Path(__file__).parent.parent}{os.sep}"
+LIVE_ERRORS_MAX: Final = 256
 _TEXT_MAX: Final = 8_192
 """Characters of one text."""
 _TOTAL_MAX: Final = 32_768
@@ -236,3 +237,22 @@ def forget_frames(error: BaseException) -> None:
         waiting += (_cause(one), _context(one))
         if _is_group(one):
             waiting += _members(one)
+
+
+class LiveErrors:
+    """The live exceptions of tasks that failed in this process, by slot.
+
+    It keeps at most `LIVE_ERRORS_MAX`, and frames only of the last one: frames hold everything that a body had.
+    """
+
+    def __init__(self) -> None:
+        self.by_slot: dict[int, BaseException] = {}
+        self._latest: BaseException | None = None
+
+    def keep(self, slot: int, error: BaseException) -> None:
+        """Keep an exception, and drop the frames of the one before it."""
+        if self._latest is not None and self._latest is not error:
+            forget_frames(self._latest)
+        self._latest = error
+        if slot in self.by_slot or len(self.by_slot) < LIVE_ERRORS_MAX:
+            self.by_slot[slot] = error

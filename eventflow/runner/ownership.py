@@ -1,8 +1,8 @@
-"""Who runs a run: fold it, be its one live runner, claim it, take over what a dead owner left.
+"""Ownership of a run: fold it, refuse to continue it where that would be wrong, watch its live owner.
 
-Two fences, one for speed and one for truth.  The *hold* says which process is alive; it belongs to the
-log and ends with its process.  The *claim*, the version of the last `RunClaimed`, is what counts: every
-event of an owner bears it, so one who was overtaken cannot add anything.
+Two fences protect a run.  The *hold* makes takeover fast: it says which process is alive, belongs to the log, and ends
+with its process.  The *claim* makes it safe: it is the version of the last `RunClaimed`, every event of an owner
+contains it, and a process whose claim is stale cannot append.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from eventflow.runner.task_context import current
 from eventflow.views.run import RunFacts, RunView
 
 __all__ = [
-    "Lost",
+    "OwnershipLost",
     "RunAwaitsItself",
     "UnknownEvents",
     "check_known",
@@ -48,7 +48,7 @@ WATCH_S: Final = 0.5
 """How long a follower listens before it asks whether the owner still lives."""
 
 
-class Lost(Exception):
+class OwnershipLost(Exception):
     """Another runner claimed the run; this one may append nothing more."""
 
 

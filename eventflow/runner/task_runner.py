@@ -1,24 +1,32 @@
-"""Runs one attempt of one task: opens its inputs, calls the body, keeps what it returned.
+"""Runs one attempt of one task: opens its inputs, calls the body, serializes its result.
 
-Whatever happens in there becomes one command for `decide`; nothing a body does ends the run.  The one
-exception is an interruption from outside, which passes through.
+Every attempt ends in one report.  The report of an async body is returned; that of a body in a thread is posted to the
+inbox when it arrives, and so is that of a body which is left behind after its timeout.  Nothing that a body does ends
+the run: even an exception like `SystemExit` is the failure of its task.  Only an interruption of the run passes through.
 """
 
 from __future__ import annotations
 
 import asyncio
 import types
-from collections.abc import Callable
 from contextvars import copy_context
 from datetime import timedelta
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, assert_never
 
 from eventflow.fingerprints.content import content_of, quick_content
-from eventflow.machine import Command, FailTask, SkipTask, SucceedTask
-from eventflow.ports import Outcome, Raised, ThreadExecutor, Value, World
+from eventflow.machine.commands import AbandonTask, FailTask, SkipTask, SucceedTask
+from eventflow.ports import BodyCancelled, BodyLost, BodyRaised, BodyReturned, Executor, Outcome, World
 from eventflow.result import Inline, KeyUnavailable, ResultSerializer
-from eventflow.runner.body import CLEANUP_S, Attempt, Limit, takes_back, within
-from eventflow.runner.failures import failure_of, forget_frames, skip_reason, text_of
+from eventflow.runner.body import (
+    CLEANUP_S,
+    Attempt,
+    Caller,
+    TimeLimit,
+    run_in_context,
+    undo_cancellations,
+)
+from eventflow.runner.failures import LiveErrors, failure_of, forget_frames, skip_reason, text_of
+from eventflow.runner.inbox import Inbox, Report
 from eventflow.runner.live_values import LiveValues, to_store
 from eventflow.runner.task_context import Skip, TaskContext, current
 from eventflow.runner.workers import Worker, Workers
@@ -32,12 +40,12 @@ _DELAY_MAX_US: Final = 100 * 366 * 24 * 3600 * 1_000_000
 JITTER: Final = 0.25
 """How far an exponential delay is varied, as a part of it: retries of many do not meet again."""
 _PASSES_THROUGH: Final = (KeyboardInterrupt, GeneratorExit)
-"""What a user's code may raise that is never its failure."""
+"""Exceptions of a user's code that are never its failure."""
 Reason: TypeAlias = Literal["raised", "timed_out", "unserializable", "input"]
 
 
 def _forgotten_await(value: Any) -> TypeError | None:
-    """The error for a body that returned a coroutine, which is a call that nobody made; None for a value."""
+    """Return the error for a body that returned a coroutine instead of awaiting it; None for a value."""
     if not isinstance(value, types.CoroutineType):
         return None
     value.close()
@@ -47,21 +55,22 @@ def _forgotten_await(value: Any) -> TypeError | None:
 
 
 def _check(payload: object) -> None:
-    """Refuse a payload that cannot be encoded; a user's serializer may give anything."""
+    """Refuse a payload that cannot be encoded; a user's serializer may return anything."""
     if (
         type(payload) is not Inline
         or type(payload.codec) is not str
         or type(payload.data) is not bytes
         or type(payload.digest) is not bytes
     ):
-        given = text_of(payload, repr)[:80]
-        raise TypeError(f"the task's serializer gave {given}, not an Inline of str and bytes")
+        text = text_of(payload, repr)[:80]
+        raise TypeError(f"the task's serializer returned {text}, not an Inline of str and bytes")
 
 
 def _content(value: object, payload: Inline, serializer: ResultSerializer) -> bytes | None:
-    """What a value is, to be recorded: empty where its digest says it, None where nothing can.
+    """Return the content digest of a value, to be recorded: empty where its payload's digest is it, None if it has none.
 
-    Only of the engine's own serializer is it known what its bytes say; of any other, what consumers will be given.
+    Only the bytes of the engine's own serializer are known to determine the value. With any other serializer the digest
+    is that of the value that downstream tasks will be given.
     """
     is_own = type(serializer) is Serializer
     quick = quick_content(payload) if is_own else None
@@ -71,259 +80,233 @@ def _content(value: object, payload: Inline, serializer: ResultSerializer) -> by
         return quick or content_of(value if is_own else serializer.deserialize(payload))
     except _PASSES_THROUGH:
         raise
-    except BaseException:  # noqa: BLE001 - it has none, or does not open: its consumers will say so
+    except BaseException:  # noqa: BLE001 - it has none, or does not open: downstream tasks will report it
         return None
 
 
 class TaskRunner:
-    """Attempts tasks of one run and hands each outcome to `report`."""
-
-    ERRORS_MAX: Final = 256
+    """Runs attempts of tasks of one run."""
 
     def __init__(
         self,
         view: RunView,
         values: LiveValues,
         world: World,
-        threads: ThreadExecutor,
-        report: Callable[[Command, Value | None], None],
-        wake: Callable[[], None],
-        is_interrupted: Callable[[], bool],
-        keys: dict[int, str],
+        executor: Executor,
+        workers: Workers,
+        inbox: Inbox,
+        caller: Caller,
+        errors: LiveErrors,
     ) -> None:
-        """Report to `report`; call `wake` after a report that does not come out of `attempt`.
-
-        `keys` are those under which successes are found again, by slot.
-
-        `is_interrupted` tells a cancellation of the run from one that a body brought upon its worker.
-        """
+        """Reports that arrive later are posted to `inbox`; live exceptions of failed tasks are kept in `errors`."""
         self._view = view
-        self._plan = view.plan
         self._values = values
+        self._world = world
         self._monotonic = world.monotonic
-        self._random = world.random
-        self._threads = threads
-        self._report = report
-        self._wake = wake
-        self._is_interrupted = is_interrupted
-        self._keys = keys
-        self._serializer_of = values.serializers.serializer_of
-        self._policies = [task.policy for task in view.plan.graph.tasks]
-        self._under_way: dict[Worker, Attempt] = {}
-        """The async bodies that have begun and have not ended."""
-        self._latest: BaseException | None = None
-        """The last failure, the only one that keeps its frames."""
-        self.workers: Workers
-        """Where async bodies run; whoever drives the run sets it."""
-        self.errors: dict[int, BaseException] = {}
-        """The live exceptions of failed tasks, by slot; at most `ERRORS_MAX`, all but the last one without frames."""
+        self._executor = executor
+        self._workers = workers
+        self._inbox = inbox
+        self._caller = caller
+        self._errors = errors
 
-    async def attempt(self, facts: RunFacts, slot: int, queued_us: int, worker: Worker) -> int | None:
-        """Run the attempt that was started for a slot; a plain function goes on in its thread.
-
-        `worker` is the task it is awaited in. Gives the moment it came back, by the world's monotonic clock, or None
-        when it was left behind and the worker with it. Cancelled, it reports nothing, unless the body timed out.
-        """
-        run, plan = facts.run, self._plan
+    def begin(self, facts: RunFacts, slot: int, key: str | None, queued_us: int) -> Attempt:
+        """Begin the attempt of a task whose start is stored; a success is recorded under the cache key `key`."""
+        run, plan = facts.run, self._view.plan
         node = slot if run.parent[slot] < 0 else run.node(slot)
         name = plan.nodes[slot].name if node == slot else run.name(plan, slot)
-        here = TaskContext(self._view.run_id, name, run.attempt[slot], facts.started_us)
-        body, policy = self._values.body(node), self._policies[plan.nodes[node].task]  # type: ignore[union-attr]
-        began = self._monotonic()
-        now = Attempt(slot, body, policy, here, facts, queued_us, began)
+        context = TaskContext(self._view.run_id, name, run.attempt[slot], facts.started_us)
+        body, policy = self._values.body(node), plan.graph.task_of(node).policy
+        began_us = self._monotonic()
+        return Attempt(slot, body, policy, context, facts, key, queued_us, began_us, began_us)
+
+    async def run(self, attempt: Attempt, worker: Worker) -> Report | None:
+        """Open the inputs and run the body in `worker`, the task of the event loop that this is awaited in.
+
+        Returns the report, or None if it is posted to the inbox later: for a plain function, which runs in a thread,
+        and for a body that was left behind (`attempt.left`). Cancelled, it cancels the body and reports nothing, unless
+        the body timed out.
+        """
+        body = attempt.body
         try:
-            arguments = await self._values.arguments(facts, slot)
+            arguments = await self._values.arguments(attempt.facts, attempt.slot)
         except (*_PASSES_THROUGH, asyncio.CancelledError):
             raise
-        except KeyUnavailable as error:  # it can be put back, and the run then goes on
-            self.workers.fail(error)
-            return began
-        except BaseException as error:  # noqa: BLE001 - opening runs what users wrote: serializers, `__getitem__`
+        except KeyUnavailable as error:  # the key can be put back, and the run then continues
+            self._inbox.fail(error)
+            return None
+        except BaseException as error:  # noqa: BLE001 - opening runs code of users: serializers, `__getitem__`
             if not body.is_async:
-                self._threads.give_up(1)
-            self._fail(now, error, "input")
-            return began
+                self._executor.give_up(1)
+            return self._failed(attempt, error, "input")
         if body.is_async:
-            await self._call(now, arguments, worker)
-            return None if now.left else now.ended_us
-        self._submit(now, arguments)
-        return now.ended_us
+            return await self._call(attempt, arguments, worker)
+        self._submit(attempt, arguments)
+        return None
 
-    async def _call(self, now: Attempt, arguments: dict[str, Any], worker: Worker) -> None:
+    # -- async bodies -----------------------------------------------------------------------------
+
+    async def _call(self, attempt: Attempt, arguments: dict[str, Any], worker: Worker) -> Report | None:
         context = copy_context()
-        context.run(current.set, now.here)
+        context.run(current.set, attempt.context)
         error: BaseException | None = None
         value: Any = None
-        asked = worker.cancelling()
-        limit = Limit(now, worker, self._leave) if now.policy.timeout_us else None
-        self._under_way[worker] = now
+        cancellations = worker.cancelling()
+        limit = TimeLimit(attempt, worker, self._leave) if attempt.policy.timeout_us else None
+        self._workers.enter(worker, attempt)
         try:
-            value = await within(context, now.body.call(**arguments))
+            value = await run_in_context(context, attempt.body.call(**arguments))
         except _PASSES_THROUGH:
             raise
-        except BaseException as raised:  # noqa: BLE001 - all else a body raises is its failure, `sys.exit` too
+        except BaseException as raised:  # noqa: BLE001 - anything else that a body raises is its failure
             error = raised
         finally:
-            del self._under_way[worker]
+            self._workers.exit(worker)
             if limit is not None:
                 limit.stop()
-        if now.left:
-            return
-        if worker.cancelling() > asked or now.interrupted:
-            await self._sort_out(now, worker, asked)
-            if error is None and not now.timed_out:
+        if attempt.left:
+            return None
+        if worker.cancelling() > cancellations or attempt.interrupted:
+            await self._after_cancellation(attempt, worker, cancellations)
+            if error is None and not attempt.timed_out:
                 error = asyncio.CancelledError("the body cancelled the task it runs in")
-        now.ended_us = self._monotonic()
-        if now.timed_out:
-            self._fail(now, _too_long(now, error), "timed_out")
-        elif error is not None:
-            self._raised(now, error)
-        else:
-            self._returned(now, value)
+        attempt.ended_us = self._monotonic()
+        if attempt.timed_out:
+            return self._failed(attempt, _too_long(attempt, error), "timed_out")
+        if error is not None:
+            return self._raised(attempt, error)
+        return self._returned(attempt, value)
 
-    async def _sort_out(self, now: Attempt, worker: Worker, asked: int) -> None:
-        """After a body whose worker was cancelled: undo that, or pass it on when the run was meant.
+    async def _after_cancellation(self, attempt: Attempt, worker: Worker, cancellations: int) -> None:
+        """Undo the cancellation of a body's worker, or pass it on if the run was meant.
 
-        What a body returns or raises after it was interrupted is no outcome: it was not let finish.
+        A value or exception of a body that was interrupted is no outcome: the body was not allowed to finish.
         """
-        if now.interrupted or (not now.timed_out and self._is_interrupted()):
+        if attempt.interrupted or (not attempt.timed_out and self._caller.is_cancelled):
             raise asyncio.CancelledError
-        if now.timed_out:
+        if attempt.timed_out:
             worker.uncancel()
-        await takes_back(worker, asked, self._is_interrupted)
+        await undo_cancellations(worker, cancellations, self._caller)
 
-    def cancels(self, worker: Worker) -> bool:
-        """Whether a worker of a run that stops is to be cancelled; one whose body has timed out was already."""
-        now = self._under_way.get(worker)
-        if now is None:
-            return True
-        now.interrupted = not now.timed_out
-        return now.interrupted
+    def _leave(self, attempt: Attempt, worker: Worker) -> None:
+        """Continue without a body that has not ended in time after its timeout."""
+        self._workers.leave(worker)
+        attempt.ended_us = self._monotonic()
+        self._inbox.post(self._failed(attempt, _too_long(attempt, None), "timed_out"))
 
-    def leave(self, workers: list[Worker]) -> list[str]:
-        """Leave the bodies of these workers behind; gives the names of their tasks."""
-        names = []
-        for worker in workers:
-            now = self._under_way.get(worker)
-            if now is not None:
-                now.left = True
-                names.append(now.here.task)
-        return names
+    # -- plain functions --------------------------------------------------------------------------
 
-    def _leave(self, now: Attempt, worker: Worker) -> None:
-        """Go on without a body that has not ended in time after its timeout."""
-        now.left = True
-        self.workers.leave(worker)
-        now.ended_us = self._monotonic()
-        self._fail(now, _too_long(now, None), "timed_out")
-        self._wake()
-
-    def _submit(self, now: Attempt, arguments: dict[str, Any]) -> None:
-        monotonic, body, here = self._monotonic, now.body, now.here
+    def _submit(self, attempt: Attempt, arguments: dict[str, Any]) -> None:
+        monotonic, body, context = self._monotonic, attempt.body, attempt.context
 
         def call() -> Any:
-            current.set(here)
-            now.began_us = monotonic()
+            current.set(context)
+            attempt.began_us = monotonic()
             try:
                 return body.call(**arguments)
             finally:
-                now.ended_us = monotonic()
+                attempt.ended_us = monotonic()
 
         def done(outcome: Outcome) -> None:
             try:
-                if isinstance(outcome, Raised):
-                    self._raised(now, outcome.error)
-                else:
-                    self._returned(now, outcome.value)
-            except BaseException as error:  # noqa: BLE001 - the run must not wait for this outcome for ever
-                self.workers.fail(error)
-            self._wake()
+                report = self._answered(attempt, outcome)
+            except BaseException as error:  # noqa: BLE001 - the run must not wait for this report for ever
+                self._inbox.fail(error)
+            else:
+                if report is not None:
+                    self._inbox.post(report)
 
-        now.ended_us = now.began_us
-        self._threads.submit(call, done)
+        self._executor.submit(call, done)
 
-    def _returned(self, now: Attempt, value: Any) -> None:
-        slot, run = now.slot, now.facts.run
+    def _answered(self, attempt: Attempt, outcome: Outcome) -> Report | None:
+        """Report the outcome of a body that an executor ran."""
+        match outcome:
+            case BodyReturned(value=value):
+                return self._returned(attempt, value)
+            case BodyRaised(error=error):
+                return self._raised(attempt, error)
+            case BodyLost():
+                return Report(AbandonTask(attempt.slot, attempt.context.attempt, "lost"))
+            case BodyCancelled():
+                return Report(AbandonTask(attempt.slot, attempt.context.attempt, "interrupted"))
+            case _:
+                assert_never(outcome)
+
+    # -- reports ----------------------------------------------------------------------------------
+
+    def _returned(self, attempt: Attempt, value: Any) -> Report | None:
+        """Report a result; None when it cannot be signed now, which ends the run and not the task."""
+        slot, run = attempt.slot, attempt.facts.run
         try:
-            serializer = self._serializer_of(slot, run)
+            serializer = self._values.serializers.serializer_of(slot, run)
             if type(serializer) is Serializer:
                 payload = serializer.serialize(value)
             else:
                 refuse_once(value)
                 payload = serializer.serialize(value)
                 _check(payload)
-            stored, bytes_beside = to_store(payload)
+            stored, stored_value = to_store(payload)
         except _PASSES_THROUGH:
             raise
         except KeyUnavailable as error:
-            self.workers.fail(error)
-            return
+            self._inbox.fail(error)
+            return None
         except BaseException as error:  # noqa: BLE001 - the serializer may be the user's own
-            self._fail(now, _forgotten_await(value) or error, "unserializable")
-            return
-        content = None
-        if self._plan.counted and run.node(slot) in self._plan.counted:
+            return self._failed(attempt, _forgotten_await(value) or error, "unserializable")
+        content, counted = None, self._view.plan.counted
+        if counted and run.node(slot) in counted:
             content = _content(value, payload, serializer)
-        self._values.put(run, slot, value, payload, share=now.policy.share)
-        began, ended = now.began_us, now.ended_us
-        now.ended_us = self._monotonic()
-        spans = (began - now.queued_us, ended - began, now.ended_us - ended)
-        key = self._keys.pop(slot, None) if self._keys else None
-        self._report(SucceedTask(slot, now.here.attempt, stored, *spans, content, key), bytes_beside)
+        self._values.put(run, slot, value, payload, share=attempt.policy.share)
+        began, ended = attempt.began_us, attempt.ended_us
+        attempt.ended_us = self._monotonic()
+        spans = (began - attempt.queued_us, ended - began, attempt.ended_us - ended)
+        number = attempt.context.attempt
+        return Report(SucceedTask(slot, number, stored, *spans, content, attempt.key), stored_value)
 
-    def _raised(self, now: Attempt, error: BaseException) -> None:
+    def _raised(self, attempt: Attempt, error: BaseException) -> Report:
         if issubclass(type(error), Skip):  # `isinstance` would ask the error for its class, too
             reason = skip_reason(error)
             forget_frames(error)
-            self._report(SkipTask(now.slot, reason, now.here.attempt), None)
-        else:
-            self._fail(now, error, "raised")
+            return Report(SkipTask(attempt.slot, reason, attempt.context.attempt))
+        return self._failed(attempt, error, "raised")
 
-    def _fail(self, now: Attempt, error: BaseException, reason: Reason) -> None:
+    def _failed(self, attempt: Attempt, error: BaseException, reason: Reason) -> Report:
         delay_us = 0
         try:
-            delay_us = self._delay_us(now)
+            delay_us = self._delay_us(attempt)
         except _PASSES_THROUGH:
             raise
         except BaseException as broken:  # noqa: BLE001 - the user's callable
             broken.__context__ = error
             error, reason = broken, "input"
-        body_us = max(0, now.ended_us - now.began_us)
+        body_us = max(0, attempt.ended_us - attempt.began_us)
         failure = failure_of(error)
-        self._keep(now.slot, error)
-        self._report(FailTask(now.slot, now.here.attempt, failure, reason, delay_us, body_us), None)
+        self._errors.keep(attempt.slot, error)
+        number = attempt.context.attempt
+        return Report(FailTask(attempt.slot, number, failure, reason, delay_us, body_us))
 
-    def _keep(self, slot: int, error: BaseException) -> None:
-        """Keep a live exception; the one before it lets go of its frames, which hold all that its body had."""
-        if self._latest is not None and self._latest is not error:
-            forget_frames(self._latest)
-        self._latest = error
-        if slot in self.errors or len(self.errors) < self.ERRORS_MAX:
-            self.errors[slot] = error
-
-    def _delay_us(self, now: Attempt) -> int:
-        """How long to wait before the next attempt, if there is to be one; chance is thrown here, once."""
-        policy = now.policy
-        failures = now.facts.run.failures.get(now.slot, 0) + 1
+    def _delay_us(self, attempt: Attempt) -> int:
+        """Return the delay before the next attempt, if there is to be one; chance is drawn here, once."""
+        policy = attempt.policy
+        failures = attempt.facts.run.failures.get(attempt.slot, 0) + 1
         if failures > policy.retries:
             return 0
         if policy.backoff == "callable":
-            assert now.body.delay is not None, "a callable backoff has its callable in the bindings"
-            said: float | timedelta = now.body.delay(failures)
-            seconds = said.total_seconds() if isinstance(said, timedelta) else said
+            assert attempt.body.delay is not None, "a callable backoff has its callable in the bindings"
+            delay: float | timedelta = attempt.body.delay(failures)
+            seconds = delay.total_seconds() if isinstance(delay, timedelta) else delay
             return min(max(0, round(seconds * 1e6)), _DELAY_MAX_US)
         if policy.backoff == "exponential":
             limit_us = policy.backoff_max_us or _DELAY_MAX_US
             delay_us = min(policy.retry_delay_us << min(failures - 1, 62), limit_us)
             low, high = delay_us * (1 - JITTER), min(delay_us * (1 + JITTER), limit_us)
-            return round(low + (high - low) * self._random())
+            return round(low + (high - low) * self._world.random())
         return policy.retry_delay_us
 
 
-def _too_long(now: Attempt, raised: BaseException | None) -> TimeoutError:
-    """The error of an attempt whose timeout is over, `raised` being what its body raised after it was cancelled."""
-    text = f"the attempt took longer than its timeout of {now.policy.timeout_us / 1e6:g} s"
-    if now.left:
+def _too_long(attempt: Attempt, raised: BaseException | None) -> TimeoutError:
+    """Return the error of an attempt that timed out; `raised` is the exception of its body after the cancellation."""
+    text = f"the attempt took longer than its timeout of {attempt.policy.timeout_us / 1e6:g} s"
+    if attempt.left:
         text += f"; its body did not end within {CLEANUP_S:g} s of being cancelled, and was left behind"
     elif raised is None:
         text += "; its body returned all the same after it was cancelled, which does not count"

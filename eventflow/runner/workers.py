@@ -1,90 +1,117 @@
 """The tasks of the event loop in which a run's async bodies run, several bodies one after another in each.
 
-They are plain tasks of asyncio, and each is cancelled once at most: what a body awaits in its cleanup is not cancelled
-again.  A worker whose body does not end is *left behind*: it belongs to no run any more, and ends whenever its body does.
+Workers grow by one, and only while there is more in the queue: a successor runs once all workers before it are
+suspended.  Bodies that never suspend cost one task of the loop for all of them, others one each.
+
+Workers are plain tasks of asyncio, and each is cancelled once at most: the cleanup of a body is not cancelled again.  A
+worker whose body does not end is *left behind*: it no longer belongs to a run, and ends whenever its body does.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Final, TypeAlias
 
-__all__ = ["Worker", "Workers"]
+from eventflow.runner.body import Attempt
+from eventflow.runner.inbox import Inbox
+
+__all__ = ["Work", "Worker", "Workers"]
 
 Worker: TypeAlias = "asyncio.Task[None]"
+Work: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
 
-_left: Final[set[Worker]] = set()
+_left_behind: Final[set[Worker]] = set()
 """Workers left behind; the loop itself would not keep them alive."""
 
 
 class Workers:
-    """The workers of one run, while it is owned."""
+    """The workers of one run while it is owned, and the queue of tasks that they run."""
 
-    def __init__(
-        self, run_id: str, work: Callable[[], Coroutine[Any, Any, None]], wake: Callable[[], None]
-    ) -> None:
-        """Workers of that run do `work`; `wake` is called when one has failed."""
-        self._run_id = run_id
-        self._work = work
-        self._wake = wake
+    def __init__(self, run_id: str, inbox: Inbox) -> None:
+        self.run_id = run_id
+        self._inbox = inbox
         self._tasks: set[Worker] = set()
-        self.successor = False
+        self._under_way: dict[Worker, Attempt] = {}
+        """The async bodies that have begun and have not ended."""
+        self.queue: deque[int] = deque()
+        """Slots that are recorded as started and whose bodies are to begin."""
+        self.queued_us = 0
+        """When the last of them were queued, by the monotonic clock."""
+        self.has_successor = False
         """Whether a worker was made that has not begun: one at a time is enough."""
         self.stopping = False
-        """Whether no more is to be begun."""
-        self.failure: BaseException | None = None
-        """What ended a worker; the run cannot go on after it."""
+        """Whether no more bodies are to begin."""
 
-    def spawn(self) -> None:
-        """Make a worker, which begins once those before it are suspended."""
-        self.successor = True
-        worker = asyncio.get_running_loop().create_task(self._work())
+    def start(self, slots: Iterable[int], now_us: int) -> None:
+        """Queue tasks whose start is stored; bodies begin in this order."""
+        self.queue.extend(slots)
+        self.queued_us = now_us
+
+    def grow(self, work: Work) -> None:
+        """Make a worker if there is something to do and none is about to begin."""
+        if self.queue and not self.has_successor:
+            self.spawn(work)
+
+    def spawn(self, work: Work) -> None:
+        """Make a worker; it begins once those before it are suspended."""
+        self.has_successor = True
+        worker = asyncio.get_running_loop().create_task(work())
         self._tasks.add(worker)
         worker.add_done_callback(self._ended)
 
-    def fail(self, error: BaseException) -> None:
-        """End the run with an error that is no body's."""
-        if self.failure is None:
-            self.failure = error
-        self._wake()
+    def enter(self, worker: Worker, attempt: Attempt) -> None:
+        """Note that a worker runs the body of an attempt."""
+        self._under_way[worker] = attempt
+
+    def exit(self, worker: Worker) -> None:
+        """Note that the body in a worker has ended."""
+        del self._under_way[worker]
 
     def _ended(self, worker: Worker) -> None:
         self._tasks.discard(worker)
-        if worker in _left:
-            _left.discard(worker)
+        if worker in _left_behind:
+            _left_behind.discard(worker)
             if not worker.cancelled():
-                worker.exception()  # seen, and of no interest
+                worker.exception()  # retrieved, so that asyncio does not log it: the outcome is ignored
         elif not worker.cancelled():
             error = worker.exception()
             if error is not None:
-                self.fail(error)
+                self._inbox.fail(error)
         elif not self.stopping:
-            self.fail(
+            self._inbox.fail(
                 RuntimeError(
-                    f"a worker of run {self._run_id!r} was cancelled by code that is not the engine's"
+                    f"a worker of run {self.run_id!r} was cancelled by code that is not the engine's"
                 )
             )
 
     def leave(self, worker: Worker) -> None:
-        """Let a worker go whose body does not end."""
+        """Leave behind a worker whose body does not end."""
         self._tasks.discard(worker)
-        _left.add(worker)
+        _left_behind.add(worker)
+        attempt = self._under_way.get(worker)
+        if attempt is not None:
+            attempt.left = True
 
     async def end(self) -> None:
         """Wait for workers that have nothing left to do."""
         if self._tasks:
             await asyncio.wait(self._tasks)
 
-    async def stop(self, cancel: Callable[[Worker], bool], seconds: float) -> list[Worker]:
-        """Cancel the workers for which `cancel` says so, wait for all of them, and leave the rest behind.
+    async def stop(self, seconds: float) -> list[str]:
+        """Cancel all bodies, wait for them for so many seconds, and leave the rest behind.
 
-        Gives those that were left behind. Cancelled, it waits no longer.
+        Returns the names of the tasks whose bodies were left behind. A body that its timeout has cancelled already is
+        not cancelled again. Cancelled, it stops waiting and leaves behind all that have not ended.
         """
         self.stopping = True
         tasks = tuple(self._tasks)
         for worker in tasks:
-            if cancel(worker):
+            attempt = self._under_way.get(worker)
+            if attempt is not None:
+                attempt.interrupted = not attempt.timed_out
+            if attempt is None or attempt.interrupted:
                 worker.cancel()
         late: list[Worker] = []
         try:
@@ -94,4 +121,4 @@ class Workers:
             late += [worker for worker in tasks if not worker.done()]
             for worker in late:
                 self.leave(worker)
-        return late
+        return [self._under_way[worker].context.task for worker in late if worker in self._under_way]

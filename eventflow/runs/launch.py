@@ -14,8 +14,6 @@ from typing import Any, Final, Generic, ParamSpec, Protocol, TypeVar
 import msgspec
 
 from eventflow.events import Origin, RunStarted, run_stream
-from eventflow.executors.limit import thread_limit
-from eventflow.executors.threads import Lanes, shared_pool
 from eventflow.fingerprints.type_defs import Difference
 from eventflow.graph import Arg, Const, DictOf, Graph, ListOf, ParameterNode, Ref, TupleOf
 from eventflow.history.rerun import kept_results
@@ -382,12 +380,12 @@ class _Call:
         flow, log = self._flow, self._log
         view = RunView(self._options.run_id or self._world.new_id(), flow.plan)
         serializers = RunSerializers(flow.plan, flow.bindings, flow.openers, log.keyring)
-        threads = Lanes(self._world, shared_pool(thread_limit()))
-        runner = FlowRunner(view, serializers, flow.bindings, log, self._world, threads, request)
+        executor = self._world.executor()
+        runner = FlowRunner(view, serializers, flow.bindings, log, self._world, executor, request)
         try:
             facts = await (runner.run() if self._options.wait else runner.look())
         finally:
-            threads.close()
+            executor.close()
         run_states = RunStates(
             view,
             facts,
@@ -396,7 +394,6 @@ class _Call:
             locate=flow.locate,
             errors=dict(runner.errors),
         )
-        runner.dissolve()
         return view, run_states
 
 

@@ -1,4 +1,4 @@
-"""The real world: the machine's clock, fresh ids, chance.
+"""The real world: the machine's clock, fresh ids, chance, the process's threads.
 
 Its virtual twin is `eventflow.testing.VirtualWorld`.
 """
@@ -8,8 +8,10 @@ from __future__ import annotations
 import os
 import random
 import time
-from contextlib import AbstractContextManager, nullcontext
 from typing import Final
+
+from eventflow.executors.limit import thread_limit
+from eventflow.executors.threads import Lanes, shared_pool
 
 __all__ = ["RealWorld", "uuid7"]
 
@@ -20,9 +22,6 @@ def uuid7(now_us: int, chance: bytes) -> str:
     value = value & ~(0xF << 76) | 7 << 76
     value = value & ~(0x3 << 62) | 2 << 62
     return f"{value:032x}"
-
-
-_NOTHING: Final = nullcontext()
 
 
 class RealWorld:
@@ -43,9 +42,9 @@ class RealWorld:
         return uuid7(self.now(), os.urandom(10))
 
     def random(self) -> float:
-        """A number in [0, 1) nobody can foresee."""
+        """An unpredictable number in [0, 1)."""
         return self._random.random()
 
-    def outside(self) -> AbstractContextManager[None]:
-        """Nothing to mark: a real clock runs on."""
-        return _NOTHING
+    def executor(self) -> Lanes:
+        """A handle on the process's threads."""
+        return Lanes(shared_pool(thread_limit()))

@@ -1,9 +1,10 @@
 """A virtual clock for flows: hours pass in no time, and one seed gives one history.
 
 `simulate(main)` runs a coroutine function on an event loop whose clock jumps to the next timer whenever
-nothing else is left to do.  It stands still while work goes on outside the loop (a body in a thread, a
-commit), so a timeout never fires because a thread was slow.  `asyncio.sleep`, `anyio.sleep`, deadlines
-and retry delays all follow it; nothing is patched.
+nothing else is left to do.  The clock does not move while a body runs in a thread, so a timeout never fires because
+a thread was slow.  `asyncio.sleep`, `anyio.sleep`, deadlines and retry delays all follow it; nothing is patched.
+
+Any other work outside the loop, such as a log on disk, needs an adapter that calls `VirtualWorld.outside`.
 """
 
 from __future__ import annotations
@@ -13,14 +14,17 @@ import math
 import random
 import selectors
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from functools import wraps
 from inspect import signature
 from typing import Any, Final, TypeVar
 
+from eventflow.executors.limit import thread_limit
+from eventflow.executors.threads import Lanes, shared_pool
+from eventflow.ports import Executor, Outcome
 from eventflow.runs.world import uuid7
 
-__all__ = ["VirtualLoop", "VirtualWorld", "simulate", "simulated"]
+__all__ = ["StillExecutor", "VirtualLoop", "VirtualWorld", "simulate", "simulated"]
 
 T = TypeVar("T")
 
@@ -35,13 +39,13 @@ class _Selector(selectors.DefaultSelector):
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is None or timeout <= 0 or self.loop.pending_outside:
-            # Nothing to jump to, or someone outside must come back first: wait as a real loop does,
-            # but never for a virtual timer.
+            # Nothing to jump to, or work outside must end first: wait as a real loop does, but never for a
+            # virtual timer.
             return super().select(None if timeout is None or timeout > 0 else 0)
-        found = super().select(0)
-        if not found:
+        events = super().select(0)
+        if not events:
             self.loop.advance(timeout)
-        return found
+        return events
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
@@ -50,7 +54,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self._virtual_now = 0.0
         self.pending_outside = 0
-        """Pieces of work under way outside the loop; the clock stands still meanwhile."""
+        """Pieces of work under way outside the loop; the clock does not move meanwhile."""
         selector = _Selector()
         selector.loop = self
         super().__init__(selector)
@@ -97,12 +101,16 @@ class VirtualWorld:
         """The seed's next number in [0, 1)."""
         return self._random.random()
 
-    def outside(self) -> AbstractContextManager[None]:
-        """Hold the clock while work goes on outside the loop."""
-        return self._hold()
+    def executor(self) -> StillExecutor:
+        """A handle on the process's threads; the clock does not move while a call is under way."""
+        return StillExecutor(Lanes(shared_pool(thread_limit())), self._loop)
 
     @contextmanager
-    def _hold(self) -> Iterator[None]:
+    def outside(self) -> Iterator[None]:
+        """Hold the clock while work goes on outside the loop.
+
+        An adapter that a simulation uses, such as a log on disk, wraps its calls in this.
+        """
         self._loop.pending_outside += 1
         try:
             yield
@@ -110,19 +118,65 @@ class VirtualWorld:
             self._loop.pending_outside -= 1
 
 
+class StillExecutor:
+    """An `Executor` in a simulation: the virtual clock does not move while a call is under way."""
+
+    def __init__(self, executor: Executor, loop: VirtualLoop) -> None:
+        """Pass every call on to another executor."""
+        self._executor = executor
+        self._loop = loop
+        self._under_way = 0
+
+    @property
+    def unfinished(self) -> int:
+        """As of the executor inside."""
+        return self._executor.unfinished
+
+    def claim(self, wanted: int, on_free: Callable[[], object]) -> int:
+        """As the executor inside."""
+        return self._executor.claim(wanted, on_free)
+
+    def give_up(self, count: int) -> None:
+        """As the executor inside."""
+        self._executor.give_up(count)
+
+    def submit(self, call: Callable[[], Any], done: Callable[[Outcome], None]) -> None:
+        """Hold the clock until the call is answered."""
+
+        def answer(outcome: Outcome) -> None:
+            self._hold(-1)
+            done(outcome)
+
+        self._executor.submit(call, answer)
+        self._hold(1)
+
+    def cancel_queued(self) -> None:
+        """As the executor inside."""
+        self._executor.cancel_queued()
+
+    def close(self) -> None:
+        """Close the executor inside; calls under way no longer hold the clock."""
+        self._executor.close()
+        self._hold(-self._under_way)
+
+    def _hold(self, more: int) -> None:
+        self._under_way += more
+        self._loop.pending_outside += more
+
+
 def simulate(main: Callable[[VirtualWorld], Awaitable[T]], *, seed: int = 0) -> T:
     """Run `main(world)` to its end on a virtual clock, and give what it returns.
 
-    Real time is spent on computing only. A simulation in which nothing can ever happen again, though
-    somebody waits, hangs as a real program would; give the test a time limit.
+    Real time is spent on computing only. A simulation in which nothing can ever happen again, though a task waits,
+    hangs as a real program would; give the test a time limit.
     """
 
     async def start() -> Any:
         return await main(VirtualWorld(seed))
 
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        found: T = runner.run(start())
-        return found
+        result: T = runner.run(start())
+        return result
 
 
 def simulated(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:

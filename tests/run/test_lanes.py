@@ -14,8 +14,7 @@ import pytest
 from eventflow import MemoryLog, flow, task
 from eventflow.executors import threads
 from eventflow.executors.threads import THREADS, Lanes, Pool, shared_pool
-from eventflow.ports import Outcome, Raised, Returned
-from eventflow.runs.world import RealWorld
+from eventflow.ports import BodyCancelled, BodyRaised, BodyReturned, Outcome
 
 here: ContextVar[str] = ContextVar("here", default="nowhere")
 
@@ -43,7 +42,7 @@ class Collected:
 
 async def test_outcomes_come_back_on_the_loop() -> None:
     """What a call returns and what it raises are both handed back, in the loop's own thread."""
-    lanes = Lanes(RealWorld())
+    lanes = Lanes()
     threads: set[int] = set()
     done = Collected(2)
 
@@ -55,8 +54,8 @@ async def test_outcomes_come_back_on_the_loop() -> None:
     lanes.submit(lambda: 1 // 0, record)
     outcomes = await done.wait()
     assert threads == {threading.get_ident()}
-    returned = [outcome.value for outcome in outcomes if isinstance(outcome, Returned)]
-    raised = [outcome.error for outcome in outcomes if isinstance(outcome, Raised)]
+    returned = [outcome.value for outcome in outcomes if isinstance(outcome, BodyReturned)]
+    raised = [outcome.error for outcome in outcomes if isinstance(outcome, BodyRaised)]
     assert returned[0] != threading.get_ident()
     assert isinstance(raised[0], ZeroDivisionError)
     lanes.close()
@@ -64,7 +63,7 @@ async def test_outcomes_come_back_on_the_loop() -> None:
 
 async def test_many_outcomes_share_a_wake_up() -> None:
     """While the loop is busy finished calls gather, and one wake-up brings them all."""
-    lanes = Lanes(RealWorld(), Pool(40))
+    lanes = Lanes(Pool(40))
     done = Collected(40)
     finished = threading.Semaphore(0)
     assert lanes.claim(40, list) == 40
@@ -80,7 +79,7 @@ async def test_many_outcomes_share_a_wake_up() -> None:
 
 async def test_no_more_threads_than_calls_or_limit() -> None:
     """Lanes are made as they are needed, up to the limit."""
-    lanes = Lanes(RealWorld(), Pool(3))
+    lanes = Lanes(Pool(3))
     at_once = threading.Semaphore(0)
     free = threading.Event()
     running: list[int] = []
@@ -104,7 +103,7 @@ async def test_no_more_threads_than_calls_or_limit() -> None:
 
 async def test_calls_see_the_submitters_context_and_keep_theirs() -> None:
     """A call runs in a copy of the context: it sees what is set, and leaks nothing."""
-    lanes = Lanes(RealWorld())
+    lanes = Lanes()
     here.set("loop")
 
     def call() -> str:
@@ -115,7 +114,9 @@ async def test_calls_see_the_submitters_context_and_keep_theirs() -> None:
     done = Collected(2)
     lanes.submit(call, done)
     lanes.submit(call, done)
-    assert [outcome.value for outcome in await done.wait() if isinstance(outcome, Returned)] == ["loop"] * 2
+    assert [outcome.value for outcome in await done.wait() if isinstance(outcome, BodyReturned)] == [
+        "loop"
+    ] * 2
     assert here.get() == "loop"
     lanes.close()
 
@@ -123,7 +124,7 @@ async def test_calls_see_the_submitters_context_and_keep_theirs() -> None:
 async def test_closed_lanes_refuse_and_give_their_threads_back() -> None:
     """After `close` nothing is taken any more; the pool's threads stay for other runs."""
     pool = Pool(2)
-    lanes = Lanes(RealWorld(), pool)
+    lanes = Lanes(pool)
     done = Collected(1)
     lanes.submit(int, done)
     await done.wait()
@@ -132,10 +133,33 @@ async def test_closed_lanes_refuse_and_give_their_threads_back() -> None:
     lanes.close()
     with pytest.raises(RuntimeError, match="closed"):
         lanes.submit(int, done)
-    other = Lanes(RealWorld(), pool)
+    other = Lanes(pool)
     assert other.claim(5, list) == 2, "what the first one had claimed is free again"
     assert pool.threads == 2
     other.close()
+
+
+async def test_queued_calls_are_answered_when_they_are_cancelled() -> None:
+    """Each call has exactly one outcome: those that no lane has begun are `BodyCancelled`, the one under way returns."""
+    lanes = Lanes(Pool(1))
+    begun, free = threading.Event(), threading.Event()
+    done = Collected(3)
+
+    def call() -> str:
+        begun.set()
+        free.wait()
+        return "ended"
+
+    for _ in range(3):
+        lanes.submit(call, done)
+    begun.wait()
+    lanes.cancel_queued()
+    assert done.outcomes == [BodyCancelled(), BodyCancelled()]
+    assert lanes.unfinished == 1
+    free.set()
+    assert (await done.wait())[2] == BodyReturned("ended")
+    assert lanes.unfinished == 0
+    lanes.close()
 
 
 async def test_threads_are_bounded_for_the_process() -> None:
@@ -193,7 +217,7 @@ async def test_a_lane_whose_body_runs_a_flow_is_replaced(inner: str, monkeypatch
 
     assert await doubling.options(log=log).value(3, 1) == 16
     pool = shared_pool(1)
-    lanes = Lanes(RealWorld(), pool)
+    lanes = Lanes(pool)
     assert lanes.claim(9, list) == 1, "what was lent is taken back"
     lanes.close()
 
@@ -201,7 +225,7 @@ async def test_a_lane_whose_body_runs_a_flow_is_replaced(inner: str, monkeypatch
 async def test_runs_take_turns_for_a_lane() -> None:
     """A run with many calls does not keep another one waiting for all of them."""
     pool = Pool(1)
-    many, one = Lanes(RealWorld(), pool), Lanes(RealWorld(), pool)
+    many, one = Lanes(pool), Lanes(pool)
     order: list[str] = []
     done = Collected(21)
     for _ in range(20):
@@ -227,7 +251,7 @@ async def test_a_thread_that_cannot_be_started_is_waited_for(monkeypatch: pytest
     monkeypatch.setattr(threading.Thread, "start", refused)
     monkeypatch.setattr(threads, "START_AGAIN_S", 0.001)
     pool = Pool(4)
-    lanes = Lanes(RealWorld(), pool)
+    lanes = Lanes(pool)
     done = Collected(10)
     for _ in range(10):
         lanes.submit(int, done)

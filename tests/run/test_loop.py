@@ -11,12 +11,16 @@ import pytest
 
 from eventflow import Flow, MemoryLog, flow, task
 from eventflow.executors.threads import Lanes
+from eventflow.runner.body import Caller
 from eventflow.runner.flow_runner import FlowRunner
 from eventflow.runner.live_values import LiveValues
 from eventflow.runner.request import Request
-from eventflow.runner.round import IN_FLIGHT_MAX
+from eventflow.runner.round import Round
+from eventflow.runner.run_loop import RunLoop
+from eventflow.runner.run_writer import RunWriter
+from eventflow.runner.scheduler import IN_FLIGHT_MAX, Scheduler
 from eventflow.runner.task_runner import TaskRunner
-from eventflow.runner.workers import Workers
+from eventflow.runner.workers import Work, Workers
 from eventflow.testing.crash_log import CrashingLog
 from eventflow.testing.virtual import VirtualWorld, simulate, simulated
 from eventflow.views.run import RunView
@@ -56,12 +60,16 @@ def chain_of(length: int) -> Flow[..., Any]:
     return made
 
 
-def runner_of(made: Flow[..., Any], log: Any, world: VirtualWorld) -> FlowRunner:
-    """The runner under the face, to be looked into."""
+async def live_values_after(made: Flow[..., Any], log: Any, world: VirtualWorld) -> LiveValues:
+    """Run a flow to its end, and return the live values of its runner."""
     view = RunView("r", made.plan)
     serializers = RunSerializers(made.plan, made.bindings, made.openers, log.keyring)
-    request = Request({}, frozenset(), "full", {}, "here")
-    return FlowRunner(view, serializers, made.bindings, log, world, Lanes(world), request)
+    request, caller = Request({}, frozenset(), "full", {}, "here"), Caller()
+    runner = FlowRunner(view, serializers, made.bindings, log, world, world.executor(), request)
+    writer = RunWriter(view, log, world, request, view.initial(), caller)
+    loop = runner._loop(writer, caller)
+    await loop.run(request)
+    return loop._values
 
 
 @simulated
@@ -139,10 +147,10 @@ def test_instant_bodies_share_few_workers(count: int, monkeypatch: pytest.Monkey
     spawns = 0
     spawn = Workers.spawn
 
-    def counted(self: Workers) -> None:
+    def counted(self: Workers, work: Work) -> None:
         nonlocal spawns
         spawns += 1
-        spawn(self)
+        spawn(self, work)
 
     monkeypatch.setattr(Workers, "spawn", counted)
 
@@ -184,9 +192,8 @@ async def test_values_are_dropped_after_their_last_consumer(world: VirtualWorld)
         for _ in range(20):
             node = make(node)
 
-    runner = runner_of(heavy, MemoryLog(), world)
-    await runner.run()
-    assert runner._values.live == 0
+    values = await live_values_after(heavy, MemoryLog(), world)
+    assert values.live == 0
     assert most <= 3
     gc.collect()
     assert len(Heavy.alive) == 0
@@ -213,9 +220,8 @@ async def test_values_of_a_map_are_dropped_together(world: VirtualWorld) -> None
         each.map(each.map(texts))
         fails(texts)
 
-    runner = runner_of(maps, MemoryLog(), world)
-    await runner.run()
-    assert runner._values.live == 0
+    values = await live_values_after(maps, MemoryLog(), world)
+    assert values.live == 0
 
 
 async def test_a_finished_run_leaves_nothing_to_the_garbage_collector() -> None:
@@ -230,7 +236,18 @@ async def test_a_finished_run_leaves_nothing_to_the_garbage_collector() -> None:
         one.map([1, 2])
     log = MemoryLog()
     await flow.options(log=log).run()
-    parts = (FlowRunner, TaskRunner, LiveValues, Lanes, Request)
+    parts = (
+        FlowRunner,
+        RunLoop,
+        RunWriter,
+        Round,
+        Scheduler,
+        TaskRunner,
+        LiveValues,
+        Workers,
+        Lanes,
+        Request,
+    )
     gc.collect()
     gc.disable()
     try:

@@ -100,7 +100,7 @@ async def test_a_serializer_that_lies_fails_its_task(gives: Any, plain: bool, wo
     log = MemoryLog()
     state = await lying.options(log=log, world=world, run_id="r").run()
     assert state.is_failed()
-    assert "serializer gave" in state.result["plainly" if plain else "async_"].message
+    assert "serializer returned" in state.result["plainly" if plain else "async_"].message
     assert (await replay(log, Runs())).state
 
 

@@ -8,8 +8,7 @@ import time
 import anyio
 import pytest
 
-from eventflow.executors.threads import Lanes
-from eventflow.ports import Outcome, Returned
+from eventflow.ports import BodyReturned, Outcome
 from eventflow.testing import VirtualWorld, simulate
 
 HOUR = 3600.0
@@ -73,7 +72,7 @@ def test_the_clock_stands_still_while_a_thread_works() -> None:
     """A timeout never fires because a thread was slow in real time."""
 
     async def main(world: VirtualWorld) -> tuple[bool, int]:
-        lanes = Lanes(world)
+        lanes = world.executor()
         done = anyio.Event()
         outcomes: list[Outcome] = []
 
@@ -86,7 +85,7 @@ def test_the_clock_stands_still_while_a_thread_works() -> None:
         with anyio.move_on_after(0.001) as scope:
             await done.wait()
         lanes.close()
-        assert isinstance(outcomes[0], Returned)
+        assert isinstance(outcomes[0], BodyReturned)
         return scope.cancelled_caught, world.now() - before
 
     assert simulate(main) == (False, 0)

@@ -1,24 +1,28 @@
-"""How many children a mapped task gets, and what keeps a task from running.
+"""The width of a map: how many children a mapped task gets.
 
-One child for each element: inputs of unequal lengths are an error, unless the call says `zip_shortest`.
+A mapped task gets one child for each element. Inputs of unequal lengths are an error, unless the call says
+`zip_shortest`.
 """
 
 from __future__ import annotations
 
 from eventflow.events import WIDTH_MAX
 from eventflow.graph import Input, ListOf, Ref, TupleOf, unequal
-from eventflow.machine import BlockTask, MapTask, Plan, RunState
+from eventflow.machine import BlockTask, MapTask, Plan
 from eventflow.machine.rules import SLOTS_MAX
 from eventflow.result import KeyUnavailable
 from eventflow.runner.failures import failure_of, text_of
 from eventflow.runner.live_values import LiveValues
 from eventflow.views.run import RunFacts
 
-__all__ = ["map_or_block", "why_blocked"]
+__all__ = ["map_or_block"]
 
 
 async def map_or_block(plan: Plan, values: LiveValues, facts: RunFacts, slot: int) -> MapTask | BlockTask:
-    """What is to be decided on a mapped task that is due; a failure of what it maps over blocks it."""
+    """Return the command for a mapped task that is due.
+
+    It is blocked when a task that it maps over has failed. Raises `KeyUnavailable`, which is no failure of the task.
+    """
     node = plan.tasks[slot]
     widths: dict[str, int] = {}
     for item in node.inputs:
@@ -56,10 +60,3 @@ async def _width(values: LiveValues, facts: RunFacts, item: Input) -> int:
     if children is not None and not arg.path:
         return children.width
     return await values.length(facts, arg)
-
-
-def why_blocked(plan: Plan, run: RunState, slot: int) -> str:
-    """Which upstreams keep a task from running."""
-    failed = [up for up in plan.upstreams[run.node(slot)] if run.ends(up)[0]]
-    names = ", ".join(run.name(plan, up) for up in failed[:3])
-    return f"{run.failed[slot]} of its upstreams failed ({names})"

@@ -1,0 +1,127 @@
+"""Decides in each round what follows: tasks that are due, results that are reused, maps, retries, the end.
+
+Started tasks make nothing else due.  Reused, skipped, blocked and mapped ones do, so `follow` asks again until nothing
+is left.  The only I/O is the look-up in the cache.
+
+Later sources of due work belong here: child runs, limits and priorities.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from eventflow.machine import Plan, RunState
+from eventflow.machine.commands import BlockTask, FinishRun, ReuseTask, SkipTask, StartTask
+from eventflow.machine.ready import Due, ready
+from eventflow.runner.cache_lookup import Cache
+from eventflow.runner.inbox import Inbox
+from eventflow.runner.live_values import LiveValues
+from eventflow.runner.map_width import map_or_block
+from eventflow.runner.retry_timers import RetryTimers
+from eventflow.runner.round import Round
+from eventflow.runner.start_gate import StartGate
+from eventflow.views.run import RunFacts, why_failed
+
+__all__ = ["IN_FLIGHT_MAX", "Scheduler"]
+
+IN_FLIGHT_MAX: Final = 1024
+"""Tasks that are started and not finished, at most."""
+ROUND_EVENTS_MAX: Final = 4_096
+"""Events after which a round is stored, though more is due: results that are reused make others due."""
+
+
+class Scheduler:
+    """Decides for one run which tasks are started next."""
+
+    def __init__(
+        self, plan: Plan, values: LiveValues, cache: Cache, gate: StartGate, timers: RetryTimers, inbox: Inbox
+    ) -> None:
+        self._plan = plan
+        self._values = values
+        self._cache = cache
+        self._gate = gate
+        self._timers = timers
+        self._inbox = inbox
+        self._passed = 0
+        """How much of the run's queue was taken up, see `ready`."""
+        self.wake_at: int | None = None
+        """When the next retry is due, by the monotonic clock; None when there is none, or no room for one."""
+
+    @property
+    def has_suspects(self) -> bool:
+        """Whether starts wait until the queue is empty."""
+        return self._gate.has_suspects
+
+    def take_key(self, slot: int) -> str | None:
+        """Take the cache key of a task that was started; None when its success is no cache entry."""
+        return self._cache.keys.pop(slot, None) if self._cache.keys else None
+
+    def recount(self, facts: RunFacts) -> None:
+        """Continue from facts that were folded from the log."""
+        self._passed = 0
+        self._gate.clear()
+        self._timers.recount(facts)
+
+    async def follow(self, this_round: Round, *, idle: bool) -> None:
+        """Decide on everything that is due, and on all that becomes due by that.
+
+        `idle` means that all bodies that were started have begun. Requests another round when this one became long.
+        """
+        facts = this_round.facts
+        run = facts.run
+        for command in this_round.failed:
+            if command.slot in run.retry_at:
+                self._timers.add(run, command.slot, command.delay_us)
+        self._start(this_round, self._gate.take_freed(IN_FLIGHT_MAX - run.running))
+        while True:
+            room = IN_FLIGHT_MAX - run.running
+            due = ready(self._plan, run, None, room, self._passed)
+            self._passed = due.passed
+            slots = due.start
+            if self._timers.wake_at is not None:
+                slots = slots + self._timers.due(run, room - len(slots))
+            started = len(this_round.started)
+            if slots:
+                await self._start_or_reuse(this_round, slots)
+            await self._settle(this_round, due)
+            if len(this_round.started) - started == len(slots) and not (due.skip or due.block or due.map):
+                break
+            if len(this_round.drafts) > ROUND_EVENTS_MAX:
+                self._inbox.request_round()
+                break
+        self.wake_at = self._timers.wake_at if run.running < IN_FLIGHT_MAX else None
+        if idle and not this_round.started:
+            self._start(this_round, self._gate.take_suspect())
+
+    async def _start_or_reuse(self, this_round: Round, slots: list[int]) -> None:
+        """Start tasks that are due, or take their results from the cache."""
+        commands: Iterable[StartTask | ReuseTask]
+        if self._plan.cached:
+            commands = await self._cache.ask(this_round.facts, slots, this_round.now)
+        else:
+            commands = map(StartTask, slots)
+        self._start(this_round, self._gate.admit(this_round.facts.run, commands))
+
+    def _start(self, this_round: Round, commands: Iterable[StartTask | ReuseTask]) -> None:
+        for command in commands:
+            if not this_round.add(command) and type(command) is StartTask:
+                self._gate.give_back(this_round.facts.run, command)
+
+    async def _settle(self, this_round: Round, due: Due) -> None:
+        """Decide on what is due and starts no body."""
+        for slot in due.skip:
+            this_round.add(SkipTask(slot, "an upstream was skipped"))
+        for slot in due.block:
+            this_round.add(BlockTask(slot, _why_blocked(self._plan, this_round.facts.run, slot)))
+        for slot in due.map:
+            this_round.add(await map_or_block(self._plan, self._values, this_round.facts, slot))
+        if due.finished:
+            this_round.add(FinishRun(why_failed(self._plan, this_round.facts)))
+
+
+def _why_blocked(plan: Plan, run: RunState, slot: int) -> str:
+    """Name the upstreams that keep a task from running."""
+    failed = [up for up in plan.upstreams[run.node(slot)] if run.ends(up)[0]]
+    names = ", ".join(run.name(plan, up) for up in failed[:3])
+    return f"{run.failed[slot]} of its upstreams failed ({names})"

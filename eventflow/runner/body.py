@@ -53,7 +53,7 @@ class Attempt(msgspec.Struct, gc=False):
 
 
 class Caller:
-    """The task that awaits the run: tells an interruption of the run from what a body did to its worker."""
+    """The task that awaits the run, to distinguish its cancellation from one that a body caused."""
 
     __slots__ = ("_cancellations", "_task")
 

@@ -5,7 +5,7 @@
     RunWriter    the run's stream, as its owner writes it
     Inbox        reports that are not stored yet
     Round        reports in, one batch of events out
-    Scheduler    what follows in a round: due tasks, cache hits, retries, the end
+    Scheduler    everything that follows in a round: due tasks, cache hits, retries, the end
     Workers      the tasks of the event loop in which bodies run
     TaskRunner   one attempt of one task: inputs, body, result
 

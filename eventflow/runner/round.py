@@ -77,7 +77,7 @@ class Round:
         return True
 
     def _note_end(self, command: Command) -> None:
-        """Note what a command about a task has ended."""
+        """Note the nodes that are finished and the attempts that failed."""
         slot: int | None = getattr(command, "slot", None)
         if slot is None:
             return

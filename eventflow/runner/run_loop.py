@@ -12,7 +12,7 @@ commit, body, without a switch.  If rounds are being made already, it ends.  Can
 keeper; it stops the workers.
 
 To add: a request from outside (cancel, pause, signal) is a report in `inbox`; a new source of due work is decided in
-`scheduler`; a lease, or another rule of who may append, is in `run_writer`; another way to run a body is an executor,
+`scheduler`; a lease, or another rule about the right to append, is in `run_writer`; another way to run a body is an executor,
 called by `task_runner`.
 """
 
@@ -208,7 +208,7 @@ class RunLoop:
     # -- the end of an ownership that does not end the run ----------------------------------------
 
     async def _let_go(self, error: BaseException) -> None:
-        """Stop the bodies, then record what they did and release the run."""
+        """Stop the bodies, then record their reports and release the run."""
         if not self._writer.claim:
             return
         with anyio.CancelScope(shield=True):

@@ -4,7 +4,7 @@ The writer holds the run's state.  A `Round` folds that state ahead; `store` mak
 state is wrong, and `refold` replaces it by the fold of the log.  At durability `pipelined` rounds are only submitted, and
 the run's end waits for the last one.
 
-Leases, and everything else about being the one who may append, belong here.
+Leases, and every other rule about the right to append, belong here.
 """
 
 from __future__ import annotations

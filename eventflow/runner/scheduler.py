@@ -1,4 +1,4 @@
-"""Decides in each round what follows: tasks that are due, results that are reused, maps, retries, the end.
+"""Decides everything that follows in a round: due tasks, results that are reused, maps, retries, the end of the run.
 
 Started tasks make nothing else due.  Reused, skipped, blocked and mapped ones do, so `follow` asks again until nothing
 is left.  The only I/O is the look-up in the cache.
@@ -109,7 +109,7 @@ class Scheduler:
                 self._gate.give_back(this_round.facts.run, command)
 
     async def _settle(self, this_round: Round, due: Due) -> None:
-        """Decide on what is due and starts no body."""
+        """Decide on due tasks that start no body, and on the end of the run."""
         for slot in due.skip:
             this_round.add(SkipTask(slot, "an upstream was skipped"))
         for slot in due.block:

@@ -34,7 +34,9 @@ def test_a_run_comes_to_what_the_interpreter_says(sketch: Sketch, seed: int) -> 
         assert seen(sketch, state) == expected(sketch)
         view = await open_run(log, "r")
         fold = await replay(log, view, stream=view.stream)
-        assert outcomes_of(sketch, RunStates(view, fold.state)) == outcomes_of(sketch, state.result)
+        assert outcomes_of(sketch, RunStates(view, fold.state, peek=log.peek)) == outcomes_of(
+            sketch, state.result
+        )
         again = Journal()
         assert seen(sketch, await run_sketch(sketch, again, log, world)) == expected(sketch)
         assert not again.started

@@ -68,7 +68,9 @@ async def check_end(
     await succeeded_in(log, run_id)
     view = await open_run(log, run_id)
     fold = await replay(log, view, stream=view.stream)
-    assert outcomes_of(sketch, RunStates(view, fold.state)) == outcomes_of(sketch, state.result)
+    assert outcomes_of(sketch, RunStates(view, fold.state, peek=log.peek)) == outcomes_of(
+        sketch, state.result
+    )
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

@@ -1,14 +1,17 @@
-"""Puts a task's arguments together, and keeps live what consumers still need.
+"""Builds the arguments of tasks, and keeps values in memory while downstream tasks need them.
 
-A consumer sees what it would see after a crash.  Up to 4 KiB it gets a fresh copy, opened from the very
-bytes that were recorded; larger values are shared, and by contract read-only.  A node's values are
-dropped with its last consumer, so memory does not grow with finished tasks' values.
+A downstream task gets the value that it would get after a crash.  A value of up to 4 KiB is opened afresh for each task, from
+the recorded bytes; a larger one is shared, and by contract read-only.  A node's values are dropped when its last
+downstream task has finished, so memory does not grow with the values of finished tasks.
+
+Opening is synchronous, since nearly all bytes are in memory or in a local file.  If bytes must be awaited, `opened` reads them
+and opens again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, Final
+from collections.abc import Callable, Iterable
+from typing import Any, Final, TypeVar
 
 from eventflow.codecs.plain import unpack
 from eventflow.graph import Const, ListOf, Ref, Subscript
@@ -23,12 +26,13 @@ from eventflow.views.run import Ending, RunFacts
 from eventflow.views.run_serializers import RunSerializers
 from eventflow.views.sequences import follow_path, length_of
 
-__all__ = ["COPY_MAX", "INLINE_MAX", "InputError", "LiveValues", "to_store"]
+__all__ = ["COPY_BYTES_MAX", "EVENT_INLINE_BYTES_MAX", "InputError", "LiveValues", "to_store"]
 
-INLINE_MAX: Final = 512
-"""Bytes of a result that travel in its event; above, they lie in the log's value table."""
-COPY_MAX: Final = 4096
-"""Bytes up to which each consumer gets a copy of its own."""
+EVENT_INLINE_BYTES_MAX: Final = 512
+"""Bytes of a result that are stored in its event; larger results are stored in the log's value table."""
+COPY_BYTES_MAX: Final = 4096
+"""Bytes up to which each downstream task gets a copy of its own."""
+_T = TypeVar("_T")
 _ABSENT: Final = object()
 
 
@@ -36,15 +40,16 @@ class InputError(LookupError):
     """A task asks for a part of an upstream's value, and the value has no such part."""
 
 
-class NotAtHand(Exception):
+class _NotAtHand(Exception):
     """Bytes must be read from the log first."""
 
 
 class LiveValues:
-    """The values of one run, as its tasks are given them."""
+    """The values of one run, for its tasks."""
 
     def __init__(self, serializers: RunSerializers, bindings: Bindings, log: EventLog) -> None:
         self.serializers = serializers
+        """The serializers that write and open these values."""
         self._plan = plan = serializers.plan
         self._log = log
         self._bodies: list[Body | None] = [
@@ -52,52 +57,57 @@ class LiveValues:
             for node in range(len(plan.nodes))
         ]
         self.is_plain = [body is not None and not body.is_async for body in self._bodies]
-        """Of each node, whether its body is a plain function, which needs a thread."""
+        """For each node, whether its body is a plain function, which needs a thread."""
         self._live: dict[int, Any] = {}
-        self._near: dict[int, Inline] = {}
-        self._loaded: dict[bytes, Inline] = {}
-        self._underway: dict[bytes, Inline] = {}
-        """Bytes of the append that is being made, which the log does not have yet."""
+        """Slot → a value that is shared."""
+        self._payloads: dict[int, Inline] = {}
+        """Slot → the bytes of a value that is copied for each downstream task, if they are not in its event."""
+        self._fetched: dict[bytes, Inline] = {}
+        """Digest → bytes that `opened` has read."""
+        self._lent: dict[bytes, Inline] = {}
+        """Digest → bytes of the append under way, which the log does not have yet."""
         self._children: dict[int, list[int]] = {}
+        """Mapped node → the slots of its children that have an entry in `_live` or `_payloads`."""
         self._readers = [0] * len(plan.nodes)
+        """For each node, the number of downstream nodes that have not finished."""
         for upstreams in plan.upstreams:
             for up in upstreams:
                 self._readers[up] += 1
 
     def body(self, node: int) -> Body:
-        """The live side of a task node."""
-        found = self._bodies[node]
-        assert found is not None, f"node {node} is a parameter"
-        return found
+        """Return the body of a task node."""
+        body = self._bodies[node]
+        assert body is not None, f"node {node} is a parameter"
+        return body
 
     def put(self, run: RunState, slot: int, value: Any, payload: Inline, *, share: bool) -> None:
-        """Keep a result for its consumers, if it has any."""
+        """Keep a new result for the downstream tasks, if there are any."""
         node = slot if run.parent[slot] < 0 else run.node(slot)
         if not self._readers[node]:
             return
-        if share or len(payload.data) > COPY_MAX or is_immutable(value):
+        if share or len(payload.data) > COPY_BYTES_MAX or is_immutable(value):
             self._live[slot] = value
-        elif len(payload.data) > INLINE_MAX:
-            self._near[slot] = payload
+        elif len(payload.data) > EVENT_INLINE_BYTES_MAX:
+            self._payloads[slot] = payload
         else:
-            return  # the event itself holds the bytes, and copies are opened from there
-        self._belongs(run, slot)
+            return  # copies are opened from the bytes in the event
+        self._note_child(run, slot)
 
-    def _belongs(self, run: RunState, slot: int) -> None:
-        """Remember a child's value under its node, with whose last reader it goes."""
+    def _note_child(self, run: RunState, slot: int) -> None:
+        """Note that a child has a value, which is dropped together with those of its node."""
         if run.parent[slot] >= 0:
             self._children.setdefault(run.node(slot), []).append(slot)
 
-    def lend(self, beside: Iterable[Value]) -> None:
-        """Have at hand the bytes that go into the next append: what is decided for it may need them already."""
-        self._underway = {value.digest: Inline(value.codec, value.data, value.digest) for value in beside}
+    def lend(self, values: Iterable[Value]) -> None:
+        """Have the bytes of the next append at hand: decisions about that append may need them before the log has them."""
+        self._lent = {value.digest: Inline(value.codec, value.data, value.digest) for value in values}
 
     def stored(self) -> None:
-        """The append has been made: the log has the bytes."""
-        self._underway = {}
+        """Forget the lent bytes: the append has been made, so the log has them."""
+        self._lent = {}
 
     def release(self, nodes: Iterable[int]) -> None:
-        """Drop what these nodes, which are done with all their children, were the last to read."""
+        """Drop the values that only these nodes still needed; they and all their children have finished."""
         for node in nodes:
             for up in self._plan.upstreams[node]:
                 self._readers[up] -= 1
@@ -105,15 +115,15 @@ class LiveValues:
                     self._drop(up)
 
     def forget(self) -> None:
-        """Keep nothing live: what the log has is all there is."""
+        """Drop all values, since the run is folded again from the log."""
         self._live.clear()
-        self._near.clear()
+        self._payloads.clear()
         self._children.clear()
 
     def recount(self, run: RunState) -> None:
-        """Go on from a state that was folded from the log.
+        """Count the downstream nodes again, for a state that was folded from the log.
 
-        What is live stays: it may be of a success that is reported and not yet in the log.
+        Values stay in memory: they may belong to successes that are reported and not in the log yet.
         """
         self._readers = [0] * len(self._plan.nodes)
         for node, upstreams in enumerate(self._plan.upstreams):
@@ -125,45 +135,53 @@ class LiveValues:
     def _drop(self, node: int) -> None:
         for slot in (node, *self._children.pop(node, ())):
             self._live.pop(slot, None)
-            self._near.pop(slot, None)
+            self._payloads.pop(slot, None)
 
     @property
     def live(self) -> int:
-        """How many values are kept in memory."""
-        return len(self._live) + len(self._near)
+        """The number of values in memory."""
+        return len(self._live) + len(self._payloads)
 
     async def arguments(self, facts: RunFacts, slot: int) -> dict[str, Any]:
-        """The arguments of the task in a slot, opened.
+        """Return the arguments of the task in a slot.
 
-        Raises `ResultError` when something does not open, `LookupError` or `TypeError` when `node[key]`
-        has no such part.
+        Raises `ResultError` if a value does not open, `InputError` if `node[key]` has no such part.
+        """
+        return await self.opened(facts, slot, lambda: self._arguments(facts, slot))
+
+    async def opened(self, facts: RunFacts, inputs: int | Leaf, opening: Callable[[], _T]) -> _T:
+        """Return the result of `opening`, a synchronous function that opens inputs with `leaf` or `constant`.
+
+        `inputs` is the slot whose inputs it opens, or the only leaf. If bytes cannot be read synchronously, those of all
+        `inputs` are read in one go, and `opening` is called a second time.
         """
         try:
-            return self._arguments(facts, slot)
-        except NotAtHand:
-            await self.load(facts, leaves(self._plan, facts.run, slot))
+            return opening()
+        except _NotAtHand:
+            wanted = [inputs] if isinstance(inputs, Leaf) else leaves(self._plan, facts.run, inputs)
+            await self._fetch(facts, wanted)
             try:
-                return self._arguments(facts, slot)
+                return opening()
             finally:
-                self.unload()
+                self._fetched.clear()
 
     def _arguments(self, facts: RunFacts, slot: int) -> dict[str, Any]:
         run = facts.run
         if slot < len(self._plan.plain) and self._plan.plain[slot] is not None:
             node = self._plan.tasks[slot]
-            found = {}
+            arguments = {}
             for item in node.inputs:
                 arg = item.arg
                 if type(arg) is Ref:
-                    found[item.name] = self._value(facts, arg.node)
+                    arguments[item.name] = self._value(facts, arg.node)
                 elif type(arg) is Const:
-                    found[item.name] = self.constant(slot, item.name, (), arg)
+                    arguments[item.name] = self.constant(slot, item.name, (), arg)
                 elif type(arg) is ListOf and all(type(part) is Ref for part in arg.items):
-                    found[item.name] = [self._value(facts, part.node) for part in arg.items]  # type: ignore[union-attr]
+                    arguments[item.name] = [self._value(facts, part.node) for part in arg.items]  # type: ignore[union-attr]
                 else:
                     break
             else:
-                return found
+                return arguments
         return bind(
             self._plan,
             run,
@@ -173,16 +191,16 @@ class LiveValues:
         )
 
     def constant(self, node: int, name: str, path: tuple[Subscript, ...], const: Const) -> Any:
-        """The value of a constant of the graph."""
+        """Return the value of a constant of the graph."""
         payload = const.value
         if type(payload) is Inline and payload.codec == "msgpack":
             return unpack(payload.data)
         return self.body(node).constant(name, path, const)
 
     def leaf(self, facts: RunFacts, leaf: Leaf) -> Any:
-        """The value at a leaf; raises `NotAtHand` where bytes must be read first."""
-        found = [self._value(facts, up) for up in leaf.slots]
-        value: Any = found[0] if leaf.children is None else found
+        """Return the value at a leaf; to be called by a function that is given to `opened`."""
+        values = [self._value(facts, up) for up in leaf.slots]
+        value: Any = values[0] if leaf.children is None else values
         if not leaf.path:
             return value
         try:
@@ -196,14 +214,14 @@ class LiveValues:
         return f"argument {leaf.label!r} is {name}{path}, which is not there: {type(error).__name__}: {brief(error)}"
 
     def _value(self, facts: RunFacts, slot: int) -> Any:
-        """The value in a slot, as a consumer is handed it."""
+        """Return the value in a slot for a downstream task: shared, or a copy."""
         value = self._live.get(slot, _ABSENT)
         if value is not _ABSENT:
             return value
         run = facts.run
-        near = self._near.get(slot)
-        if near is not None:
-            return reopen(near, self.serializers.serializer_of(slot, run))
+        payload = self._payloads.get(slot)
+        if payload is not None:
+            return reopen(payload, self.serializers.serializer_of(slot, run))
         if run.status[slot] == Status.MAPPED:
             children = run.maps[slot]
             return [
@@ -212,11 +230,11 @@ class LiveValues:
         return self._open(facts, slot)
 
     def _open(self, facts: RunFacts, slot: int) -> Any:
-        """Open what the log holds; something large is then kept live, as if it had just been made."""
+        """Open a recorded value; a large one is kept in memory, as if it had just been made."""
         payload = self.payload(facts, slot)
         if isinstance(payload, Stored):
             payload = (
-                self._loaded.get(payload.digest) or self._underway.get(payload.digest) or self._peek(payload)
+                self._fetched.get(payload.digest) or self._lent.get(payload.digest) or self._peek(payload)
             )
         if type(payload) is not Inline:
             name = facts.run.name(self._plan, slot)
@@ -224,13 +242,13 @@ class LiveValues:
                 return NoResult if payload.failure is None else TaskError(name, payload.failure)
             raise ResultNotLoaded(f"the result of {name!r} is not in the log: {payload!r}")
         value = reopen(payload, self.serializers.deserializer_of(slot, facts))
-        if len(payload.data) > COPY_MAX:
+        if len(payload.data) > COPY_BYTES_MAX:
             self._live[slot] = value
-            self._belongs(facts.run, slot)
+            self._note_child(facts.run, slot)
         return value
 
     def payload(self, facts: RunFacts, slot: int) -> Payload | Ending | None:
-        """What the run's record says of the result in a slot."""
+        """Return the recorded result in a slot."""
         parameter = self._plan.parameters.get(slot)
         if parameter is not None:
             return facts.parameters[parameter.name]
@@ -239,48 +257,37 @@ class LiveValues:
     def _peek(self, stored: Stored) -> Inline:
         value = self._log.peek(stored.digest)
         if value is None:
-            raise NotAtHand
+            raise _NotAtHand
         return Inline(stored.codec, value.data, stored.digest)
 
-    async def load(self, facts: RunFacts, wanted: Iterable[Leaf]) -> None:
-        """Read the stored bytes behind all these leaves in one go."""
+    async def _fetch(self, facts: RunFacts, wanted: Iterable[Leaf]) -> None:
+        """Read the stored bytes of all these leaves in one go."""
         payloads = (self.payload(facts, up) for leaf in wanted for up in leaf.slots)
         stored = {
             payload.digest: payload
             for payload in payloads
-            if isinstance(payload, Stored) and payload.digest not in self._underway
+            if isinstance(payload, Stored) and payload.digest not in self._lent
         }
-        found = await self._log.values(stored)
+        values = await self._log.values(stored)
         for digest, payload in stored.items():
-            if digest not in found:
+            if digest not in values:
                 raise ResultNotLoaded(f"the {payload.size} bytes under {digest.hex()} are not in the log")
-            self._loaded[digest] = Inline(payload.codec, found[digest].data, digest)
-
-    def unload(self) -> None:
-        """Forget what `load` read."""
-        self._loaded.clear()
+            self._fetched[digest] = Inline(payload.codec, values[digest].data, digest)
 
     def is_failed(self, facts: RunFacts, arg: Ref) -> bool:
-        """Whether the one task behind a reference, which may be a child of a map, has no value to give."""
+        """Return whether the task behind a reference failed; it may be a child of a map, but not all children together."""
         leaf = leaf_of(facts.run, "it", arg)
         return leaf.children is None and facts.run.ends(leaf.slot)[0] > 0
 
     async def length(self, facts: RunFacts, arg: Ref) -> int:
-        """How many elements lie at a node's value; raises `TypeError` when it is nothing to map over."""
+        """Return the number of elements of a node's value; raises `TypeError` if it cannot be mapped over."""
         leaf = leaf_of(facts.run, "it", arg)
-        try:
-            return length_of(self.leaf(facts, leaf))
-        except NotAtHand:
-            await self.load(facts, [leaf])
-            try:
-                return length_of(self.leaf(facts, leaf))
-            finally:
-                self.unload()
+        return await self.opened(facts, leaf, lambda: length_of(self.leaf(facts, leaf)))
 
 
 def to_store(payload: Inline) -> tuple[Inline | Stored, Value | None]:
-    """Where a result's bytes go: into its event, or beside it in the same append."""
-    if len(payload.data) <= INLINE_MAX:
+    """Return the payload for a result's event, and the value to store in the same append if the bytes are too large for it."""
+    if len(payload.data) <= EVENT_INLINE_BYTES_MAX:
         return payload, None
     stored = Stored(payload.codec, payload.digest, len(payload.data), "log")
     return stored, Value(payload.digest, payload.codec, payload.data)

@@ -146,8 +146,8 @@ def test_the_numbers_on_the_page_are_those_of_the_code() -> None:
     """Application, format, thresholds."""
     assert f"`application_id` {files.APPLICATION_ID:#x}" in PAGE
     assert f"`user_version` {files.FORMAT}, the number of the format" in PAGE
-    assert f"values up to {live_values.INLINE_MAX} bytes" in PAGE
-    assert f"Values above {packs.INLINE_MAX >> 10} KiB" in PAGE
+    assert f"values up to {live_values.EVENT_INLINE_BYTES_MAX} bytes" in PAGE
+    assert f"Values above {packs.ROW_BYTES_MAX >> 10} KiB" in PAGE
 
 
 def test_the_record_in_hex_is_what_the_page_says() -> None:

@@ -327,7 +327,7 @@ async def test_a_cache_key_that_raises_or_says_nothing(world: VirtualWorld) -> N
     found = [miss.detail for miss in await misses(log) if miss is not None][:3]
     assert found == [
         "its cache_key raised ValueError: zero",
-        "its cache_key gave None",
+        "its cache_key returned None",
         "the answer of its cache_key: it is a object",
     ]
     assert not [record for record in await records(log) if record.key]

@@ -1,6 +1,6 @@
 """Large values: append-only pack files in a folder beside the log, `<file>.packs/000001.pack` and so on.
 
-What is larger than `INLINE_MAX` would cost the database several times what it costs a plain file.  So the
+What is larger than `ROW_BYTES_MAX` would cost the database several times what it costs a plain file.  So the
 row of such a value only says where it is, and these rules keep that true:
 
     Bytes are written, and synced where the commit will be, before the commit of the row that names them.
@@ -37,9 +37,9 @@ from eventflow.logs.sqlite.files import is_writable, sync_folder
 from eventflow.ports import LogReplaced, LogUnusable, Value
 from eventflow.serializers import has_digest
 
-__all__ = ["INLINE_MAX", "PackReader", "PackWriter", "Place", "find_rows"]
+__all__ = ["ROW_BYTES_MAX", "PackReader", "PackWriter", "Place", "find_rows"]
 
-INLINE_MAX: Final = 64 << 10
+ROW_BYTES_MAX: Final = 64 << 10
 """Bytes of a value that still stands in the database itself."""
 
 PACK_BYTES_MAX: Final = 256 << 20

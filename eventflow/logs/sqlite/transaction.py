@@ -32,7 +32,7 @@ from eventflow.logs.sqlite.lookups import (
     segment_of,
     streams_named,
 )
-from eventflow.logs.sqlite.packs import INLINE_MAX, PackWriter, find_rows
+from eventflow.logs.sqlite.packs import ROW_BYTES_MAX, PackWriter, find_rows
 from eventflow.ports import Conflict, Value, Write
 
 __all__ = ["Append", "Ledger", "digest_key", "stage", "store"]
@@ -306,7 +306,7 @@ class _Transaction:
 
     def _take_values(self, values: Sequence[Value]) -> None:
         for value in values:
-            if len(value.data) > INLINE_MAX:
+            if len(value.data) > ROW_BYTES_MAX:
                 self._large.setdefault(value.digest, value)
             else:
                 self._values += (value.digest, value.codec, value.data)

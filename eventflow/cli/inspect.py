@@ -21,7 +21,7 @@ from eventflow.events import CacheMiss, Origin, Record, RunClaimed, RunStarted, 
 from eventflow.graph import Graph
 from eventflow.logs.open import open_log
 from eventflow.logs.urls import SQLITE, check_url, default_url, path_of
-from eventflow.machine.rules import FAILED, FINISHED
+from eventflow.machine import FAILED, FINISHED
 from eventflow.ports import EventLog
 from eventflow.projections import Fold, Runs, Timeline, open_run
 from eventflow.read_models import ReadModel

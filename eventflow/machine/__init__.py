@@ -28,10 +28,11 @@ from eventflow.machine.commands import (
 from eventflow.machine.inputs import bind, causes, sources
 from eventflow.machine.plan import Plan
 from eventflow.machine.ready import Due
-from eventflow.machine.rules import FINISHED, IllegalEvent, Phase, Status
-from eventflow.machine.state import RunState
+from eventflow.machine.rules import IllegalEvent
+from eventflow.machine.state import FAILED, FINISHED, Phase, RunState, Status
 
 __all__ = [
+    "FAILED",
     "FINISHED",
     "AbandonTask",
     "BlockTask",

@@ -1,17 +1,19 @@
-"""What the runner asks `decide` for: imperative, and holding no more than the decision needs.
+"""The commands that `decide` takes. Each is named after the event that it asks for: `StartTask` gives `TaskStarted`.
 
-Tasks are named by their slot.  What chance, the clock of the body or a user's callable had to say was
-found out by the runner and travels here.
+A command holds no more than the decision needs and names its task by slot. Facts that come from chance, from a clock or
+from a callable of the user are computed by the runner and travel in the command into the event.
+
+An event that has no claim is complete before the decision, so its command holds it as it is. The events of tasks get their
+claim and their task from the decision.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Literal, TypeAlias
 
 import msgspec
 
-from eventflow.events import CacheMiss, Failure, Origin
+from eventflow.events import CacheMiss, Failure, Origin, RunClaimed, RunStarted
 from eventflow.result import Payload
 
 __all__ = [
@@ -32,46 +34,40 @@ __all__ = [
 
 
 class StartRun(msgspec.Struct, frozen=True):
-    """Give birth to a run."""
+    """Begin a new run with this event."""
 
-    flow: str
-    parameters: Mapping[str, Payload]
-    durability: str
-    labels: Mapping[str, str]
-    origin: Origin | None = None
-    entry: str = ""
-    why: str = ""
+    event: RunStarted
 
 
 class ClaimRun(msgspec.Struct, frozen=True):
-    """Own the run."""
+    """Own the run with this event."""
 
-    owner: str
-    environment: Mapping[str, str]
-    flow: str
+    event: RunClaimed
 
 
 class ReleaseRun(msgspec.Struct, frozen=True):
-    """Let go of the run."""
+    """Give up the run, unfinished."""
 
     reason: str
 
 
 class FinishRun(msgspec.Struct, frozen=True):
-    """End the run, if nothing is open any more; `message` says why it failed, if it did."""
+    """End the run if all its tasks have finished."""
 
     message: str = ""
+    """Why the run failed; left out of the event if it succeeded."""
 
 
 class StartTask(msgspec.Struct, frozen=True, gc=False):
-    """Begin the next attempt of a task that is due; `cache` says why no result is reused."""
+    """Begin the next attempt of a task that is due."""
 
     slot: int
     cache: CacheMiss | None = None
+    """Why no result is reused; None for a task that is not cached."""
 
 
 class MapTask(msgspec.Struct, frozen=True):
-    """Give a mapped task its children, or say why it can have none."""
+    """Give a mapped task its children; with a failure, end it without any."""
 
     slot: int
     width: int
@@ -79,7 +75,7 @@ class MapTask(msgspec.Struct, frozen=True):
 
 
 class ReuseTask(msgspec.Struct, frozen=True, gc=False):
-    """Take a result from elsewhere."""
+    """End a task that is due with a result that was made before."""
 
     slot: int
     result: Payload
@@ -92,11 +88,12 @@ class ReuseTask(msgspec.Struct, frozen=True, gc=False):
 
 
 class SkipTask(msgspec.Struct, frozen=True, gc=False):
-    """End a task as skipped: by its upstreams (attempt 0) or by its own body."""
+    """End a task as skipped."""
 
     slot: int
     reason: str
     attempt: int = 0
+    """The attempt whose body raised `Skip`; 0 if an upstream was skipped."""
 
 
 class BlockTask(msgspec.Struct, frozen=True, gc=False):
@@ -107,7 +104,7 @@ class BlockTask(msgspec.Struct, frozen=True, gc=False):
 
 
 class SucceedTask(msgspec.Struct, frozen=True, gc=False):
-    """The body returned, and this is its result. Durations in microseconds."""
+    """End an attempt whose body returned. Durations in microseconds."""
 
     slot: int
     attempt: int
@@ -117,22 +114,23 @@ class SucceedTask(msgspec.Struct, frozen=True, gc=False):
     encode_us: int = 0
     content: bytes | None = None
     key: str | None = None
-    """Makes it an entry of the cache."""
+    """The cache key; the record becomes an entry of the cache."""
 
 
 class FailTask(msgspec.Struct, frozen=True):
-    """The attempt failed; `delay_us` is how long to wait, if there is to be another."""
+    """End an attempt that failed."""
 
     slot: int
     attempt: int
     failure: Failure
     reason: Literal["raised", "timed_out", "unserializable", "input"]
     delay_us: int = 0
+    """Time until the next attempt, if the task's policy grants one."""
     body_us: int = 0
 
 
 class AbandonTask(msgspec.Struct, frozen=True):
-    """The attempt ended without an outcome: `lost` with its process, or `interrupted`."""
+    """End an attempt without an outcome."""
 
     slot: int
     attempt: int

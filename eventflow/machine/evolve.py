@@ -1,8 +1,10 @@
-"""What an event changes.
+"""Fold an event into the state of a run.
 
-One function per kind, found in a dict.  Each first checks the table (`rules.TASK`), then writes the
-columns, then tells the neighbours: work per event is O(neighbours), never O(tasks).  An illegal event
-raises `IllegalEvent` before anything is written.  `at` and `version` are content, a position never is.
+`rules.admit` judges the event first, so an illegal event raises `IllegalEvent` before anything is written. Then one
+function for each kind, looked up in a dict, writes the columns and informs the tasks downstream. The work for an event is
+O(neighbours), never O(tasks).
+
+The moment and the version of a record are content, its position never is.
 """
 
 from __future__ import annotations
@@ -13,7 +15,6 @@ from typing import Any, Final
 
 from eventflow.events import (
     Draft,
-    Event,
     Record,
     RunClaimed,
     RunFinished,
@@ -30,97 +31,37 @@ from eventflow.events import (
     kind_of,
 )
 from eventflow.graph import Input, ListOf, Ref, TupleOf, refs
-from eventflow.machine.inputs import width_max
 from eventflow.machine.plan import Plan
-from eventflow.machine.rules import (
-    CRASHES,
-    FAILED,
-    FINISHED,
-    RUN,
-    SLOTS_MAX,
-    TASK,
-    IllegalEvent,
-    Phase,
-    Status,
-    outcome_of,
-)
-from eventflow.machine.state import MapState, RunState
+from eventflow.machine.rules import CRASHES, RUN, IllegalEvent, admit, outcome_of
+from eventflow.machine.state import FAILED, FINISHED, MapState, RunState, Status
 
 __all__ = ["evolve"]
 
-PENDING: Final = int(Status.PENDING)
-RUNNING: Final = int(Status.RUNNING)
-SUCCEEDED: Final = int(Status.SUCCEEDED)
-SKIPPED: Final = int(Status.SKIPPED)
-CLAIMED: Final = Phase.CLAIMED
+_PENDING: Final = int(Status.PENDING)
+_RUNNING: Final = int(Status.RUNNING)
+_SUCCEEDED: Final = int(Status.SUCCEEDED)
+_SKIPPED: Final = int(Status.SKIPPED)
 _FAILED: Final = bytes(status in FAILED for status in range(256))
 _FINISHED: Final = bytes(status in FINISHED for status in range(256))
 
 
 def evolve(plan: Plan, run: RunState, version: int, draft: Draft | Record) -> RunState:
-    """Fold one event into the state it owns, and give that state.
+    """Fold one event into a state that the caller owns, and return that state.
 
-    Raises `IllegalEvent`, with nothing changed, when the event may not stand here: a version that is
-    not the next, a stale claim, a transition that the table lacks, a task that the run does not have.
+    Raises `IllegalEvent`, with nothing changed, if `version` is not the next one or if the rules do not allow the event.
     """
     event = draft.event
-    handler = _HANDLERS.get(type(event))
-    if handler is None or version != run.version + 1:
+    if version != run.version + 1:
         raise IllegalEvent(f"{kind_of(event)} cannot be version {version} after {run.version}")
-    handler(plan, run, version, event)
+    slot = admit(plan, run, event)
+    _HANDLERS[type(event)](plan, run, slot, version, event)
     run.version = version
     run.at = draft.at
     return run
 
 
-def _enter(plan: Plan, run: RunState, event: Any) -> int:
-    """Check an owned task event against the table and move its task; give its slot."""
-    if event.claim != run.claim or run.phase is not CLAIMED:
-        raise IllegalEvent(
-            f"{kind_of(event)} bears claim {event.claim}, in force is {run.claim} ({run.phase.name})"
-        )
-    try:
-        slot = run.slot(event.task)
-    except (LookupError, TypeError) as error:
-        raise IllegalEvent(f"{kind_of(event)}: the run has no task {event.task}") from error
-    before = Status(run.status[slot])
-    after = outcome_of(event)
-    if after not in TASK.get((type(event), before), ()):
-        raise IllegalEvent(f"{kind_of(event)}: task {event.task} is {before.name}, not to be {after.name}")
-    if before is Status.PENDING and run.waiting[slot]:
-        raise IllegalEvent(f"{kind_of(event)}: task {event.task} waits for {run.waiting[slot]} upstreams")
-    attempt = getattr(event, "attempt", None)
-    current = run.attempt[slot] + (type(event) is TaskStarted)
-    if attempt is not None and attempt != current:
-        raise IllegalEvent(f"{kind_of(event)}: attempt {attempt} of task {event.task}, which is at {current}")
-    if slot in plan.mapped and type(event) in (TaskStarted, TaskReused):
-        raise IllegalEvent(f"{kind_of(event)}: task {event.task} is mapped, its children are what runs")
-    if before is Status.RUNNING:
-        run.running -= 1
-    run.status[slot] = after
-    return slot
-
-
-def _started(plan: Plan, run: RunState, version: int, event: TaskStarted) -> None:
-    task = event.task
-    if (
-        len(task) == 1
-        and event.claim == run.claim
-        and run.phase is CLAIMED
-        and 0 <= task[0] < len(plan.nodes)
-    ):
-        slot = task[0]  # the common case, spelled out: a plain node
-        if (
-            run.status[slot] != PENDING
-            or run.waiting[slot]
-            or event.attempt != run.attempt[slot] + 1
-            or slot in plan.mapped
-        ):
-            slot = _enter(plan, run, event)
-        else:
-            run.status[slot] = RUNNING
-    else:
-        slot = _enter(plan, run, event)
+def _started(plan: Plan, run: RunState, slot: int, version: int, event: TaskStarted) -> None:
+    run.status[slot] = _RUNNING
     run.attempt[slot] = event.attempt
     run.started[slot] = version
     run.running += 1
@@ -129,68 +70,56 @@ def _started(plan: Plan, run: RunState, version: int, event: TaskStarted) -> Non
     _take_due(run)
 
 
-def _succeeded(plan: Plan, run: RunState, version: int, event: TaskSucceeded) -> None:
-    task = event.task
-    if (
-        len(task) == 1
-        and event.claim == run.claim
-        and run.phase is CLAIMED
-        and 0 <= task[0] < len(plan.nodes)
-    ):
-        slot = task[0]
-        if run.status[slot] != RUNNING or event.attempt != run.attempt[slot]:
-            slot = _enter(plan, run, event)
-        else:
-            run.status[slot] = SUCCEEDED
-            run.running -= 1
-    else:
-        slot = _enter(plan, run, event)
+def _succeeded(plan: Plan, run: RunState, slot: int, version: int, event: TaskSucceeded) -> None:
+    run.status[slot] = _SUCCEEDED
+    run.running -= 1
     run.source[slot] = version
     if run.crashes:
         run.crashes.pop(slot, None)
-    _finished(plan, run, slot)
+    _finished(plan, run, slot, 0, 0)
 
 
-def _ended(plan: Plan, run: RunState, version: int, event: TaskReused | TaskSkipped | TaskBlocked) -> None:
-    slot = _enter(plan, run, event)
-    run.source[slot] = version
-    _take_due(run)
-    _finished(plan, run, slot)
+def _ended(
+    plan: Plan, run: RunState, slot: int, version: int, event: TaskReused | TaskSkipped | TaskBlocked
+) -> None:
+    _end(plan, run, slot, version, outcome_of(event))
 
 
-def _failed(plan: Plan, run: RunState, version: int, event: TaskFailed) -> None:
-    slot = _enter(plan, run, event)
+def _failed(plan: Plan, run: RunState, slot: int, version: int, event: TaskFailed) -> None:
     run.failures[slot] = run.failures.get(slot, 0) + 1
     run.crashes.pop(slot, None)
     if event.retry_at is None:
-        run.source[slot] = version
-        _take_due(run)
-        _finished(plan, run, slot)
+        _end(plan, run, slot, version, outcome_of(event))
     else:
+        _leave(run, slot, Status.RETRYING)
         run.retry_at[slot] = event.retry_at
         heappush(run.timers, (event.retry_at, slot))
 
 
-def _abandoned(plan: Plan, run: RunState, version: int, event: TaskAbandoned) -> None:
-    slot = _enter(plan, run, event)
+def _abandoned(plan: Plan, run: RunState, slot: int, version: int, event: TaskAbandoned) -> None:
+    _leave(run, slot, Status.PENDING)
     if event.reason in CRASHES:
         run.crashes[slot] = run.crashes.get(slot, 0) + 1
     run.due.append(slot)
 
 
-def _mapped(plan: Plan, run: RunState, version: int, event: TaskMapped) -> None:
-    width = event.width
-    if event.task[0] not in plan.mapped or len(event.task) > 1 or width < 0:
-        raise IllegalEvent(f"{kind_of(event)}: task {event.task} is not to have {width} children")
-    limit = width_max(plan, run, event.task[0])
-    if limit is not None and width > limit:
-        raise IllegalEvent(f"{kind_of(event)}: task {event.task} can have {limit} children, not {width}")
-    base = len(run.status)
-    if base + width > SLOTS_MAX:
-        raise IllegalEvent(
-            f"{kind_of(event)}: the run would have {base + width} tasks, more than {SLOTS_MAX}"
-        )
-    slot = _enter(plan, run, event)
+def _end(plan: Plan, run: RunState, slot: int, version: int, after: Status) -> None:
+    _leave(run, slot, after)
+    run.source[slot] = version
+    _take_due(run)
+    _finished(plan, run, slot, _FAILED[after], after == _SKIPPED)
+
+
+def _leave(run: RunState, slot: int, after: Status) -> None:
+    """Give a task its next status; if it was running it no longer is."""
+    if run.status[slot] == _RUNNING:
+        run.running -= 1
+    run.status[slot] = after
+
+
+def _mapped(plan: Plan, run: RunState, slot: int, version: int, event: TaskMapped) -> None:
+    base, width = len(run.status), event.width
+    run.status[slot] = Status.MAPPED
     run.source[slot] = version
     run.maps[slot] = children = MapState(base, width, width)
     run.status += bytes(width)
@@ -253,22 +182,20 @@ def _done(run: RunState, slot: int) -> bool:
     return children.open == 0 if children is not None else bool(_FINISHED[run.status[slot]])
 
 
-def _finished(plan: Plan, run: RunState, slot: int) -> None:
-    """Tell those who waited for this task's end."""
-    status = run.status[slot]
-    failed, skipped = _FAILED[status], status == SKIPPED
+def _finished(plan: Plan, run: RunState, slot: int, failed: int, skipped: int) -> None:
+    """Inform those that wait for the end of this task: (failed, skipped) is how it counts for them."""
     parent = run.parent[slot]
     if parent >= 0:
         _child_finished(plan, run, parent, slot, failed, skipped)
-    else:
-        run.open -= 1
-        _tell_consumers(plan, run, slot, failed, skipped)
-        if plan.each:
-            for consumer in plan.each.get(slot, ()):  # a mapped task that got no children
-                _tell(run, consumer, failed, skipped)
+        return
+    run.open -= 1
+    _tell_downstream(plan, run, slot, failed, skipped)
+    if plan.each:
+        for consumer in plan.each.get(slot, ()):  # a mapped task that got no children
+            _tell(run, consumer, failed, skipped)
 
 
-def _tell_consumers(plan: Plan, run: RunState, slot: int, failed: int, skipped: int) -> None:
+def _tell_downstream(plan: Plan, run: RunState, slot: int, failed: int, skipped: int) -> None:
     waiting = run.waiting
     for consumer in plan.whole[slot]:
         if failed:
@@ -311,13 +238,13 @@ def _child_finished(plan: Plan, run: RunState, parent: int, slot: int, failed: i
 def _map_done(plan: Plan, run: RunState, slot: int) -> None:
     run.open -= 1
     children = run.maps[slot]
-    _tell_consumers(plan, run, slot, children.failed, children.skipped)
+    _tell_downstream(plan, run, slot, children.failed, children.skipped)
 
 
 def _take_due(run: RunState) -> None:
     """Move the head of the queue past what is no longer due; amortised O(1) an event."""
     due, head, status = run.due, run.due_head, run.status
-    while head < len(due) and status[due[head]] != PENDING:
+    while head < len(due) and status[due[head]] != _PENDING:
         head += 1
     if head > 1024 and head * 2 > len(due):
         del due[:head]
@@ -334,17 +261,8 @@ def _take_timers(run: RunState, slot: int) -> None:
         heappop(timers)
 
 
-def _turn(run: RunState, event: Event) -> None:
-    after = RUN.get((type(event), run.phase))
-    if after is None:
-        raise IllegalEvent(f"{kind_of(event)}: the run is {run.phase.name}")
-    if isinstance(event, RunReleased | RunFinished) and event.claim != run.claim:
-        raise IllegalEvent(f"{kind_of(event)} bears claim {event.claim}, in force is {run.claim}")
-    run.phase = after
-
-
-def _run_started(plan: Plan, run: RunState, version: int, event: RunStarted) -> None:
-    _turn(run, event)
+def _run_started(plan: Plan, run: RunState, _slot: int, version: int, event: RunStarted) -> None:
+    run.phase = RUN[RunStarted, run.phase]
     run.flow, run.durability, run.origin = event.flow, event.durability, event.origin
     run.labels = dict(event.labels)
     for slot in plan.parameters:
@@ -353,23 +271,21 @@ def _run_started(plan: Plan, run: RunState, version: int, event: RunStarted) -> 
     run.due += [slot for slot in plan.tasks if not run.waiting[slot]]
 
 
-def _run_claimed(plan: Plan, run: RunState, version: int, event: RunClaimed) -> None:
-    _turn(run, event)
+def _run_claimed(plan: Plan, run: RunState, _slot: int, version: int, event: RunClaimed) -> None:
+    run.phase = RUN[RunClaimed, run.phase]
     run.claim, run.flow = version, event.flow
 
 
-def _run_released(plan: Plan, run: RunState, version: int, event: RunReleased) -> None:
-    _turn(run, event)
+def _run_released(plan: Plan, run: RunState, _slot: int, version: int, event: RunReleased) -> None:
+    run.phase = RUN[RunReleased, run.phase]
 
 
-def _run_finished(plan: Plan, run: RunState, version: int, event: RunFinished) -> None:
-    if run.open:
-        raise IllegalEvent(f"{kind_of(event)}: {run.open} tasks of the run have not finished")
-    _turn(run, event)
+def _run_finished(plan: Plan, run: RunState, _slot: int, version: int, event: RunFinished) -> None:
+    run.phase = RUN[RunFinished, run.phase]
     run.outcome = event.outcome
 
 
-_HANDLERS: Final[dict[type, Callable[[Plan, RunState, int, Any], None]]] = {
+_HANDLERS: Final[dict[type, Callable[[Plan, RunState, int, int, Any], None]]] = {
     TaskStarted: _started,
     TaskSucceeded: _succeeded,
     TaskFailed: _failed,

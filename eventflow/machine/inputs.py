@@ -13,8 +13,7 @@ from typing import Any
 from eventflow.events import Source
 from eventflow.graph import Arg, Const, DictOf, ListOf, Ref, Subscript, TupleOf
 from eventflow.machine.plan import Plan
-from eventflow.machine.rules import Status
-from eventflow.machine.state import RunState
+from eventflow.machine.state import RunState, Status
 
 __all__ = ["Leaf", "bind", "causes", "leaf_of", "leaves", "sources", "width_max"]
 

@@ -91,7 +91,7 @@ class Plan:
         self.whole = [[] for _ in nodes]
         self.each = {}
         self.element = {}
-        self.plain = [None] * len(nodes)
+        self.plain = [() if i in self.parameters else None for i in range(len(nodes))]
         self.upstreams = [()] * len(nodes)
         for i, node in self.tasks.items():
             if node.mapped:

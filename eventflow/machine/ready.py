@@ -12,8 +12,8 @@ import msgspec
 
 from eventflow.graph import Ref
 from eventflow.machine.plan import Plan
-from eventflow.machine.rules import FAILED, Phase, Status, Verdict, judge
-from eventflow.machine.state import RunState
+from eventflow.machine.rules import Verdict, judge
+from eventflow.machine.state import FAILED, Phase, RunState, Status
 
 __all__ = ["Due", "ready"]
 

@@ -1,19 +1,20 @@
-"""Which event may follow which: every legal transition, in two tables.
+"""Which event may follow which. Everything that decides whether an event is legal is in this file.
 
-`TASK` is read as "in this status, this happens, and the status becomes that"; `RUN` likewise for the
-run as a whole.  Nothing else in the engine decides legality: `evolve` looks here, `decide` emits only
-what stands here (a property test holds it to that), and the diagrams in the docs are drawn from here.
+Three tables hold the transitions: `TASK` of a task that runs, `MAPPED_TASK` of a task that is mapped over something, and
+`RUN` of the run as a whole. Read a row as "if this event comes in this status, the status becomes that". Later features
+add rows (pause, queue, cancel, loop). The diagram in the docs is drawn from the tables.
 
-Later parts add rows (pause, queue, cancel, loop), not code.
+`admit` judges an event: by its table, by the claim in force, and by the facts that no table can hold (the attempt, the
+upstreams, the width of a map). `evolve` folds only events that `admit` accepts, and `decide` emits only those.
 
-`judge` is the other rule of this page: what the outcomes of its upstreams mean for a task.
+`judge` is the trigger: it says what the outcomes of the upstreams mean for a task.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import IntEnum
-from typing import Final
+from typing import Any, Final, NoReturn, TypeAlias
 
 from eventflow.events import (
     Event,
@@ -29,82 +30,64 @@ from eventflow.events import (
     TaskSkipped,
     TaskStarted,
     TaskSucceeded,
+    kind_of,
 )
+from eventflow.machine.inputs import width_max
+from eventflow.machine.plan import Plan
+from eventflow.machine.state import Phase, RunState, Status
 
 __all__ = [
     "CRASHES",
     "CRASHES_MAX",
-    "FAILED",
-    "FINISHED",
+    "MAPPED_TASK",
     "RUN",
     "SLOTS_MAX",
     "TASK",
     "IllegalEvent",
-    "Phase",
-    "Status",
     "Verdict",
+    "admit",
     "diagram",
     "judge",
     "outcome_of",
 ]
 
 SLOTS_MAX: Final = 4_000_000
-"""Tasks of one run, children included: some hundred bytes of memory each."""
+"""Tasks of one run, children included. Each takes some hundred bytes of memory."""
 
 CRASHES: Final = frozenset({"lost", "worker_lost"})
-"""Reasons of `TaskAbandoned` that say that an attempt took its process or its worker with it."""
+"""Reasons of `TaskAbandoned` that mean that an attempt ended together with its process or worker."""
 
 CRASHES_MAX: Final = 3
-"""So many interrupted attempts in a row, each by the death of its process, make a task `Crashed`."""
+"""After so many crashed attempts in a row a task is `CRASHED`."""
 
 
 class IllegalEvent(Exception):
-    """An event that the table does not allow where it came; the state is unchanged."""
-
-
-class Status(IntEnum):
-    """What is known of one task; `states` shows each as a class of PIN-4's tree."""
-
-    PENDING = 0
-    RUNNING = 1
-    RETRYING = 2
-    SUCCEEDED = 3
-    REUSED = 4
-    MAPPED = 5
-    SKIPPED = 6
-    FAILED = 7
-    TIMED_OUT = 8
-    BLOCKED = 9
-    CRASHED = 10
-
-
-class Phase(IntEnum):
-    """Where a run stands."""
-
-    NEW = 0
-    STARTED = 1
-    CLAIMED = 2
-    RELEASED = 3
-    FINISHED = 4
+    """The rules do not allow an event in the state to which it was given. The state is unchanged."""
 
 
 P, R, T = Status.PENDING, Status.RUNNING, Status.RETRYING
+Transitions: TypeAlias = Mapping[tuple[type[Event], Status], frozenset[Status]]
 
-_TASK: Final[dict[tuple[type[Event], Status], set[Status]]] = {
-    (TaskStarted, P): {R},
-    (TaskStarted, T): {R},
-    (TaskReused, P): {Status.REUSED},
-    (TaskMapped, P): {Status.MAPPED},
-    (TaskSkipped, P): {Status.SKIPPED},  # an upstream was skipped
-    (TaskSkipped, R): {Status.SKIPPED},  # its body said so
-    (TaskBlocked, P): {Status.BLOCKED},
-    (TaskFailed, P): {Status.FAILED},  # what it should map over is no list
-    (TaskFailed, R): {T, Status.FAILED, Status.TIMED_OUT, Status.CRASHED},
-    (TaskSucceeded, R): {Status.SUCCEEDED},
-    (TaskAbandoned, R): {P},
+TASK: Final[Transitions] = {
+    (TaskStarted, P): frozenset({R}),
+    (TaskStarted, T): frozenset({R}),
+    (TaskReused, P): frozenset({Status.REUSED}),
+    (TaskSkipped, P): frozenset({Status.SKIPPED}),  # an upstream was skipped
+    (TaskSkipped, R): frozenset({Status.SKIPPED}),  # its body raised Skip
+    (TaskBlocked, P): frozenset({Status.BLOCKED}),
+    (TaskFailed, R): frozenset({T, Status.FAILED, Status.TIMED_OUT, Status.CRASHED}),
+    (TaskSucceeded, R): frozenset({Status.SUCCEEDED}),
+    (TaskAbandoned, R): frozenset({P}),
 }
-TASK: Final = {key: frozenset(targets) for key, targets in _TASK.items()}
-"""(event, status before) → statuses it may lead to; which one, the event itself says (`outcome_of`)."""
+"""(event, status before) → the statuses that may follow; `outcome_of` says which of them the event names."""
+
+MAPPED_TASK: Final[Transitions] = {
+    (TaskMapped, P): frozenset({Status.MAPPED}),
+    (TaskSkipped, P): frozenset({Status.SKIPPED}),
+    (TaskBlocked, P): frozenset({Status.BLOCKED}),
+    (TaskFailed, P): frozenset({Status.FAILED}),  # it cannot be mapped over its inputs
+}
+"""The same for a mapped task. It has no body; its children do, and for them `TASK` holds."""
 
 RUN: Final[Mapping[tuple[type[Event], Phase], Phase]] = {
     (RunStarted, Phase.NEW): Phase.STARTED,
@@ -114,11 +97,9 @@ RUN: Final[Mapping[tuple[type[Event], Phase], Phase]] = {
     (RunReleased, Phase.CLAIMED): Phase.RELEASED,
     (RunFinished, Phase.CLAIMED): Phase.FINISHED,
 }
+"""(event, phase before) → the phase that follows."""
 
-FAILED: Final = frozenset({Status.FAILED, Status.TIMED_OUT, Status.BLOCKED, Status.CRASHED})
-FINISHED: Final = FAILED | {Status.SUCCEEDED, Status.REUSED, Status.MAPPED, Status.SKIPPED}
-
-_FIXED: Final[Mapping[type[Event], Status]] = {
+_OUTCOMES: Final[Mapping[type[Event], Status]] = {
     TaskStarted: Status.RUNNING,
     TaskReused: Status.REUSED,
     TaskMapped: Status.MAPPED,
@@ -127,20 +108,96 @@ _FIXED: Final[Mapping[type[Event], Status]] = {
     TaskSucceeded: Status.SUCCEEDED,
     TaskAbandoned: Status.PENDING,
 }
-_REASONS: Final = {"timed_out": Status.TIMED_OUT, "crashed": Status.CRASHED}
+_OUTCOMES_OF_REASONS: Final = {"timed_out": Status.TIMED_OUT, "crashed": Status.CRASHED}
 
 
 def outcome_of(event: Event) -> Status:
-    """The status that an event says it leads to; whether it may, the table says."""
+    """Return the status that an event about a task leads to, be it legal or not."""
     if isinstance(event, TaskFailed):
         if event.retry_at is not None:
             return Status.RETRYING
-        return _REASONS.get(event.reason, Status.FAILED)
-    return _FIXED[type(event)]
+        return _OUTCOMES_OF_REASONS.get(event.reason, Status.FAILED)
+    return _OUTCOMES[type(event)]
+
+
+def _masks(table: Transitions, kind: type[Event]) -> tuple[int, ...]:
+    """Return the rows of one kind: for each status before, a bit for each status that may follow."""
+    return tuple(sum(1 << after for after in table.get((kind, before), ())) for before in Status)
+
+
+_ATTEMPT_OF: Final = {TaskStarted: 1, TaskSucceeded: 0, TaskFailed: 0, TaskAbandoned: 0}
+"""Kinds that name an attempt → how much it is ahead of the task's last one."""
+
+_ROWS: Final[dict[type[Event], tuple[tuple[int, ...], tuple[int, ...], int | None]]] = {
+    kind: (_masks(TASK, kind), _masks(MAPPED_TASK, kind), _ATTEMPT_OF.get(kind))
+    for kind in (*_OUTCOMES, TaskFailed)
+}
+"""The tables of tasks by kind, as bits, since every event of every run is looked up here."""
+
+_CLAIMED: Final = Phase.CLAIMED
+
+
+def admit(plan: Plan, run: RunState, event: Any) -> int:
+    """Return the slot of the task that a legal event changes, or -1 for an event about the run.
+
+    Raises `IllegalEvent` if the event is not legal as the next one. Changes nothing.
+    """
+    kind = type(event)
+    row = _ROWS.get(kind)
+    if row is None:
+        _admit_to_run(run, event)
+        return -1
+    of_task, of_mapped, ahead = row
+    if event.claim != run.claim or run.phase is not _CLAIMED:
+        _refuse(event, f"has claim {event.claim}, in force is {run.claim} ({run.phase.name})")
+    task = event.task
+    slot: int = task[0] if len(task) == 1 and task[0] in plan.tasks else _slot_of(run, event)
+    outcomes = (of_mapped if slot in plan.mapped else of_task)[run.status[slot]]
+    if not outcomes or (kind is TaskFailed and not outcomes >> outcome_of(event) & 1):
+        before, after = Status(run.status[slot]), outcome_of(event)
+        _refuse(event, f"task {task} is {before.name} and cannot become {after.name}")
+    if run.waiting[slot]:
+        _refuse(event, f"task {task} waits for {run.waiting[slot]} upstreams")
+    if ahead is not None and event.attempt != run.attempt[slot] + ahead:
+        _refuse(event, f"attempt {event.attempt} of task {task}, which is at {run.attempt[slot]}")
+    if kind is TaskMapped:
+        _admit_width(plan, run, slot, event)
+    return slot
+
+
+def _slot_of(run: RunState, event: Any) -> int:
+    try:
+        return run.slot(event.task)
+    except (LookupError, TypeError) as error:
+        raise IllegalEvent(f"{kind_of(event)}: the run has no task {event.task}") from error
+
+
+def _refuse(event: Event, why: str) -> NoReturn:
+    raise IllegalEvent(f"{kind_of(event)}: {why}")
+
+
+def _admit_width(plan: Plan, run: RunState, slot: int, event: TaskMapped) -> None:
+    """Refuse more children than the inputs have elements, and more slots than a run may have."""
+    width, limit = event.width, width_max(plan, run, slot)
+    if width < 0 or (limit is not None and width > limit):
+        _refuse(event, f"task {event.task} can have {limit} children, not {width}")
+    slots = len(run.status) + width
+    if slots > SLOTS_MAX:
+        _refuse(event, f"the run would have {slots} tasks, more than {SLOTS_MAX}")
+
+
+def _admit_to_run(run: RunState, event: Event) -> None:
+    """Refuse an event about the run that is illegal in its phase, or that its owner did not write."""
+    if (type(event), run.phase) not in RUN:
+        _refuse(event, f"the run is {run.phase.name}")
+    if isinstance(event, RunReleased | RunFinished) and event.claim != run.claim:
+        _refuse(event, f"has claim {event.claim}, in force is {run.claim}")
+    if isinstance(event, RunFinished) and run.open:
+        _refuse(event, f"{run.open} tasks of the run have not finished")
 
 
 class Verdict(IntEnum):
-    """What a task's upstreams, all finished, mean for it."""
+    """The consequence of finished upstreams for a task."""
 
     RUN = 0
     SKIP = 1
@@ -148,10 +205,10 @@ class Verdict(IntEnum):
 
 
 def judge(failed: int, skipped: int) -> Verdict:
-    """The trigger `all_successful`, after skip propagation.
+    """Apply the trigger `all_successful`, after skip propagation.
 
-    Skip is looked at first, so one skipped and one failed upstream give a skip (the order that PIN-4's
-    runner had). A mapped upstream counts once for each of its children.
+    Skips come first: one skipped and one failed upstream give a skip, as in PIN-4's runner. A mapped upstream counts once
+    for each of its children.
     """
     if skipped:
         return Verdict.SKIP
@@ -159,10 +216,21 @@ def judge(failed: int, skipped: int) -> Verdict:
 
 
 def diagram() -> str:
-    """Both tables as one Mermaid state diagram."""
-    lines = ["stateDiagram-v2", "    state Task {", "        [*] --> PENDING"]
-    for (event, before), targets in TASK.items():
-        lines += [f"        {before.name} --> {after.name}: {event.__name__}" for after in sorted(targets)]
-    lines += ["    }", "    state Run {", "        [*] --> NEW"]
-    lines += [f"        {a.name} --> {b.name}: {event.__name__}" for (event, a), b in RUN.items()]
-    return "\n".join([*lines, "    }"])
+    """Return the tables as one Mermaid state diagram."""
+    lines = ["stateDiagram-v2"]
+    for name, table in (("Task", TASK), ("MappedTask", MAPPED_TASK)):
+        rows = [
+            (before.name, after.name, event)
+            for (event, before), targets in table.items()
+            for after in sorted(targets)
+        ]
+        lines += _composite(name, "PENDING", rows)
+    lines += _composite(
+        "Run", "NEW", [(before.name, after.name, event) for (event, before), after in RUN.items()]
+    )
+    return "\n".join(lines)
+
+
+def _composite(name: str, initial: str, rows: list[tuple[str, str, type[Event]]]) -> list[str]:
+    arrows = [f"        {before} --> {after}: {event.__name__}" for before, after, event in rows]
+    return [f"    state {name} {{", f"        [*] --> {initial}", *arrows, "    }"]

@@ -1,23 +1,54 @@
-"""How far a run is, in the smallest form that can be folded: statuses, counters and addresses.
+"""The state of one run in the smallest form that can be folded: statuses, counters and addresses.
 
-A *slot* is a task's dense number: nodes have the first ones, and each `TaskMapped` appends one for each
-child.  Every per-task fact is a column indexed by slot.  No result is kept here, only the version of
-the record that holds it, so this state is small, and cheap to snapshot.
+A *slot* is the dense number of a task. Nodes have the first slots; each `TaskMapped` appends one slot for each child.
+Every fact about a task is a column indexed by slot. Results are not kept here, only the version of the record that holds
+them, so the state is small and a snapshot of it is cheap.
 
-Only `evolve` changes it, in place, for its owner.
+Only `evolve` changes a state, in place, for its owner.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from enum import IntEnum
+from typing import Final
 
 import msgspec
 
 from eventflow.events import Address, Origin
 from eventflow.machine.plan import Plan
-from eventflow.machine.rules import FAILED, Phase, Status
 
-__all__ = ["MapState", "RunState"]
+__all__ = ["FAILED", "FINISHED", "MapState", "Phase", "RunState", "Status"]
+
+
+class Status(IntEnum):
+    """The status of one task. `states` shows each as a class of PIN-4's tree."""
+
+    PENDING = 0
+    RUNNING = 1
+    RETRYING = 2
+    SUCCEEDED = 3
+    REUSED = 4
+    MAPPED = 5
+    SKIPPED = 6
+    FAILED = 7
+    TIMED_OUT = 8
+    BLOCKED = 9
+    CRASHED = 10
+
+
+FAILED: Final = frozenset({Status.FAILED, Status.TIMED_OUT, Status.BLOCKED, Status.CRASHED})
+FINISHED: Final = FAILED | {Status.SUCCEEDED, Status.REUSED, Status.MAPPED, Status.SKIPPED}
+
+
+class Phase(IntEnum):
+    """The phase of a run."""
+
+    NEW = 0
+    STARTED = 1
+    CLAIMED = 2
+    RELEASED = 3
+    FINISHED = 4
 
 
 class MapState(msgspec.Struct):
@@ -37,7 +68,7 @@ class RunState(msgspec.Struct):
     phase: Phase
     version: int
     at: int
-    """The last record's moment, microseconds UTC."""
+    """Moment of the last record, microseconds UTC."""
     claim: int
     """Version of the `RunClaimed` in force; 0 before the first."""
     flow: str
@@ -53,35 +84,35 @@ class RunState(msgspec.Struct):
 
     status: bytearray
     waiting: list[int]
-    """Upstreams still to finish."""
+    """Upstreams that have not finished."""
     failed: list[int]
-    """Upstreams that failed, children of mapped ones counted one by one."""
+    """Upstreams that failed. Of a mapped upstream each child counts."""
     skipped: list[int]
     attempt: list[int]
     started: list[int]
     """Version of the last `TaskStarted`."""
     source: list[int]
-    """Version of the record that ended the task: the address of its result."""
+    """Version of the record that ended the task, which is the address of its result."""
     parent: list[int]
-    """Slot of the mapped task a child belongs to; -1 for a node."""
+    """Slot of the mapped task that a child belongs to; -1 for a node."""
 
     maps: dict[int, MapState]
     failures: dict[int, int]
-    """Attempts that failed, which is what `retries` limits."""
+    """Attempts that failed; `retries` limits them."""
     crashes: dict[int, int]
-    """Attempts in a row lost with their process."""
+    """Attempts in a row that were lost with their process."""
     retry_at: dict[int, int]
     due: list[int]
-    """Slots whose upstreams have finished, oldest first; those before `due_head` were taken."""
+    """Slots whose upstreams have finished, oldest first; those before `due_head` are no longer due."""
     due_head: int
     due_gone: int
-    """Slots that were in `due` before its first one."""
+    """How many slots were cut off at the head of `due`."""
     timers: list[tuple[int, int]]
-    """Heap of (retry_at, slot); entries whose slot no longer waits for that moment are void."""
+    """Heap of (retry_at, slot). An entry is void if `retry_at` has another moment for its slot."""
 
     @classmethod
     def initial(cls, plan: Plan) -> RunState:
-        """The state before the first record."""
+        """Return the state before the first record."""
         count = len(plan.nodes)
         return cls(
             phase=Phase.NEW, version=0, at=0, claim=0, flow="", durability="", labels={}, origin=None,
@@ -92,7 +123,7 @@ class RunState(msgspec.Struct):
         )  # fmt: skip
 
     def slot(self, address: Address) -> int:
-        """The slot of an address; `KeyError` or `IndexError` when the run has no such task."""
+        """Return the slot of an address; raises `KeyError` or `IndexError` if the run has no such task."""
         slot = address[0]
         if len(address) == 1:
             if not 0 <= slot < len(self.status) or self.parent[slot] >= 0:
@@ -106,20 +137,20 @@ class RunState(msgspec.Struct):
         return slot
 
     def address(self, slot: int) -> Address:
-        """The address of a slot."""
+        """Return the address of a slot."""
         parent = self.parent[slot]
         if parent < 0:
             return (slot,)
         return (*self.address(parent), slot - self.maps[parent].base)
 
     def node(self, slot: int) -> int:
-        """The node that a slot belongs to, itself or by its mapped ancestors."""
+        """Return the node of a slot: the slot itself, or that of its mapped ancestors."""
         while self.parent[slot] >= 0:
             slot = self.parent[slot]
         return slot
 
     def ends(self, slot: int) -> tuple[int, int]:
-        """How a finished task counts for its consumers: (failed, skipped), a map by its children."""
+        """Return how a finished task counts for those downstream: (failed, skipped). A map counts its children."""
         status = self.status[slot]
         if status == Status.MAPPED:
             children = self.maps[slot]
@@ -127,10 +158,10 @@ class RunState(msgspec.Struct):
         return int(status in FAILED), int(status == Status.SKIPPED)
 
     def active(self) -> Iterator[int]:
-        """Slots of tasks that are running."""
+        """Return the slots of tasks that are running."""
         return (slot for slot, status in enumerate(self.status) if status == Status.RUNNING)
 
     def name(self, plan: Plan, slot: int) -> str:
-        """The task's name for people, e.g. `enrich[3]`."""
+        """Return the name of a task for people, e.g. `enrich[3]`."""
         node, *path = self.address(slot)
         return plan.nodes[node].name + "".join(f"[{index}]" for index in path)

@@ -15,6 +15,7 @@ from contextlib import suppress
 from logging import getLogger
 from typing import Final
 
+from eventflow.events import RunClaimed, RunStarted
 from eventflow.machine import Phase
 from eventflow.machine.commands import AbandonTask, ClaimRun, ReleaseRun, StartRun
 from eventflow.ports import Conflict, EventLog, OutcomeUnknown, Ticket, World, Write
@@ -74,7 +75,7 @@ class RunWriter:
             claim_round.add(self._start_run())
             claim_round.values.extend(request.beside)
         owner, environment = self._world.new_id(), ownership.environment(request.entry)
-        claim_round.add(ClaimRun(owner, environment, graph.digest))
+        claim_round.add(ClaimRun(RunClaimed(owner=owner, environment=environment, flow=graph.digest)))
         for slot in list(run.active()):
             claim_round.add(AbandonTask(slot, run.attempt[slot], "lost"))
         if is_new:
@@ -84,15 +85,16 @@ class RunWriter:
 
     def _start_run(self) -> StartRun:
         request = self._request
-        return StartRun(
-            self._view.plan.graph.digest,
-            request.parameters,
-            request.durability,
-            request.labels,
-            request.origin,
-            request.entry,
-            request.why,
+        event = RunStarted(
+            flow=self._view.plan.graph.digest,
+            parameters=request.parameters,
+            durability=request.durability,
+            labels=request.labels,
+            origin=request.origin,
+            entry=request.entry,
+            why=request.why,
         )
+        return StartRun(event)
 
     # -- rounds -----------------------------------------------------------------------------------
 

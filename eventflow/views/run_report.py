@@ -15,7 +15,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from eventflow.machine.rules import FAILED, FINISHED
+from eventflow.machine import FAILED, FINISHED
 from eventflow.states import Failed
 from eventflow.views.run import RunFacts, RunView
 from eventflow.views.run_states import STATES, RunStates

@@ -8,7 +8,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventflow.events import Draft, Failure, Origin
+from eventflow.events import Draft, Failure, Origin, RunClaimed, RunStarted
 from eventflow.graph import ListOf, Ref
 from eventflow.machine import (
     AbandonTask,
@@ -85,14 +85,14 @@ def _commands(draw: st.DrawFn, plan: Plan, run: RunState) -> Command:
         case "reuse":
             return ReuseTask(slot, PAYLOAD, Origin("run/old", 3), "fork")
         case _:
-            return draw(
-                st.sampled_from(
-                    [ClaimRun("me", {}, "f"), ClaimRun("you", {}, "f"), ReleaseRun("x"), FinishRun(), BIRTH]
-                )
-            )
+            return draw(st.sampled_from([_claim("me"), _claim("you"), ReleaseRun("x"), FinishRun(), BIRTH]))
 
 
-BIRTH = StartRun("f", {"p": PAYLOAD}, "full", {})
+def _claim(owner: str) -> ClaimRun:
+    return ClaimRun(RunClaimed(owner=owner, environment={}, flow="f"))
+
+
+BIRTH = StartRun(RunStarted(flow="f", parameters={"p": PAYLOAD}, durability="full"))
 
 
 def _drafts(data: st.DataObject, view: RunView) -> list[Draft]:
@@ -104,7 +104,7 @@ def _drafts(data: st.DataObject, view: RunView) -> list[Draft]:
     commands: list[Command] = [
         data.draw(st.sampled_from([BIRTH, FinishRun(), StartTask(0)])),
         BIRTH,
-        ClaimRun("me", {}, "f"),
+        _claim("me"),
     ]
     for turn in range(data.draw(st.integers(3, 40))):
         command = commands[turn] if turn < 3 else data.draw(_commands(plan, run))

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 import eventflow.machine as machine_package
-from eventflow.machine import Due, MapTask, StartTask, SucceedTask
+from eventflow.machine import Due, StartTask, SucceedTask
+from eventflow.machine.decide import decide
 from eventflow.machine.ready import ready
-from tests.unit.machines import PAYLOAD, Machine, mapped, task
+from tests.unit.machines import PAYLOAD, Machine, machine, mapped, task
 
 SMALL, LARGE = 100, 100_000
 ENGINE = str(Path(machine_package.__file__).parent)
 
 
 def operations(call: Callable[[], Any]) -> int:
-    """How many bytecodes of the engine's a call takes; what else Python may do meanwhile is not counted."""
+    """How many bytecodes of the engine a call takes; other code is not counted."""
     count = 0
 
     def trace(frame: FrameType, event: str, _: Any) -> Any:
@@ -56,81 +58,87 @@ class Counting(list[int]):
         return super().__getitem__(index)
 
 
-def one_round(machine: Machine, slot: int) -> int:
+def one_round(m: Machine, name: str) -> int:
     """Operations to ask what is due, start a task, and fold its success."""
+    slot = m.slot(name)
+    start = StartTask(slot)
+    success = SucceedTask(slot, 1, PAYLOAD)
 
     def work() -> None:
-        due: Due = ready(machine.plan, machine.run, machine.now, 1)
+        due: Due = ready(m.plan, m.run, m.now, 1)
         assert due.start == [slot]
-        machine.do(StartTask(slot))
-        assert machine.do(SucceedTask(slot, 1, PAYLOAD))
+        for command in (start, success):
+            (event,) = decide(m.plan, m.run, command, m.now)
+            m.fold(event)
 
     return operations(work)
 
 
-def quietly(machine: Machine, slots: Any) -> None:
-    """Bring tasks to their end, uncounted."""
-    for slot in slots:
-        machine.do(StartTask(slot))
-        machine.do(SucceedTask(slot, 1, PAYLOAD))
+class Shape(NamedTuple):
+    """A run that is driven task by task, in the order of `names`."""
+
+    m: Machine
+    names: list[str]
+
+    def rounds(self, begun: int) -> list[int]:
+        """Bring tasks to their end, uncounted; then count some rounds."""
+        self.m.succeed(*self.names[:begun])
+        return [one_round(self.m, name) for name in self.names[begun : begun + 5]]
 
 
-def chain(count: int, begun: int) -> tuple[Machine, int]:
-    """A chain that has come so far."""
-    machine = Machine(task(), *[task(i) for i in range(count - 1)])
-    quietly(machine, range(begun))
-    return machine, begun
+def chain(count: int) -> Shape:
+    """Tasks one after the other."""
+    names = [f"n{i}" for i in range(count)]
+    downstream = {name: task(up) for up, name in pairwise(names)}
+    return Shape(machine(n0=task(), **downstream), names)
 
 
-def fan_out(count: int, begun: int) -> tuple[Machine, int]:
-    """Tasks side by side behind one, and a sum of them all."""
-    machine = Machine(task(), *[task(0) for _ in range(count)], task(*range(1, 7)))
-    quietly(machine, range(begun))
-    return machine, begun
+def fan_out(count: int) -> Shape:
+    """Tasks side by side behind one, and a sum of some of them."""
+    names = [f"n{i}" for i in range(count)]
+    behind = {name: task("first") for name in names}
+    return Shape(machine(first=task(), **behind, sum=task(*names[:6])), ["first", *names])
 
 
-def map_of_map(count: int, begun: int) -> tuple[Machine, int]:
+def map_of_map(count: int) -> Shape:
     """The children of one mapped task, with another map behind them."""
-    machine = Machine(task(), mapped(0), mapped(1))
-    machine.succeed(0)
-    machine.do(MapTask(1, count))
-    quietly(machine, range(3, 3 + begun))
-    return machine, 3 + begun
+    m = machine(list=task(), first=mapped("list"), second=mapped("first"))
+    m.succeed("list")
+    m.map("first", count)
+    return Shape(m, [f"first[{i}]" for i in range(count)])
 
 
 @pytest.mark.parametrize("shape", [chain, fan_out, map_of_map])
-def test_operations_per_event_do_not_grow(shape: Callable[[int, int], tuple[Machine, int]]) -> None:
-    """A round in a run of 100,000 takes exactly what it takes in a run of 100."""
-    small = [one_round(machine, slot + i) for machine, slot in [shape(SMALL, 33)] for i in range(5)]
-    large = [one_round(machine, slot + i) for machine, slot in [shape(LARGE, 33)] for i in range(5)]
+def test_operations_per_event_do_not_grow(shape: Callable[[int], Shape]) -> None:
+    """A round in a run of 100,000 takes exactly as many operations as in a run of 100."""
+    small = shape(SMALL).rounds(33)
+    large = shape(LARGE).rounds(33)
     assert sum(small) > 500, "nothing was counted"
     assert large == small
 
 
 @pytest.mark.parametrize("shape", [chain, fan_out, map_of_map])
-def test_operations_per_event_do_not_grow_with_what_has_finished(
-    shape: Callable[[int, int], tuple[Machine, int]],
-) -> None:
-    """After 30,000 tasks a round takes what it took after 30 (and one look whether to cut the queue)."""
-    early = [one_round(machine, slot + i) for machine, slot in [shape(SMALL, 30)] for i in range(5)]
-    late = [one_round(machine, slot + i) for machine, slot in [shape(LARGE, 30_000)] for i in range(5)]
+def test_operations_per_event_do_not_grow_with_what_has_finished(shape: Callable[[int], Shape]) -> None:
+    """After 30,000 tasks a round takes as many as after 30 (and one look whether to cut the queue)."""
+    early = shape(SMALL).rounds(30)
+    late = shape(LARGE).rounds(30_000)
     assert max(late) <= max(early) + 16
 
 
 def test_asking_when_nothing_is_due_does_not_grow() -> None:
-    """With everything started, what is owed costs the same to find out, however much runs."""
-    found = []
+    """With everything started, finding out what is due costs the same, however many tasks run."""
+    counts = []
     for count in (SMALL, LARGE):
-        machine = Machine(*[task() for _ in range(count)])
-        for slot in range(count):
-            machine.do(StartTask(slot))
-        found.append(operations(lambda machine=machine: ready(machine.plan, machine.run, 0, 0)))
-    assert found[0] == found[1]
+        m = machine(**{f"n{i}": task() for i in range(count)})
+        m.start(*m.plan.graph.index)
+        counts.append(operations(lambda m=m: ready(m.plan, m.run, 0, 0)))
+    assert counts[0] == counts[1]
 
 
 def test_the_queue_is_not_walked_from_its_beginning() -> None:
-    """What was taken from the queue of due tasks is not looked at again, not even by a loop in C."""
-    machine, slot = fan_out(LARGE, 30_000)
-    machine.run.due = queue = Counting(machine.run.due)
-    assert ready(machine.plan, machine.run, machine.now, 1).start == [slot]
+    """Tasks that were taken from the queue of due tasks are not looked at again, not even by a loop in C."""
+    m, names = fan_out(LARGE)
+    m.succeed(*names[:30_000])
+    m.run.due = queue = Counting(m.run.due)
+    assert ready(m.plan, m.run, m.now, 1).start == [m.slot(names[30_000])]
     assert queue.touched <= 3

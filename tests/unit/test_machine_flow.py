@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from eventflow.events import Failure, RunFinished, TaskAbandoned, TaskFailed, TaskMapped, TaskStarted
-from eventflow.graph import DictOf, Input, ListOf, Policy, Ref, TupleOf
+from eventflow.events import RunFinished, TaskAbandoned, TaskFailed, TaskMapped, TaskStarted
+from eventflow.graph import DictOf, ListOf, Policy, TupleOf
 from eventflow.machine import (
     AbandonTask,
-    BlockTask,
     ClaimRun,
     FailTask,
     FinishRun,
+    IllegalEvent,
     MapTask,
     Phase,
     ReleaseRun,
@@ -19,43 +19,36 @@ from eventflow.machine import (
     StartTask,
     Status,
     SucceedTask,
-    causes,
-    sources,
 )
-from eventflow.machine.rules import CRASHES_MAX, SLOTS_MAX, IllegalEvent, Verdict, judge
-from tests.unit.machines import CONST, PAYLOAD, Machine, mapped, parameter, task
-
-FAILURE = Failure(type="E", message="m")
-
-
-def fail(machine: Machine, slot: int) -> None:
-    """Start a task and let it fail for good."""
-    machine.do(StartTask(slot))
-    assert machine.do(FailTask(slot, machine.run.attempt[slot], FAILURE, "raised"))
-
+from eventflow.machine.rules import CRASHES_MAX, SLOTS_MAX, Verdict, judge
+from tests.unit.machines import CONST, FAILURE, claimed, machine, mapped, parameter, ref, task, whole
 
 # ── plain tasks ──────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_a_task_is_due_when_all_its_upstreams_have_finished() -> None:
     """Each upstream counts once, however often it is taken, and parameters are always there."""
-    machine = Machine(parameter("p"), task(0), task(1, 1, 0), task(after=(1,)), task(2, after=(3,)))
-    assert machine.due.start == [1]
-    machine.succeed(1)
-    assert machine.due.start == [2, 3]
-    machine.succeed(3)
-    assert machine.due.start == [2]
-    machine.succeed(2)
-    assert machine.due.start == [4]
+    m = machine(
+        p=parameter(),
+        a=task("p"),
+        b=task("a", "a", "p"),
+        c=task(after=["a"]),
+        d=task("b", after=["c"]),
+    )
+    assert m.due.start == ["a"]
+    m.succeed("a")
+    assert m.due.start == ["b", "c"]
+    m.succeed("c")
+    assert m.due.start == ["b"]
+    m.succeed("b")
+    assert m.due.start == ["d"]
 
 
 def test_a_limit_on_starts() -> None:
     """No more starts than there is room for, oldest first."""
-    from eventflow.machine.ready import ready
-
-    machine = Machine(task(), task(), task())
-    assert ready(machine.plan, machine.run, 0, 2).start == [0, 1]
-    assert ready(machine.plan, machine.run, 0, 0).start == []
+    m = machine(a=task(), b=task(), c=task())
+    assert m.due_within(2).start == ["a", "b"]
+    assert m.due_within(0).start == []
 
 
 @pytest.mark.parametrize(
@@ -63,57 +56,54 @@ def test_a_limit_on_starts() -> None:
     [(0, 0, Verdict.RUN), (1, 0, Verdict.BLOCK), (0, 1, Verdict.SKIP), (2, 1, Verdict.SKIP)],
 )
 def test_skip_comes_before_failure(failed: int, skipped: int, verdict: Verdict) -> None:
-    """One skipped upstream beside failed ones gives a skip."""
+    """One skipped upstream in addition to failed ones gives a skip."""
     assert judge(failed, skipped) == verdict
-    machine = Machine(*[task() for _ in range(3)], task(0, 1, 2))
-    for slot in range(3):
-        if slot < failed:
-            fail(machine, slot)
-        elif slot < failed + skipped:
-            machine.do(StartTask(slot))
-            machine.do(SkipTask(slot, "r", 1))
-        else:
-            machine.succeed(slot)
-    due = machine.due
-    assert {Verdict.RUN: due.start, Verdict.BLOCK: due.block, Verdict.SKIP: due.skip}[verdict] == [3]
+    upstreams = ["a", "b", "c"]
+    m = machine(a=task(), b=task(), c=task(), sum=task(*upstreams))
+    m.fail(*upstreams[:failed])
+    m.skip(*upstreams[failed : failed + skipped])
+    m.succeed(*upstreams[failed + skipped :])
+    due = m.due
+    assert {Verdict.RUN: due.start, Verdict.BLOCK: due.block, Verdict.SKIP: due.skip}[verdict] == ["sum"]
 
 
 def test_blocking_and_skipping_go_on_downstream() -> None:
-    """What is blocked blocks, what is skipped skips, to the end of the run."""
-    machine = Machine(task(), task(0), task(1))
-    fail(machine, 0)
-    machine.do(BlockTask(1, "m"))
-    assert machine.due.block == [2]
-    machine.do(BlockTask(2, "m"))
-    assert machine.due.finished
-    (event,) = machine.do(FinishRun("n0 failed: m"))
+    """A blocked task blocks, a skipped task skips, to the end of the run."""
+    m = machine(a=task(), b=task("a"), c=task("b"))
+    m.fail("a")
+    m.block("b")
+    assert m.due.block == ["c"]
+    m.block("c")
+    assert m.due.finished
+    (event,) = m.do(FinishRun, message="a failed: m")
     assert isinstance(event, RunFinished)
-    assert (event.outcome, event.message) == ("failed", "n0 failed: m")
+    assert (event.outcome, event.message) == ("failed", "a failed: m")
 
 
 def test_the_causes_of_a_failure_are_the_tasks_that_failed_by_themselves_in_order_of_time() -> None:
-    """Through triggers that refused and maps, only from what is asked about, also where an input is one child."""
-    machine = Machine(task(), task(), mapped(0), task(2, 1), task(3), task())
-    machine.succeed(0)
-    machine.do(MapTask(2, 3))
-    fail(machine, 8)
-    fail(machine, 5)  # nothing that is asked about waits for it
-    fail(machine, 1)
-    fail(machine, 6)
-    machine.succeed(7)
-    for slot in (3, 4):
-        machine.do(BlockTask(slot, "m"))
-    assert causes(machine.plan, machine.run, [4]) == [8, 1, 6]
-    assert causes(machine.plan, machine.run, [4, 5]) == [8, 5, 1, 6]
-    assert causes(machine.plan, machine.run, [2]) == [8, 6]
-    assert causes(machine.plan, machine.run, [0, 7]) == []
+    """Through triggers that refused and maps, only of the tasks in question, also where an input is one child."""
+    m = machine(
+        list=task(), lone=task(), map=mapped("list"), sum=task("map", "lone"), end=task("sum"), aside=task()
+    )
+    m.succeed("list")
+    m.map("map", 3)
+    m.fail("map[2]")
+    m.fail("aside")  # no task in question waits for it
+    m.fail("lone")
+    m.fail("map[0]")
+    m.succeed("map[1]")
+    m.block("sum", "end")
+    assert m.causes("end") == ["map[2]", "lone", "map[0]"]
+    assert m.causes("end", "aside") == ["map[2]", "aside", "lone", "map[0]"]
+    assert m.causes("map") == ["map[2]", "map[0]"]
+    assert m.causes("list", "map[1]") == []
 
 
 def test_a_run_that_succeeded_has_no_word_on_failures() -> None:
-    """What failed beside the reference tasks is no part of the run's outcome."""
-    machine = Machine(task())
-    machine.succeed(0)
-    (event,) = machine.do(FinishRun("n0 failed: m"))
+    """A failure that is not among the reference tasks is no part of the run's outcome."""
+    m = machine(a=task())
+    m.succeed("a")
+    (event,) = m.do(FinishRun, message="a failed: m")
     assert isinstance(event, RunFinished)
     assert (event.outcome, event.message) == ("success", "")
 
@@ -123,93 +113,85 @@ def test_a_run_that_succeeded_has_no_word_on_failures() -> None:
 
 def test_retries_are_counted_and_wait_for_their_moment() -> None:
     """`retries=2` with delays that travel in the command: due at the moment written down, not before."""
-    machine = Machine(task(), policy=Policy(retries=2))
+    m = machine(a=task(), policy=Policy(retries=2))
     for attempt, delay in ((1, 50), (2, 700)):
-        assert machine.do(StartTask(0))
-        (event,) = machine.do(FailTask(0, attempt, FAILURE, "raised", delay_us=delay))
+        m.start("a")
+        (event,) = m.do(FailTask, "a", attempt=attempt, delay_us=delay)
         assert isinstance(event, TaskFailed)
-        assert event.retry_at == machine.now + delay
-        assert not machine.due
-        assert machine.due.wake_at == event.retry_at
-        machine.now += delay
-        assert machine.due.start == [0]
-    machine.do(StartTask(0))
-    (event,) = machine.do(FailTask(0, 3, FAILURE, "raised", delay_us=9))
+        assert event.retry_at == m.now + delay
+        assert not m.due
+        assert m.due.wake_at == event.retry_at
+        m.now += delay
+        assert m.due.start == ["a"]
+    m.start("a")
+    (event,) = m.do(FailTask, "a", attempt=3, delay_us=9)
     assert isinstance(event, TaskFailed)
     assert event.retry_at is None
-    assert machine.run.status[0] == Status.FAILED
+    assert m.status("a") == Status.FAILED
 
 
 @pytest.mark.parametrize("reason", ["unserializable", "input"])
 def test_failures_that_would_only_repeat_are_final(reason: str) -> None:
-    """No retry of what another attempt cannot change."""
-    machine = Machine(task(), policy=Policy(retries=5))
-    machine.do(StartTask(0))
-    machine.do(FailTask(0, 1, FAILURE, reason))  # type: ignore[arg-type]
-    assert machine.run.status[0] == Status.FAILED
+    """There is no retry if another attempt cannot change the failure."""
+    m = machine(a=task(), policy=Policy(retries=5))
+    m.fail("a", reason=reason)
+    assert m.status("a") == Status.FAILED
 
 
 def test_many_timers() -> None:
-    """Retries come in the order of their moments, within the room; the next moment is told, void ones are not."""
-    from eventflow.machine.ready import ready
-
-    machine = Machine(*[task() for _ in range(6)], policy=Policy(retries=9))
-    for slot, delay in enumerate([60, 10, 30, 20, 40, 50]):
-        machine.do(StartTask(slot))
-        machine.do(FailTask(slot, 1, FAILURE, "raised", delay_us=delay))
-    assert machine.due.wake_at == 1_010
-    machine.now = 1_035
-    assert machine.due.start == [1, 3, 2]
-    assert machine.due.wake_at == 1_040
-    assert ready(machine.plan, machine.run, machine.now, 2).start == [1, 3]
-    full = ready(machine.plan, machine.run, machine.now, 0)
+    """Retries come in the order of their moments, within the room; only the next valid moment is given."""
+    m = machine(**{name: task() for name in "abcdef"}, policy=Policy(retries=9))
+    for name, delay in zip("abcdef", [60, 10, 30, 20, 40, 50], strict=True):
+        m.fail(name, delay_us=delay)
+    assert m.due.wake_at == 1_010
+    m.now = 1_035
+    assert m.due.start == ["b", "d", "c"]
+    assert m.due.wake_at == 1_040
+    assert m.due_within(2).start == ["b", "d"]
+    full = m.due_within(0)
     assert not full
-    assert full.wake_at is None, "whoever makes room asks again: waking up for it would spin"
-    machine.do(StartTask(1))
-    assert machine.due.start == [3, 2]
+    assert full.wake_at is None, "the task that makes room asks again: waking up for it would spin"
+    m.start("b")
+    assert m.due.start == ["d", "c"]
 
 
 def test_a_retry_at_the_same_moment_is_due_once() -> None:
     """Two failures of one task in one moment leave one valid timer."""
-    machine = Machine(task(), task(), policy=Policy(retries=9))
-    for slot in (1, 0):
-        machine.do(StartTask(slot))
-        machine.do(FailTask(slot, 1, FAILURE, "raised"))
-    machine.do(StartTask(1))
-    machine.do(FailTask(1, 2, FAILURE, "raised"))
-    starts = machine.due.start
-    assert sorted(set(starts)) == [0, 1]
-    assert sum(bool(machine.do(StartTask(slot))) for slot in starts) == 2
-    assert not machine.due
+    m = machine(a=task(), b=task(), policy=Policy(retries=9))
+    m.fail("b", "a")
+    m.fail("b", attempt=2)
+    starts = m.due.start
+    assert sorted(set(starts)) == ["a", "b"]
+    assert sum(bool(m.do(StartTask, name)) for name in starts) == 2
+    assert not m.due
 
 
 def test_a_crash_uses_up_no_retry_but_three_in_a_row_are_the_end() -> None:
     """Lost attempts go back to pending; the third in a row makes Crashed, retries or not."""
-    machine = Machine(task(), policy=Policy(retries=1))
+    m = machine(a=task(), policy=Policy(retries=1))
     for attempt in range(1, CRASHES_MAX):
-        machine.do(StartTask(0))
-        (event,) = machine.do(AbandonTask(0, attempt, "lost"))
+        m.start("a")
+        (event,) = m.do(AbandonTask, "a", attempt=attempt, reason="lost")
         assert isinstance(event, TaskAbandoned)
-        assert machine.due.start == [0]
-    assert machine.run.failures == {}
-    machine.do(StartTask(0))
-    (event,) = machine.do(AbandonTask(0, CRASHES_MAX, "lost"))
+        assert m.due.start == ["a"]
+    assert m.run.failures == {}
+    m.start("a")
+    (event,) = m.do(AbandonTask, "a", attempt=CRASHES_MAX, reason="lost")
     assert isinstance(event, TaskFailed)
     assert event.reason == "crashed"
-    assert machine.run.status[0] == Status.CRASHED
+    assert m.status("a") == Status.CRASHED
 
 
 def test_only_crashes_in_a_row_count() -> None:
-    """A failure in between begins the count anew, and an interruption is no crash."""
-    machine = Machine(task(), policy=Policy(retries=1))
+    """A failure in between restarts the count, and an interruption is no crash."""
+    m = machine(a=task(), policy=Policy(retries=1))
     for attempt in range(1, CRASHES_MAX):
-        machine.do(StartTask(0))
-        machine.do(AbandonTask(0, attempt, "lost"))
-    machine.do(StartTask(0))
-    machine.do(FailTask(0, CRASHES_MAX, FAILURE, "raised"))
+        m.start("a")
+        m.do(AbandonTask, "a", attempt=attempt, reason="lost")
+    m.fail("a", attempt=CRASHES_MAX)
     for attempt in range(CRASHES_MAX + 1, CRASHES_MAX + 6):
-        machine.do(StartTask(0))
-        (event,) = machine.do(AbandonTask(0, attempt, "interrupted"))
+        m.start("a")
+        (event,) = m.do(AbandonTask, "a", attempt=attempt, reason="interrupted")
         assert isinstance(event, TaskAbandoned)
 
 
@@ -217,134 +199,133 @@ def test_only_crashes_in_a_row_count() -> None:
 
 
 def test_children_are_numbered_and_addressed() -> None:
-    """A map of width 3 appends three slots; a reducing consumer waits for them all."""
-    machine = Machine(task(), mapped(0), task(1))
-    machine.succeed(0)
-    assert machine.due.map == [1]
-    machine.do(MapTask(1, 3))
-    assert machine.due.start == [3, 4, 5]
-    assert [machine.run.address(slot) for slot in (3, 4, 5)] == [(1, 0), (1, 1), (1, 2)]
-    assert machine.run.name(machine.plan, 4) == "n1[1]"
+    """A map of width 3 appends three slots; a task that reduces it waits for them all."""
+    m = machine(list=task(), map=mapped("list"), sum=task("map"))
+    m.succeed("list")
+    assert m.due.map == ["map"]
+    m.map("map", 3)
+    assert m.due.start == ["map[0]", "map[1]", "map[2]"]
+    assert [m.run.address(slot) for slot in (3, 4, 5)] == [(1, 0), (1, 1), (1, 2)]
+    assert m.run.name(m.plan, 4) == "map[1]"
     with pytest.raises(LookupError):
-        machine.slot(4)  # a child's slot is no address
-    machine.succeed(5, 3)
-    assert machine.due.start == [4]
-    machine.succeed(4)
-    assert machine.due.start == [2]
+        m.run.slot((4,))  # the slot of a child is no address
+    m.succeed("map[2]", "map[0]")
+    assert m.due.start == ["map[1]"]
+    m.succeed("map[1]")
+    assert m.due.start == ["sum"]
 
 
 def test_a_map_over_a_map_goes_child_by_child() -> None:
     """Child i of the second starts when child i of the first has finished; failures hit the same index only."""
-    machine = Machine(task(), mapped(0), mapped(1), task(2))
-    machine.succeed(0)
-    machine.do(MapTask(1, 3))
-    assert machine.due.map == [2], "the second is mapped as soon as the width is known"
-    machine.do(MapTask(2, 3))
-    first, second = machine.slot(1, 0), machine.slot(2, 0)
-    assert machine.due.start == [first, first + 1, first + 2]
-    machine.succeed(first + 1)
-    assert second + 1 in machine.due.start
-    assert second not in machine.due.start
-    fail(machine, first)
-    assert machine.due.block == [second]
-    machine.succeed(first + 2, second + 1, second + 2)
-    machine.do(BlockTask(second, "m"))
-    assert machine.due.block == [3]
+    m = machine(list=task(), first=mapped("list"), second=mapped("first"), sum=task("second"))
+    m.succeed("list")
+    m.map("first", 3)
+    assert m.due.map == ["second"], "the second is mapped as soon as the width is known"
+    m.map("second", 3)
+    assert m.due.start == ["first[0]", "first[1]", "first[2]"]
+    m.succeed("first[1]")
+    assert "second[1]" in m.due.start
+    assert "second[0]" not in m.due.start
+    m.fail("first[0]")
+    assert m.due.block == ["second[0]"]
+    m.succeed("first[2]", "second[1]", "second[2]")
+    m.block("second[0]")
+    assert m.due.block == ["sum"]
 
 
 def test_a_map_over_a_map_that_had_finished_before() -> None:
-    """Children that come late count in what their elements have come to already."""
-    machine = Machine(task(), mapped(0), task(), mapped(1, after=(2,)))
-    machine.succeed(0)
-    machine.do(MapTask(1, 3))
-    base = machine.slot(1, 0)
-    machine.succeed(base)
-    fail(machine, base + 1)
-    machine.do(StartTask(base + 2))
-    machine.do(SkipTask(base + 2, "r", 1))
-    machine.succeed(2)
-    machine.do(MapTask(3, 3))
-    late = machine.slot(3, 0)
-    due = machine.due
-    assert (due.start, due.block, due.skip) == ([late], [late + 1], [late + 2])
+    """Children that come late count the outcomes that their elements have already."""
+    m = machine(list=task(), first=mapped("list"), gate=task(), second=mapped("first", after=["gate"]))
+    m.succeed("list")
+    m.map("first", 3)
+    m.succeed("first[0]")
+    m.fail("first[1]")
+    m.skip("first[2]")
+    m.succeed("gate")
+    m.map("second", 3)
+    due = m.due
+    assert (due.start, due.block, due.skip) == (["second[0]"], ["second[1]"], ["second[2]"])
 
 
 def test_a_written_list_is_mapped_element_by_element() -> None:
     """Child i waits only for the nodes in item i; the map itself waits for none of them."""
-    machine = Machine(task(), task(), mapped(ListOf((Ref(0), CONST, TupleOf((Ref(0), Ref(1)))))))
-    assert machine.due.map == [2]
-    machine.do(MapTask(2, 3))
-    base = machine.slot(2, 0)
-    assert set(machine.due.start) == {0, 1, base + 1}
-    fail(machine, 0)
-    assert machine.due.block == [base]
-    machine.succeed(1)
-    assert machine.due.block == [base, base + 2]
+    items = ListOf((ref("a"), CONST, TupleOf((ref("a"), ref("b")))))
+    m = machine(a=task(), b=task(), map=mapped(items))
+    assert m.due.map == ["map"]
+    m.map("map", 3)
+    assert set(m.due.start) == {"a", "b", "map[1]"}
+    m.fail("a")
+    assert m.due.block == ["map[0]"]
+    m.succeed("b")
+    assert m.due.block == ["map[0]", "map[2]"]
 
 
 def test_a_parent_whose_shared_upstream_failed_still_gets_children_to_answer_for_it() -> None:
     """An unmapped upstream that failed blocks each child, not the parent."""
-    machine = Machine(task(), task(), mapped(0, Input("b", Ref(1))))
-    machine.succeed(0)
-    fail(machine, 1)
-    assert machine.due.map == [2]
-    machine.do(MapTask(2, 2))
-    base = machine.slot(2, 0)
-    assert machine.due.block == [base, base + 1]
+    m = machine(list=task(), shared=task(), map=mapped("list", whole("shared")))
+    m.succeed("list")
+    m.fail("shared")
+    assert m.due.map == ["map"]
+    m.map("map", 2)
+    assert m.due.block == ["map[0]", "map[1]"]
 
 
 def test_a_parent_whose_list_failed_is_blocked() -> None:
     """Without the list there are no children; a map over that map is blocked in turn."""
-    machine = Machine(task(), mapped(0), mapped(1))
-    fail(machine, 0)
-    assert machine.due.block == [1]
-    machine.do(BlockTask(1, "m"))
-    assert machine.due.block == [2]
+    m = machine(list=task(), first=mapped("list"), second=mapped("first"))
+    m.fail("list")
+    assert m.due.block == ["first"]
+    m.block("first")
+    assert m.due.block == ["second"]
 
 
-@pytest.mark.parametrize("which", [0, 1])
-def test_a_parent_with_a_skipped_upstream_is_skipped(which: int) -> None:
+@pytest.mark.parametrize("upstreams", [("list", "shared"), ("shared", "list")])
+def test_a_parent_with_a_skipped_upstream_is_skipped(upstreams: tuple[str, str]) -> None:
     """Whether it was mapped over or taken whole."""
-    machine = Machine(task(), task(), mapped(0, Input("b", Ref(1))), mapped(2))
-    machine.succeed(1 - which)
-    machine.do(StartTask(which))
-    machine.do(SkipTask(which, "r", 1))
-    assert machine.due.skip == [2]
-    machine.do(SkipTask(2, "r"))
-    assert machine.due.skip == [3]
+    skipped, other = upstreams
+    m = machine(list=task(), shared=task(), first=mapped("list", whole("shared")), second=mapped("first"))
+    m.succeed(other)
+    m.skip(skipped)
+    assert m.due.skip == ["first"]
+    m.do(SkipTask, "first")
+    assert m.due.skip == ["second"]
 
 
 def test_empty_maps_all_the_way_down() -> None:
     """A map of nothing has finished at once, so has the map of it, and the reduction runs."""
-    machine = Machine(task(), mapped(0), mapped(1), task(2), task(1))
-    machine.succeed(0)
-    machine.do(MapTask(1, 0))
-    machine.do(MapTask(2, 0))
-    assert sorted(machine.due.start) == [3, 4]
-    machine.succeed(3, 4)
-    assert machine.due.finished
+    m = machine(
+        list=task(),
+        first=mapped("list"),
+        second=mapped("first"),
+        of_second=task("second"),
+        of_first=task("first"),
+    )
+    m.succeed("list")
+    m.map("first", 0)
+    m.map("second", 0)
+    assert sorted(m.due.start) == ["of_first", "of_second"]
+    m.succeed("of_second", "of_first")
+    assert m.due.finished
 
 
-def test_what_cannot_be_mapped_fails_the_parent() -> None:
+def test_inputs_that_cannot_be_mapped_over_fail_the_parent() -> None:
     """A map with a failure ends the parent without an attempt, and blocks those after it."""
-    machine = Machine(task(), mapped(0), task(1))
-    machine.succeed(0)
-    (event,) = machine.do(MapTask(1, 0, FAILURE))
+    m = machine(list=task(), map=mapped("list"), sum=task("map"))
+    m.succeed("list")
+    (event,) = m.do(MapTask, "map", width=0, failure=FAILURE)
     assert isinstance(event, TaskFailed)
     assert (event.attempt, event.reason) == (0, "input")
-    assert machine.due.block == [2]
+    assert m.due.block == ["sum"]
 
 
 def test_skipped_children_skip_the_reduction() -> None:
     """A mapped upstream counts once for each of its children."""
-    machine = Machine(task(), mapped(0), task(1))
-    machine.succeed(0)
-    machine.do(MapTask(1, 2))
-    base = machine.slot(1, 0)
-    fail(machine, base)
-    machine.do(StartTask(base + 1))
-    machine.do(SkipTask(base + 1, "r", 1))
-    assert machine.due.skip == [2]
+    m = machine(list=task(), map=mapped("list"), sum=task("map"))
+    m.succeed("list")
+    m.map("map", 2)
+    m.fail("map[0]")
+    m.skip("map[1]")
+    assert m.due.skip == ["sum"]
 
 
 # ── sources ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -352,45 +333,44 @@ def test_skipped_children_skip_the_reduction() -> None:
 
 def test_sources_of_every_kind_of_leaf() -> None:
     """Versions for whole values, paths for parts, names for parameters, the children of a map by their map."""
-    machine = Machine(
-        parameter("p"),
-        task(),
-        mapped(1),
-        task(
-            1,
-            0,
-            Ref(0, ("k",)),
-            ListOf((Ref(1, (0,)), CONST, DictOf(("x",), (Ref(2, (1,)),)))),
-            TupleOf((Ref(2),)),
-            Ref(2, (-1, "deep")),
+    m = machine(
+        p=parameter(),
+        a=task(),
+        map=mapped("a"),
+        all=task(
+            "a",
+            "p",
+            ref("p", "k"),
+            ListOf((ref("a", 0), CONST, DictOf(("x",), (ref("map", 1),)))),
+            TupleOf((ref("map"),)),
+            ref("map", -1, "deep"),
         ),
-        mapped(1, Input("b", Ref(0)), ListOf((Ref(1), CONST))),
-        mapped(2),
+        mixed=mapped("a", whole("p"), ListOf((ref("a"), CONST))),
+        second=mapped("map"),
     )
-    machine.succeed(1)
-    one = machine.run.version
-    machine.do(MapTask(2, 2))
-    whole = machine.run.version
-    machine.do(MapTask(4, 2))
-    machine.do(MapTask(5, 2))
-    base = machine.slot(2, 0)
-    machine.succeed(base)
-    machine.succeed(base + 1)
-    second = machine.run.version
-    (event,) = machine.do(StartTask(3))
+    m.succeed("a")
+    one = m.run.version
+    m.map("map", 2)
+    of_map = m.run.version
+    m.map("mixed", 2)
+    m.map("second", 2)
+    m.succeed("map[0]")
+    m.succeed("map[1]")
+    last_child = m.run.version
+    (event,) = m.do(StartTask, "all")
     assert isinstance(event, TaskStarted)
     assert event.inputs == (
         one,
         (1, "p"),
         (1, "p", "k"),
         (one, 0),
-        second,
-        whole,
-        (second, "deep"),
+        last_child,
+        of_map,
+        (last_child, "deep"),
     )
-    assert sources(machine.plan, machine.run, machine.slot(4, 0)) == ((one, 0), (1, "p"), one)
-    assert sources(machine.plan, machine.run, machine.slot(4, 1)) == ((one, 1), (1, "p"))
-    assert sources(machine.plan, machine.run, machine.slot(5, 1)) == (second,)
+    assert m.sources("mixed[0]") == ((one, 0), (1, "p"), one)
+    assert m.sources("mixed[1]") == ((one, 1), (1, "p"))
+    assert m.sources("second[1]") == (last_child,)
 
 
 # ── the run ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -398,46 +378,48 @@ def test_sources_of_every_kind_of_leaf() -> None:
 
 def test_phases_and_claims() -> None:
     """A run is born, claimed, released, claimed again; it ends only when nothing is open; then nothing more."""
-    machine = Machine(task())
-    assert (machine.run.phase, machine.run.claim) == (Phase.CLAIMED, 2)
-    assert machine.decide(FinishRun()) == ()
-    machine.do(ReleaseRun("r"))
-    assert not machine.due
-    machine.do(ClaimRun("you", {}, "g"))
-    assert (machine.run.claim, machine.run.flow) == (4, "g")
-    machine.succeed(0)
-    assert machine.due.finished
-    assert machine.do(FinishRun())
-    assert machine.run.outcome == "success"
-    for command in (FinishRun(), ClaimRun("me", {}, "f"), ReleaseRun("r"), StartTask(0)):
-        assert machine.decide(command) == ()
+    m = machine(a=task())
+    assert (m.run.phase, m.run.claim) == (Phase.CLAIMED, 2)
+    assert m.decide(FinishRun) == ()
+    m.do(ReleaseRun)
+    assert not m.due
+    m.do(ClaimRun, event=claimed("you", "g"))
+    assert (m.run.claim, m.run.flow) == (4, "g")
+    m.succeed("a")
+    assert m.due.finished
+    assert m.do(FinishRun)
+    assert m.run.outcome == "success"
+    for kind in (FinishRun, ClaimRun, ReleaseRun):
+        assert m.decide(kind) == ()
+    assert m.decide(StartTask, "a") == ()
 
 
 def test_success_is_judged_on_reference_tasks() -> None:
-    """By default on what nothing waits for (mapped over or in a list counts as waiting), else as asked."""
-    assert Machine(task(), task(0), mapped(0), mapped(2), task()).plan.judged == (1, 3, 4)
-    for reference, outcome in (((), "failed"), ((0,), "success")):
-        machine = Machine(task(), task(), reference=reference)
-        machine.succeed(0)
-        fail(machine, 1)
-        machine.do(FinishRun())
-        assert machine.run.outcome == outcome
+    """By default on the tasks that none waits for (mapped over or in a list counts as waiting), else as asked."""
+    m = machine(a=task(), b=task("a"), c=mapped("a"), d=mapped("c"), e=task())
+    assert m.names(m.plan.judged) == ["b", "d", "e"]
+    for reference, outcome in (([], "failed"), (["a"], "success")):
+        m = machine(a=task(), b=task(), reference=reference)
+        m.succeed("a")
+        m.fail("b")
+        m.do(FinishRun)
+        assert m.run.outcome == outcome
 
 
 def test_a_late_success_names_its_attempt() -> None:
     """A success after an abandoned attempt is of the new attempt."""
-    machine = Machine(task())
-    machine.do(StartTask(0))
-    machine.do(AbandonTask(0, 1, "interrupted"))
-    machine.do(StartTask(0))
-    assert machine.decide(SucceedTask(0, 1, PAYLOAD)) == ()
-    assert machine.do(SucceedTask(0, 2, PAYLOAD))
+    m = machine(a=task())
+    m.start("a")
+    m.do(AbandonTask, "a", reason="interrupted")
+    m.start("a")
+    assert m.decide(SucceedTask, "a", attempt=1) == ()
+    assert m.do(SucceedTask, "a", attempt=2)
 
 
 def test_a_run_has_no_more_tasks_than_memory_is_meant_for() -> None:
     """However many maps share them: the event that goes beyond is illegal, and nothing is changed."""
-    machine = Machine(mapped(CONST))
-    machine.run.status += bytes(SLOTS_MAX - 11)  # as if there were as many tasks already
+    m = machine(map=mapped(CONST))
+    m.run.status += bytes(SLOTS_MAX - 11)  # as if there were as many tasks already
     with pytest.raises(IllegalEvent, match=f"more than {SLOTS_MAX}"):
-        machine.fold(TaskMapped(claim=2, task=(0,), width=11))
-    assert (machine.run.version, machine.run.maps, machine.run.attempt) == (2, {}, [0])
+        m.fold(m.event(TaskMapped, "map", width=11))
+    assert (m.run.version, m.run.maps, m.run.attempt) == (2, {}, [0])

@@ -21,10 +21,10 @@ from eventflow.events import (
     encode,
 )
 from eventflow.graph import Policy
-from eventflow.machine import StartTask
-from eventflow.machine.rules import Status, outcome_of
+from eventflow.machine import Status
+from eventflow.machine.rules import outcome_of
 from eventflow.result import Forgotten, Inline, Withheld
-from tests.unit.machines import Machine, task
+from tests.unit.machines import machine, task
 
 INLINE = Inline("msgpack", b"\xc0", b"d" * 16)
 WORDS: list[tuple[Event, str]] = [
@@ -62,11 +62,11 @@ def test_an_unknown_reason_of_a_failure_means_failed() -> None:
 )
 def test_only_a_lost_process_or_worker_counts_as_a_crash(reason: str, crashes: int) -> None:
     """Any other ending without an outcome leaves the task as if it had not been started."""
-    machine = Machine(task())
-    machine.do(StartTask(0))
-    machine.fold(TaskAbandoned(claim=2, task=(0,), attempt=1, reason=reason))
-    assert machine.run.status[0] == Status.PENDING
-    assert machine.run.crashes.get(0, 0) == crashes
+    m = machine(a=task())
+    m.start("a")
+    m.fold(m.event(TaskAbandoned, "a", attempt=1, reason=reason))
+    assert m.status("a") == Status.PENDING
+    assert m.run.crashes.get(m.slot("a"), 0) == crashes
 
 
 def test_an_unknown_backoff_is_read() -> None:

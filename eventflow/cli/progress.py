@@ -10,15 +10,19 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, assert_never
 
 import msgspec
 
 from eventflow.cli.output import escaped, say, wants_color
 from eventflow.events import (
     Address,
+    FlowDefined,
     Record,
+    RunClaimed,
     RunFinished,
+    RunReleased,
+    RunStarted,
     TaskAbandoned,
     TaskBlocked,
     TaskFailed,
@@ -27,6 +31,7 @@ from eventflow.events import (
     TaskSkipped,
     TaskStarted,
     TaskSucceeded,
+    Unknown,
     run_stream,
 )
 from eventflow.graph import Graph
@@ -109,8 +114,10 @@ class Progress:
                 state.total[self._groups[event.task[0]]] += event.width - 1  # the children, not the map
             case RunFinished():
                 state.outcome = event.outcome
-            case _:
+            case FlowDefined() | RunStarted() | RunClaimed() | RunReleased() | Unknown():
                 pass
+            case _:
+                assert_never(event)
         return state
 
     def _end(self, state: Counts, how: Counter[str], group: str) -> None:

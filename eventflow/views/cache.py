@@ -13,8 +13,8 @@ Flows without a cached task, and their runs, leave no row.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, MutableMapping
-from typing import Any, Final, TypeAlias
+from collections.abc import Mapping, MutableMapping
+from typing import TypeAlias, assert_never
 
 import msgspec
 
@@ -25,14 +25,21 @@ from eventflow.events import (
     Record,
     RunClaimed,
     RunFinished,
+    RunReleased,
     RunStarted,
+    TaskAbandoned,
+    TaskBlocked,
+    TaskFailed,
+    TaskMapped,
     TaskReused,
+    TaskSkipped,
     TaskStarted,
     TaskSucceeded,
+    Unknown,
     flow_stream,
 )
 from eventflow.graph import CachePolicy, KeyPart, TaskDef
-from eventflow.result import Inline, Payload, Stored
+from eventflow.result import Forgotten, Inline, Payload, Stored, Withheld
 
 __all__ = [
     "CacheEntry",
@@ -169,14 +176,21 @@ class CacheHits:
                 _enter(state, record.stream, event.flow)
             case RunFinished():
                 state.pop(record.stream, None)
-            case TaskStarted() | TaskSucceeded() | TaskReused() if _is_about_cache(record):
-                run = state.get(record.stream)
-                flow = state.get(flow_stream(run.flow)) if isinstance(run, CachedRun) else None
-                if isinstance(run, CachedRun) and isinstance(flow, CachedFlow):
-                    _APPLY[type(event)](state, run, flow, record, event)
-                    state[record.stream] = run
-            case _:
+            case TaskStarted() | TaskSucceeded() | TaskReused():
+                if _is_about_cache(record):
+                    _count(state, record, event)
+            case (
+                RunReleased()
+                | TaskAbandoned()
+                | TaskBlocked()
+                | TaskFailed()
+                | TaskMapped()
+                | TaskSkipped()
+                | Unknown()
+            ):
                 pass
+            case _:
+                assert_never(event)
         return state
 
     @staticmethod
@@ -247,6 +261,24 @@ def _enter(rows: _Rows, stream: str, flow: str) -> None:
         rows.pop(stream, None)
 
 
+def _count(rows: _Rows, record: Record, event: TaskStarted | TaskSucceeded | TaskReused) -> None:
+    """Count a call of a cached task, if the graph of its run is known."""
+    run = rows.get(record.stream)
+    flow = rows.get(flow_stream(run.flow)) if isinstance(run, CachedRun) else None
+    if not isinstance(run, CachedRun) or not isinstance(flow, CachedFlow):
+        return
+    match event:
+        case TaskStarted():
+            _count_miss(rows, run, flow, event)
+        case TaskSucceeded():
+            _add_entry(rows, run, flow, record, event)
+        case TaskReused():
+            _count_hit(rows, flow, record, event)
+        case _:
+            assert_never(event)
+    rows[record.stream] = run
+
+
 def _address(event: TaskStarted | TaskSucceeded | TaskReused) -> str:
     return ".".join(map(str, event.task))
 
@@ -260,7 +292,7 @@ def _stats(rows: _Rows, flow: CachedFlow, node: str) -> CachedTask:
     return row
 
 
-def _miss(rows: _Rows, run: CachedRun, flow: CachedFlow, _record: Record, event: TaskStarted) -> None:
+def _count_miss(rows: _Rows, run: CachedRun, flow: CachedFlow, event: TaskStarted) -> None:
     assert event.cache is not None, "such starts only"
     row = _stats(rows, flow, flow.at(event)[0])
     if event.attempt == 1:  # later ones are the same call again, after a failure or a crash
@@ -268,7 +300,7 @@ def _miss(rows: _Rows, run: CachedRun, flow: CachedFlow, _record: Record, event:
     run.parts[_address(event)] = event.cache.parts
 
 
-def _made(rows: _Rows, run: CachedRun, flow: CachedFlow, record: Record, event: TaskSucceeded) -> None:
+def _add_entry(rows: _Rows, run: CachedRun, flow: CachedFlow, record: Record, event: TaskSucceeded) -> None:
     node, task = flow.at(event)
     assert record.key is not None, "such successes only"
     assert task.policy.cache is not None, "as in its graph"
@@ -310,11 +342,13 @@ def _size_of(payload: Payload) -> int:
             return len(payload.data)
         case Stored():
             return payload.size
-        case _:
+        case Withheld() | Forgotten():
             return 0
+        case _:
+            assert_never(payload)
 
 
-def _taken(rows: _Rows, _run: CachedRun, flow: CachedFlow, record: Record, event: TaskReused) -> None:
+def _count_hit(rows: _Rows, flow: CachedFlow, record: Record, event: TaskReused) -> None:
     node, task = flow.at(event)
     row = _stats(rows, flow, node)
     row.hits += 1
@@ -325,13 +359,6 @@ def _taken(rows: _Rows, _run: CachedRun, flow: CachedFlow, record: Record, event
         entry.hits += 1
         entry.used_at = record.at
         rows[place] = entry
-
-
-_APPLY: Final[Mapping[type, Callable[[_Rows, CachedRun, CachedFlow, Record, Any], None]]] = {
-    TaskStarted: _miss,
-    TaskSucceeded: _made,
-    TaskReused: _taken,
-}
 
 
 # ── why not ──────────────────────────────────────────────────────────────────────────────────────────────────

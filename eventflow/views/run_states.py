@@ -118,8 +118,10 @@ class RunStates(Mapping[Any, State]):
                 return states.Failed(message=facts.message, _result=result)
             case Phase.CLAIMED:
                 return states.Running(message=f"{facts.run.running} tasks running", _result=result)
-            case _:
+            case Phase.NEW | Phase.STARTED | Phase.RELEASED:
                 return states.Pending(message="not running", _result=result)
+            case _:
+                assert_never(facts.run.phase)
 
     # -- finding a task -----------------------------------------------------------------------------
 

@@ -41,6 +41,7 @@ from eventflow.events import (
     checksum,
     flow_stream,
     kind_of,
+    run_of,
     run_stream,
 )
 from eventflow.graph import Graph
@@ -77,6 +78,7 @@ __all__ = [
     "restore",
     "run_report",
     "state_type",
+    "view_of",
 ]
 
 S = TypeVar("S")
@@ -192,12 +194,18 @@ async def open_run(log: EventLog, run_id: str) -> RunView:
         RunStates(view, fold.state, peek=log.peek)["total"].result
     """
     async for record in log.read(stream=run_stream(run_id)):
-        if isinstance(record.event, RunStarted):
-            return RunView(run_id, Plan(await read_graph(log, record.event.flow)))
-        if not isinstance(record.event, Unknown):
-            raise LogDamaged(f"run {run_id!r} begins with a {kind_of(record.event)!r}")
-        break
+        return await view_of(log, record)
     raise RunNotFound(f"there is no run {run_id!r} in this log")
+
+
+async def view_of(log: EventLog, first: Record) -> RunView:
+    """Return the view of the run whose first record is at hand, as `open_run` does."""
+    run_id = run_of(first.stream)
+    if isinstance(first.event, RunStarted):
+        return RunView(run_id, Plan(await read_graph(log, first.event.flow)))
+    if isinstance(first.event, Unknown):
+        raise RunNotFound(f"there is no run {run_id!r} in this log")
+    raise LogDamaged(f"run {run_id!r} begins with a {kind_of(first.event)!r}")
 
 
 async def read_graph(log: EventLog, digest: str) -> Graph:

@@ -1,4 +1,4 @@
-"""What ends a command early: exit codes, and the engine's errors as one message each.
+"""Exit codes of the commands, and the library's errors as one message each.
 
 0 ok, 1 the run failed, 2 usage, 3 no such run, 4 the run was cancelled, 5 the log cannot be used,
 6 the flow or its parameters are not those of the run, 130 interrupted.
@@ -16,9 +16,11 @@ from typing import IO, Any, Final
 import click
 
 from eventflow.authoring.flows import ParameterError
+from eventflow.authoring.loader import FlowNotLoaded
 from eventflow.authoring.nodes import BuildError
 from eventflow.cli.output import say
 from eventflow.events import LogDamaged
+from eventflow.history.cache_explain import NotExplainable, TaskNotFound
 from eventflow.ports import LogUnusable, LogWriteFailed
 from eventflow.project import InvalidSetting
 from eventflow.projections import RunNotFound
@@ -26,13 +28,15 @@ from eventflow.result import ResultError, SerializationError
 from eventflow.runner.compatibility import FlowChanged
 from eventflow.runner.ownership import UnknownEvents
 from eventflow.runner.parameters import ParametersDiffer
+from eventflow.runs.find import EntryNotRecorded, RunAmbiguous
 from eventflow.runs.launch import RunNotFinished
+from eventflow.runs.report import VersionNotFound
 
-__all__ = ["Exit", "Trouble", "command_line", "explained", "in_shell"]
+__all__ = ["CommandError", "Exit", "command_errors", "command_line", "in_shell"]
 
 
 class Exit(IntEnum):
-    """What a command's exit code says."""
+    """Exit codes."""
 
     OK = 0
     FAILED = 1
@@ -44,7 +48,7 @@ class Exit(IntEnum):
     INTERRUPTED = 130
 
 
-class Trouble(click.ClickException):
+class CommandError(click.ClickException):
     """Ends the command with a message on stderr and an exit code."""
 
     def __init__(self, code: Exit, message: str) -> None:
@@ -56,54 +60,63 @@ class Trouble(click.ClickException):
         say(f"error: {self.message}", lines=True, file=file)
 
 
+_CODES: Final[dict[Exit, tuple[type[Exception], ...]]] = {
+    Exit.DIVERGED: (FlowChanged, ParametersDiffer),
+    Exit.USAGE: (
+        BuildError,
+        EntryNotRecorded,
+        FlowNotLoaded,
+        InvalidSetting,
+        NotExplainable,
+        ParameterError,
+        RunAmbiguous,
+        RunNotFinished,
+        SerializationError,
+        VersionNotFound,
+    ),
+    Exit.NOT_FOUND: (RunNotFound, TaskNotFound),
+    Exit.LOG: (LogDamaged, LogUnusable, LogWriteFailed, ResultError, UnknownEvents),
+}
+"""The first code whose errors include an error is its code, for a few are subclasses of others."""
+
+
+@contextmanager
+def command_errors(*, log: str | None = None) -> Iterator[None]:
+    """Turn the library's errors into `CommandError`, with advice for a shell; `log` is the value of `--log`."""
+    try:
+        yield
+    except Exception as error:
+        for code, types in _CODES.items():
+            if isinstance(error, types):
+                raise CommandError(code, in_shell(str(error), log)) from error
+        raise
+
+
 def command_line(*words: str, log: str | None) -> str:
-    """A command of ours as one writes it in a shell."""
+    """Return a command of eventflow as it is typed in a shell."""
     return shlex.join(["eventflow", *words, *(("--log", log) if log is not None else ())])
 
 
 def in_shell(text: str, log: str | None) -> str:
-    """A message of the engine's with its advice, which is about Python, as one follows it in a shell."""
+    """Return a message of the library with its advice, which is about Python, as it is followed in a shell."""
 
-    def rerun(found: re.Match[str]) -> str:
-        return f"`{command_line('rerun', found[1], log=log)}`"
+    def rerun(match: re.Match[str]) -> str:
+        return f"`{command_line('rerun', match[1], log=log)}`"
 
     run = re.search(_RERUN, text)
     keep = command_line("resume", run[1] if run else "RUN", "--keep-changed", log=log)
     text = re.sub(_RERUN, rerun, text).replace("`options(on_change='keep')`", f"`{keep}`")
-    for python, shell in _WORDS:
+    for python, shell in _PHRASES:
         text = re.sub(python, shell, text)
     return text
 
 
 _RERUN: Final = r"`rerun\('([^']+)'\)`"
-_WORDS: Final = (
+_PHRASES: Final = (
     (r", options: run_id=", ": --run-id "),
     (r"\banother run_id\b", "another --run-id"),
     (r": write (\w+)=\.\.\.$", r": write -p \1=..."),
+    (r": name the flow's code$", ": name the code with --flow FILE:FLOW"),
+    (r"^(there is no run .* in this log)$", r"\1; see `eventflow runs`"),
 )
-
-
-@contextmanager
-def explained(*, log: str | None = None) -> Iterator[None]:
-    """Turn the engine's errors into `Trouble`, their advice into that of a shell, with `log` as the commands' `--log`."""
-    try:
-        yield
-    except Exception as error:
-        code = _code_of(error)
-        if code is None:
-            raise
-        raise Trouble(code, in_shell(str(error), log)) from error
-
-
-def _code_of(error: Exception) -> Exit | None:
-    match error:
-        case FlowChanged() | ParametersDiffer():
-            return Exit.DIVERGED
-        case ParameterError() | BuildError() | InvalidSetting() | RunNotFinished() | SerializationError():
-            return Exit.USAGE
-        case RunNotFound():
-            return Exit.NOT_FOUND
-        case LogDamaged() | LogUnusable() | LogWriteFailed() | UnknownEvents() | ResultError():
-            return Exit.LOG
-        case _:
-            return None
+"""Advice in Python → the same for a shell."""

@@ -1,23 +1,25 @@
-"""Running a flow from the command line: start, resume, rerun; progress, the summary, Ctrl-C."""
+"""The commands that run a flow: `run`, `resume` and `rerun`; with progress, a summary, and Ctrl-C."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import logging
+import sys
 import time
 from collections.abc import Mapping
 from typing import IO, Any
 
+import click
 import msgspec
 
 from eventflow.authoring.callables import type_text
 from eventflow.authoring.flows import Flow
+from eventflow.authoring.loader import load_entry, load_flow
 from eventflow.authoring.parameters import from_text
-from eventflow.cli.errors import Exit, Trouble, command_line, explained, in_shell
-from eventflow.cli.flow_loader import load_entry, load_flow
-from eventflow.cli.inspect import find_run, opened, recorded_entry
-from eventflow.cli.output import Colored, Unprintable, as_json, say, write_json
+from eventflow.cli.errors import CommandError, Exit, command_errors, command_line, in_shell
+from eventflow.cli.options import flow_option, read_log, run_id_option, running_options
+from eventflow.cli.output import Colored, Unprintable, as_json, data_stream, say, write_json
 from eventflow.cli.progress import Counts, ended_badly, watch
 from eventflow.events import RunFinished, run_stream
 from eventflow.logs.open import open_log
@@ -26,158 +28,228 @@ from eventflow.ports import EventLog
 from eventflow.result import ResultError
 from eventflow.runner.compatibility import FlowChanged
 from eventflow.runner.parameters import ParametersDiffer
+from eventflow.runs.find import find_run, recorded_entry
 from eventflow.runs.launch import Launch, NoValue
 from eventflow.runs.world import RealWorld
 from eventflow.states import State
 from eventflow.suggestions import did_you_mean
 
-__all__ = ["Given", "read_labels", "rerun", "resume", "start"]
-
-_NO_VALUE = object()
+__all__ = ["rerun", "resume", "run"]
 
 
-class Given(msgspec.Struct, frozen=True):
+def _pairs(_ctx: click.Context, option: click.Parameter, texts: tuple[str, ...]) -> dict[str, str]:
+    """`NAME=VALUE` texts as a mapping."""
+    values: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise CommandError(Exit.USAGE, f"{option.opts[0]} {text!r} is not NAME=VALUE")
+        if name in values:
+            raise CommandError(Exit.USAGE, f"{option.opts[0]} {text!r}: {name!r} is given twice")
+        values[name] = value
+    return values
+
+
+def _labels(ctx: click.Context, option: click.Parameter, texts: tuple[str, ...]) -> dict[str, str]:
+    """Labels as a mapping; text with characters that cannot be printed is refused."""
+    for text in texts:
+        if not text.isprintable():
+            problem = "has characters that cannot be printed; leave them out"
+            raise CommandError(Exit.USAGE, f"{option.opts[0]} {text!r} {problem}")
+    return _pairs(ctx, option, texts)
+
+
+class _Settings(msgspec.Struct, frozen=True):
     """The options that run, resume and rerun share."""
 
     log: str | None
     quiet: bool
-    out: IO[Any] | None
-    """Where one JSON document is to go; None for what people read, on stdout."""
+    json_stream: IO[Any] | None
+    """Receives one JSON document; None for text on stdout."""
     options: Mapping[str, Any]
     """For `Flow.options`."""
 
 
-def read_pairs(pairs: tuple[str, ...], option: str) -> dict[str, str]:
-    """`k=v` texts as a mapping; raises `Trouble` for what is none."""
-    found: dict[str, str] = {}
-    for pair in pairs:
-        key, equals, text = pair.partition("=")
-        if not equals or not key:
-            raise Trouble(Exit.USAGE, f"{option} {pair!r} is not NAME=VALUE")
-        if key in found:
-            raise Trouble(Exit.USAGE, f"{option} {pair!r}: {key!r} is given twice")
-        found[key] = text
-    return found
+def _settings(log: str | None, *, quiet: bool, as_json: bool, durability: str, **options: Any) -> _Settings:
+    return _Settings(log, quiet, data_stream() if as_json else None, {**options, "durability": durability})
 
 
-def read_labels(pairs: tuple[str, ...]) -> dict[str, str]:
-    """Labels as a mapping; raises `Trouble` for what is none."""
-    for pair in pairs:
-        if not pair.isprintable():
-            raise Trouble(
-                Exit.USAGE, f"--label {pair!r} has characters that cannot be printed; leave them out"
-            )
-    return read_pairs(pairs, "--label")
-
-
-def start(spec: str, pairs: tuple[str, ...], run_id: str | None, given: Given) -> int:
-    """Run a flow; gives the exit code."""
-    flow = load_flow(spec)
-    with explained():
-        parameters = _read_values(flow, pairs)
+@click.command()
+@click.argument("flow", metavar="MODULE_OR_FILE:FLOW")
+@click.option(
+    "-p",
+    "--param",
+    "parameters",
+    callback=_pairs,
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="A parameter, as text or JSON; NAME:=JSON.",
+)
+@run_id_option
+@click.option(
+    "--label",
+    "labels",
+    callback=_labels,
+    multiple=True,
+    metavar="NAME=TEXT",
+    help="Recorded with the run.",
+)
+@running_options
+def run(
+    flow: str,
+    parameters: dict[str, str],
+    run_id: str | None,
+    labels: dict[str, str],
+    **shared: Any,
+) -> None:
+    """Run a flow, with progress; its value goes to stdout."""
+    settings = _settings(**shared, labels=labels)
+    with command_errors():
+        loaded = load_flow(flow)
+        values = _read_values(loaded, parameters)
         if run_id is None:
-            flow.bind((), parameters)  # a wrong one is told before a log is made
-    return _carry_out(flow, run_id or RealWorld().new_id(), given, parameters)
+            loaded.bind((), values)  # a wrong parameter must not leave a new log behind
+    sys.exit(_carry_out(loaded, run_id or RealWorld().new_id(), settings, values))
 
 
-def resume(run: str, spec: str | None, given: Given) -> int:
-    """Go on with a run, with the parameters that its log has."""
-    run_id, flow = asyncio.run(_recorded(run, spec, given.log))
-    return _carry_out(flow, run_id, given, {})
+@click.command()
+@click.argument("run")
+@flow_option
+@click.option("--keep-changed", is_flag=True, help="Keep results of tasks whose code has changed.")
+@running_options
+def resume(run: str, spec: str | None, keep_changed: bool, **shared: Any) -> None:
+    """Resume an unfinished run: its finished tasks are not run again."""
+    settings = _settings(**shared, on_change="keep" if keep_changed else "refuse")
+    run_id, flow = _recorded(run, spec, settings.log)
+    sys.exit(_carry_out(flow, run_id, settings, {}))
 
 
-def rerun(run: str, spec: str | None, run_id: str | None, given: Given) -> int:
-    """Make a new run that keeps a run's successes."""
-    old, flow = asyncio.run(_recorded(run, spec, given.log))
-    return _carry_out(flow, run_id or RealWorld().new_id(), given, {}, old=old)
+@click.command()
+@click.argument("run")
+@flow_option
+@run_id_option
+@running_options
+def rerun(run: str, spec: str | None, run_id: str | None, **shared: Any) -> None:
+    """Make a new run that keeps a run's successes, with today's code."""
+    settings = _settings(**shared)
+    old, flow = _recorded(run, spec, settings.log)
+    sys.exit(_carry_out(flow, run_id or RealWorld().new_id(), settings, {}, old=old))
 
 
-async def _recorded(run: str, spec: str | None, url: str | None) -> tuple[str, Flow[..., Any]]:
-    with explained():
-        async with opened(url) as log:
-            run_id = await find_run(log, run)
-            entry, name = await recorded_entry(log, run_id)
-    return run_id, load_flow(spec) if spec is not None else load_entry(entry, name)
+def _recorded(run: str, spec: str | None, url: str | None) -> tuple[str, Flow[..., Any]]:
+    """The id of a run in the log, and its flow: of the recorded code, or of `--flow`."""
+
+    async def read(log: EventLog) -> tuple[str, tuple[str, str]]:
+        run_id = await find_run(log, run)
+        return run_id, ("", "") if spec is not None else await recorded_entry(log, run_id)
+
+    run_id, (entry, flow_name) = read_log(url, read)
+    with command_errors(log=url):
+        return run_id, load_entry(entry, flow_name) if spec is None else load_flow(spec)
 
 
-def _read_values(flow: Flow[..., Any], pairs: tuple[str, ...]) -> dict[str, Any]:
-    """The parameters that were given as `NAME=VALUE`, or `NAME:=JSON`, as their declared types want them."""
-    values = {}
-    for given, text in read_pairs(pairs, "-p").items():
-        name = given.removesuffix(":")
+def _read_values(flow: Flow[..., Any], texts: Mapping[str, str]) -> dict[str, Any]:
+    """The parameters of `NAME=VALUE` or `NAME:=JSON`, converted to their declared types."""
+    values: dict[str, Any] = {}
+    for key, text in texts.items():
+        name = key.removesuffix(":")
         parameter = flow.parameters.get(name)
         if parameter is None:
             hint = did_you_mean(name, flow.parameters)
-            raise Trouble(Exit.USAGE, f"flow {flow.name!r} has no parameter {name!r}{hint}")
+            raise CommandError(Exit.USAGE, f"flow {flow.name!r} has no parameter {name!r}{hint}")
         if name in values:
-            raise Trouble(Exit.USAGE, f"-p {given}={text}: {name!r} is given twice")
+            raise CommandError(Exit.USAGE, f"-p {key}={text}: {name!r} is given twice")
         try:
-            values[name] = from_text(parameter, text, as_json=given.endswith(":"))
+            values[name] = from_text(parameter, text, as_json=key.endswith(":"))
         except ValueError as error:
-            raise Trouble(
-                Exit.USAGE,
-                f"-p {given}={text}: {name!r} of flow {flow.name!r} is declared as {type_text(parameter.type)}: {error}",
-            ) from None
+            declared = f"{name!r} of flow {flow.name!r} is declared as {type_text(parameter.type)}"
+            raise CommandError(Exit.USAGE, f"-p {key}={text}: {declared}: {error}") from None
     return values
 
 
 def _carry_out(
-    flow: Flow[..., Any], run_id: str, given: Given, parameters: Mapping[str, Any], *, old: str | None = None
+    flow: Flow[..., Any],
+    run_id: str,
+    settings: _Settings,
+    parameters: Mapping[str, Any],
+    *,
+    old: str | None = None,
 ) -> int:
-    with explained():
-        if given.log is not None:
-            check_url(given.log, "--log")
-    _launch(flow, run_id, given, None)  # a wrong option is told before a log is made
-    _speak_for_loggers()
+    """Run a flow to its end, as a rerun of `old` if that is given; return the exit code."""
+    with command_errors():
+        if settings.log is not None:
+            check_url(settings.log, "--log")
+    _launch(flow, run_id, settings, None)  # a wrong option must not leave a new log behind
+    _show_loggers()
     try:
-        with explained(log=given.log):
-            return asyncio.run(_run(flow, run_id, given, parameters, old))
+        with command_errors(log=settings.log):
+            return asyncio.run(_run(flow, run_id, settings, parameters, old))
     except KeyboardInterrupt:
         say("interrupted; what has finished is kept")
-        say(f"resume it with: {command_line('resume', run_id, log=given.log)}")
+        say(f"resume it with: {command_line('resume', run_id, log=settings.log)}")
         return Exit.INTERRUPTED
 
 
-class _Spoken(logging.Handler):
-    """Says what the engine's loggers and those of tasks tell, where the flow's own code sets up no logging."""
+class _SayHandler(logging.Handler):
+    """Writes messages of the engine's and the tasks' loggers to stderr, if the flow's code sets up no logging."""
 
     def emit(self, record: logging.LogRecord) -> None:
         if not logging.getLogger().handlers:
             say(self.format(record), lines=True)
 
 
-def _speak_for_loggers() -> None:
-    logging.getLogger("eventflow").addHandler(_Spoken())
-    # The runner's own hint is for programs; a person gets the command to resume the run.
+def _show_loggers() -> None:
+    logging.getLogger("eventflow").addHandler(_SayHandler())
+    # The runner's own hint is for programs; the command prints the command line that resumes the run.
     logging.getLogger("eventflow.runner").addFilter(
         lambda record: "was interrupted; resume it" not in str(record.msg)
     )
 
 
-def _launch(flow: Flow[..., Any], run_id: str, given: Given, log: EventLog | None) -> Launch[..., Any]:
+def _launch(flow: Flow[..., Any], run_id: str, settings: _Settings, log: EventLog | None) -> Launch[..., Any]:
     try:
-        return flow.options(run_id=run_id, log=log, **given.options)
+        return flow.options(run_id=run_id, log=log, **settings.options)
     except (TypeError, ValueError) as error:
-        raise Trouble(Exit.USAGE, in_shell(str(error), given.log)) from error
+        raise CommandError(Exit.USAGE, in_shell(str(error), settings.log)) from error
+
+
+class _Outcome(msgspec.Struct):
+    """A run that has ended, as its summary shows it."""
+
+    run_id: str
+    state: State
+    counts: Counts | None
+    """None if the progress could not be followed to the end."""
+    took_s: float
+    value: Any = msgspec.UNSET
+    """Unset if there is none."""
+    no_value: str = ""
+    """Why the value of a successful run cannot be shown."""
+
+    @property
+    def word(self) -> str:
+        if self.counts is not None:
+            return self.counts.outcome
+        return "success" if self.state.is_successful() else "failed"
 
 
 async def _run(
     flow: Flow[..., Any],
     run_id: str,
-    given: Given,
+    settings: _Settings,
     parameters: Mapping[str, Any],
     old: str | None,
 ) -> int:
     began = time.monotonic()
-    async with open_log(given.log) as log:
-        launch = _launch(flow, run_id, given, log)
-        if not given.quiet:
+    async with open_log(settings.log) as log:
+        launch = _launch(flow, run_id, settings, log)
+        if not settings.quiet:
             say(f"{flow.name} {run_id}" + (f", a rerun of {old}" if old is not None else ""))
         was_over = await _is_over(log, run_id)
-        watching = asyncio.create_task(watch(log, flow.graph, run_id, quiet=given.quiet or was_over))
+        watching = asyncio.create_task(watch(log, flow.graph, run_id, quiet=settings.quiet or was_over))
         try:
             if old is not None:
-                state = await _rerun(launch, old, given.log)
+                state = await _rerun(launch, old, settings.log)
             else:
                 state = await launch.run(**parameters)
             await asyncio.wait([watching], timeout=2)  # the last lines are on their way
@@ -185,14 +257,16 @@ async def _run(
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
         counts = watching.result() if not watching.cancelled() else None
-        value = await _value_of(flow, launch, state)
-    if was_over and not given.quiet:
+        outcome = _Outcome(run_id, state, counts, 0.0)
+        await _read_value(flow, launch, outcome)
+    if was_over and not settings.quiet:
         say(f"run {run_id} had finished before, so nothing was run")
-    return _summarize(run_id, state, counts, value, given, time.monotonic() - began)
+    outcome.took_s = time.monotonic() - began
+    return _summarize(outcome, settings)
 
 
 async def _is_over(log: EventLog, run_id: str) -> bool:
-    """Whether a run has finished already, so that it is only shown."""
+    """Whether a run has finished already, so that its state is only shown."""
     async for record in log.read(stream=run_stream(run_id), backwards=True):
         return isinstance(record.event, RunFinished)
     return False
@@ -203,48 +277,55 @@ async def _rerun(launch: Launch[..., Any], old: str, log: str | None) -> State:
         return await launch.rerun(old)
     except (FlowChanged, ParametersDiffer):
         raise
-    except ValueError as error:  # another flow's run, an id in use, a parameter that has no value
-        raise Trouble(Exit.USAGE, in_shell(str(error), log)) from error
+    except ValueError as error:  # a run of another flow, an id in use, a parameter without a value
+        raise CommandError(Exit.USAGE, in_shell(str(error), log)) from error
 
 
-async def _value_of(flow: Flow[..., Any], launch: Launch[..., Any], state: State) -> tuple[Any, str]:
-    """What the flow returns, read back from the log, and why it cannot be had."""
-    if not flow.returns or not state.is_successful():
-        return _NO_VALUE, ""
+async def _read_value(flow: Flow[..., Any], launch: Launch[..., Any], outcome: _Outcome) -> None:
+    """Read the value of a successful run back from the log."""
+    if not flow.returns or not outcome.state.is_successful():
+        return
     try:
-        return await launch.value(), ""
+        outcome.value = await launch.value()
     except (NoValue, ResultError) as error:
-        return _NO_VALUE, str(error)
+        outcome.no_value = str(error)
 
 
-def _summarize(
-    run_id: str, state: State, counts: Counts | None, found: tuple[Any, str], given: Given, took_s: float
-) -> int:
-    outcome = counts.outcome if counts is not None else "success" if state.is_successful() else "failed"
-    if not given.quiet:
-        _say_outcome(run_id, outcome, state, counts, given, took_s)
-    value, omitted = found
+def _summarize(outcome: _Outcome, settings: _Settings) -> int:
+    """Write the summary and the value; return the exit code."""
+    if not settings.quiet:
+        _say_outcome(outcome, settings)
     text = None
-    if value is not _NO_VALUE:
+    if outcome.value is not msgspec.UNSET:
         try:
-            text = as_json(value)
+            text = as_json(outcome.value)
         except Unprintable as error:
-            omitted = str(error)
-    if omitted:
-        say(f"no value is shown: {omitted}")
-    if given.out is not None:
-        summary = {"run": run_id, "state": outcome, "message": state.message, "took_s": round(took_s, 3)}
-        summary |= {"value_omitted": omitted} if omitted else {}
-        shown = json.dumps(summary)
-        write_json(f'{shown[:-1]}, "value": {text}}}' if text is not None else shown, given.out)
-    elif text is not None and value is not None:
+            outcome.no_value = str(error)
+    if outcome.no_value:
+        say(f"no value is shown: {outcome.no_value}")
+    if settings.json_stream is not None:
+        write_json(_document(outcome, text), settings.json_stream)
+    elif text is not None and outcome.value is not None:
         write_json(text, ascii_only=False)
-    return {"success": Exit.OK, "cancelled": Exit.CANCELLED}.get(outcome, Exit.FAILED)
+    return {"success": Exit.OK, "cancelled": Exit.CANCELLED}.get(outcome.word, Exit.FAILED)
 
 
-def _say_outcome(
-    run_id: str, outcome: str, state: State, counts: Counts | None, given: Given, took_s: float
-) -> None:
+def _document(outcome: _Outcome, value: str | None) -> str:
+    """The summary as JSON; `value` is JSON already."""
+    summary: dict[str, Any] = {
+        "run": outcome.run_id,
+        "state": outcome.word,
+        "message": outcome.state.message,
+        "took_s": round(outcome.took_s, 3),
+    }
+    if outcome.no_value:
+        summary["value_omitted"] = outcome.no_value
+    document = json.dumps(summary)
+    return document if value is None else f'{document[:-1]}, "value": {value}}}'
+
+
+def _say_outcome(outcome: _Outcome, settings: _Settings) -> None:
+    counts, word, run_id = outcome.counts, outcome.word, outcome.run_id
     done = ""
     if counts is not None:
         done = f", {counts.done.total()} of {counts.total.total()} tasks"
@@ -252,8 +333,8 @@ def _say_outcome(
         done += f" done, {rest}" if rest else ""
         if counts.cached:
             done += f", {counts.cached} cached (saved {counts.saved_us / 1e6:.1f} s)"
-    why = "" if outcome == "success" else f": {state.message}"
-    say(f"{run_id} ", Colored(outcome, outcome, bold=True), f"{done}, {took_s:.1f} s{why}")
-    if outcome != "success":
-        say(f"look at it with: {command_line('show', run_id, log=given.log)}")
-        say(f"run the rest once it is mended: {command_line('rerun', run_id, log=given.log)}")
+    why = "" if word == "success" else f": {outcome.state.message}"
+    say(f"{run_id} ", Colored(word, word, bold=True), f"{done}, {outcome.took_s:.1f} s{why}")
+    if word != "success":
+        say(f"look at it with: {command_line('show', run_id, log=settings.log)}")
+        say(f"run the rest once it is mended: {command_line('rerun', run_id, log=settings.log)}")

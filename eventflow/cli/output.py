@@ -1,9 +1,12 @@
-r"""Where the text of the commands goes out: escaped, coloured, and such that the stream can encode it.
+r"""Text on its way out: escaped, coloured, encodable by its stream; as lines, as a table or as JSON.
 
-Names, messages, labels, keys, values and paths come from logs and flows of anyone's.  What could act on a terminal
-(escape sequences, other controls, marks that turn the direction of text, invisible characters) is written as
-`\x1b` or `\u202e` is written in Python.  `escaped` does it, and all that is said or written goes through it:
-colour is added after it, here, so that no other text can bring its own.
+Names, messages, labels, keys, values and paths come from logs and flows of other people.  Characters that could act on a
+terminal (escape sequences, other controls, marks that change the direction of text, invisible characters) are written
+as Python writes them: `\x1b`, `\u202e`.  All text is escaped in this module before it is written.  Colour is added
+after that, so no other text can bring its own.
+
+On a terminal tables are drawn by rich, which is imported for that only.  Into a pipe they go as text with a tab between
+two cells; a tab inside a cell is written as `\t`.
 """
 
 from __future__ import annotations
@@ -13,11 +16,15 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from typing import IO, Any, Final, NamedTuple, TypeAlias
+from datetime import UTC, datetime
+from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 from unicodedata import category
 
 import click
 import msgspec
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 __all__ = [
     "COLORS",
@@ -28,7 +35,10 @@ __all__ = [
     "data_stream",
     "escaped",
     "say",
+    "seconds",
+    "terminal",
     "wants_color",
+    "when",
     "write",
     "write_json",
     "write_table",
@@ -40,8 +50,10 @@ COLORS: Final = {
     "running": "cyan", "Running": "cyan",
     "cancelled": "yellow", "TriggerFailed": "yellow", "Retrying": "yellow",
 }  # fmt: skip
-"""Of states and outcomes, on a terminal."""
+"""State or outcome → its colour on a terminal."""
 
+_LAST_US: Final = 253_402_214_400_000_000
+"""The last moment that exists in every time zone, in microseconds UTC."""
 _UNSAFE: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 """Categories of what is not shown as it is: controls, formats, surrogates, separators of lines and paragraphs."""
 _JOINERS: Final = "\u200c\u200d"
@@ -49,7 +61,7 @@ _JOINERS: Final = "\u200c\u200d"
 
 
 class Colored(NamedTuple):
-    """Text in the colour of a state or an outcome, where the terminal has colours."""
+    """Text in the colour of a state or an outcome, if colours are wanted."""
 
     text: str
     state: str
@@ -59,13 +71,13 @@ class Colored(NamedTuple):
 Cell: TypeAlias = str | Colored
 
 
-# -- what is safe ---------------------------------------------------------------------------------
+# -- escaping -------------------------------------------------------------------------------------
 
 
 def escaped(text: str, *, lines: bool = False) -> str:
-    """The text with everything that a terminal could take for a command written as an escape.
+    """Return the text with all characters that a terminal could obey written as escapes.
 
-    With `lines` ends of lines and tabs stay as they are. A backslash stays one, so this is for reading only.
+    With `lines`, line breaks and tabs stay as they are. Backslashes are not doubled, so the result is for reading only.
     """
     if text.isprintable():
         return text
@@ -80,7 +92,7 @@ def _python_escape(char: str) -> str:
 
 
 def _encodable(text: str, stream: IO[Any], escape: Callable[[str], str]) -> str:
-    """The text with what the stream's encoding lacks as escapes."""
+    """Return the text with the characters that the stream cannot encode written as escapes."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
     try:
         text.encode(encoding)
@@ -97,33 +109,62 @@ def _fits(char: str, encoding: str) -> bool:
     return True
 
 
-# -- talk and tables ------------------------------------------------------------------------------
+# -- lines and tables -----------------------------------------------------------------------------
 
 
 def say(*parts: Cell, lines: bool = False, file: IO[Any] | None = None) -> None:
-    """Talk to the person: one line on stderr, the parts joined as they are; with `lines` it may be several."""
+    """Write a message to stderr, the parts joined as they are: one line, or several with `lines`."""
     stream = sys.stderr if file is None else file
     _send(_line(parts, stream, lines=lines), stream)
 
 
 def write(*parts: Cell) -> None:
-    """Write one line for people to stdout, the parts joined as they are."""
+    """Write one line to stdout, the parts joined as they are."""
     _send(_line(parts, sys.stdout), sys.stdout)
 
 
 def write_table(head: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
-    """Write columns as wide as their widest cell; states in their colours."""
-    cells = [[_safe(cell) for cell in row] for row in (head, *rows)]
-    widths = [max(len(cell.text) for cell in column) for column in zip(*cells, strict=True)]
-    lines = []
-    for row in cells:
-        parts: list[Cell] = []
-        for cell, width in zip(row, widths, strict=True):
-            parts += [cell, " " * (width - len(cell.text) + 2)]
-        while parts and not _safe(parts[-1]).text.strip():
-            parts.pop()
-        lines.append(_line(parts, sys.stdout))
-    _send("\n".join(lines), sys.stdout)
+    """Write a table to stdout: drawn on a terminal, with a tab between two cells otherwise."""
+    if sys.stdout.isatty():
+        _draw_table(head, rows)
+    else:
+        lines = ["\t".join(_line([cell], sys.stdout) for cell in row) for row in (head, *rows)]
+        _send("\n".join(lines), sys.stdout)
+
+
+def _draw_table(head: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
+    """Draw a table as wide as the terminal; text that does not fit goes on in the next line of its cell."""
+    from rich.table import Table  # noqa: PLC0415 - costs 45 ms, and is for terminals only
+    from rich.text import Text  # noqa: PLC0415
+
+    console = terminal(sys.stdout)
+    table = Table(box=None, pad_edge=False, header_style="" if console.no_color else "bold")
+    for name in head:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        cells = []
+        for text, state, _ in map(_safe, row):
+            cells.append(Text(_encodable(text, sys.stdout, _python_escape), style=COLORS.get(state, "")))
+        table.add_row(*cells)
+    console.print(table)
+
+
+def terminal(stream: IO[str]) -> Console:
+    """Return a rich console for a terminal that shows text as it is, coloured if that is wanted."""
+    from rich.console import Console  # noqa: PLC0415 - as above
+
+    return Console(file=stream, highlight=False, markup=False, emoji=False, no_color=not wants_color(stream))
+
+
+def when(at_us: int) -> str:
+    """Return a moment (µs UTC) in local time, to the second."""
+    shown_us = min(max(at_us, 0), _LAST_US)  # a log may have any number
+    return datetime.fromtimestamp(shown_us / 1e6, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def seconds(number: float | None) -> str:
+    """Return a duration in seconds as a cell of a table; empty for None."""
+    return "" if number is None else f"{number:.2f}s"
 
 
 def _safe(cell: Cell, *, lines: bool = False) -> Colored:
@@ -142,17 +183,17 @@ def _line(parts: Sequence[Cell], stream: IO[Any], *, lines: bool = False) -> str
 
 
 def _send(text: str, stream: IO[Any]) -> None:
-    """Write what is safe by now; whoever reads it may have seen enough (`| head`)."""
+    """Write text that was escaped; if its reader has closed the pipe, as `head` does, drop it and all later text."""
     try:
         click.echo(text, file=stream, color=wants_color(stream))
     except BrokenPipeError:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())
-        os.close(nowhere)
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(devnull, stream.fileno())
+        os.close(devnull)
 
 
 def wants_color(stream: IO[Any]) -> bool:
-    """Whether to colour what is written there: on a terminal, unless `NO_COLOR` or `FORCE_COLOR` says."""
+    """Whether text for a stream is coloured: on a terminal, unless `NO_COLOR` or `FORCE_COLOR` is set."""
     if os.environ.get("NO_COLOR"):
         return False
     return bool(os.environ.get("FORCE_COLOR")) or stream.isatty()
@@ -169,7 +210,7 @@ _NEVER_IN_JSON: Final = re.compile("[\x7f-\U0010ffff]")
 
 
 def as_json(value: Any) -> str:
-    """A value as JSON in one line, everything in it kept; raises `Unprintable`."""
+    """Return a value as JSON in one line, with nothing left out; raises `Unprintable`."""
     try:
         plain = msgspec.to_builtins(value, str_keys=True)
         return json.dumps(plain, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
@@ -181,7 +222,7 @@ def as_json(value: Any) -> str:
 
 
 def write_json(text: str, stream: IO[Any] | None = None, *, ascii_only: bool = True) -> None:
-    """Write JSON to a stream (else stdout), with escapes of JSON's own for what a terminal could obey."""
+    """Write JSON to a stream, by default stdout; characters that a terminal could obey become JSON's escapes."""
     out = sys.stdout if stream is None else stream
 
     def rewritten(match: re.Match[str]) -> str:
@@ -198,10 +239,10 @@ def _json_escape(char: str) -> str:
 
 
 def data_stream() -> IO[Any]:
-    """The stream for data, which from here on is no longer stdout: what else is printed goes to stderr.
+    """Return a stream for data that goes to stdout, and send all other text for stdout to stderr from now on.
 
-    That holds for `print` of task bodies and of modules as they are imported, and for what programs and libraries
-    write to the file descriptor below it; it lasts as long as the process.
+    The other text is that of `print` in task bodies and in imported modules, and of programs and libraries that write
+    to the file descriptor. It lasts as long as the process.
     """
     data = sys.stdout
     data.flush()

@@ -14,7 +14,7 @@ from typing import Any, assert_never
 
 import msgspec
 
-from eventflow.cli.output import escaped, say, wants_color
+from eventflow.cli.output import escaped, say, terminal
 from eventflow.events import (
     Address,
     FlowDefined,
@@ -180,11 +180,9 @@ def _print_news(counts: Counts) -> None:
 @contextmanager
 def _bars(name: str) -> Iterator[Callable[[Counts], None]]:
     """Bars on a terminal, drawn by a thread of rich's, ten times a second."""
-    from rich.console import Console  # noqa: PLC0415 - for a terminal only
-    from rich.live import Live  # noqa: PLC0415
+    from rich.live import Live  # noqa: PLC0415 - for a terminal only
 
-    no_color = not wants_color(sys.stderr)
-    console = Console(stderr=True, highlight=False, markup=False, emoji=False, no_color=no_color)
+    console = terminal(sys.stderr)
     latest: list[Counts] = []
 
     def draw() -> Any:

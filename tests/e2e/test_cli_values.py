@@ -150,7 +150,7 @@ def test_a_failed_run_counts_and_names_what_failed_not_what_never_ran(folder: Pa
     assert failed.stderr.count(advice) >= 3
     [row] = document("runs", "--log", url, cwd=folder)
     assert (row["done"], row["failed"], row["blocked"], row["tasks"]) == (1, 2, 1, 4)
-    assert " 1/4 " in command("runs", "--log", url, cwd=folder).stdout
+    assert "\t1/4\t" in command("runs", "--log", url, cwd=folder).stdout
     for words in (["show", "p"], ["events", "p"]):
         assert advice in command(*words, "--log", url, cwd=folder).stdout
     line = failed.stderr.rpartition("look at it with: eventflow ")[2].splitlines()[0]

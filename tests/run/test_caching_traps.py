@@ -19,10 +19,11 @@ import msgspec
 import pytest
 
 from eventflow import Flow, MemoryLog, flow, inputs, nothing, parameters, replay, task
-from eventflow.cli.cache import explain
 from eventflow.events import TaskReused, TaskStarted
 from eventflow.fingerprints.content import NoContent, content_of
 from eventflow.fingerprints.types import schema_of, settings_of
+from eventflow.graph import KeyPart
+from eventflow.history.cache_explain import Hit, Miss, PartDifference, Uncached, explain
 from eventflow.result import Inline
 from eventflow.serializers import JSONSerializer, digest_of
 from eventflow.testing.crash_log import Crash, CrashingLog
@@ -603,10 +604,11 @@ async def test_an_explanation_goes_by_the_graph_in_force() -> None:
         bears = [r.key async for r in log.read(stream=f"run/{run_id}") if r.key is not None]
         taken = [r.event async for r in log.read(stream=f"run/{run_id}") if isinstance(r.event, TaskReused)]
         if resumed == "0":
-            assert found["decision"] == "uncached"
+            assert isinstance(found, Uncached)
         else:
+            assert isinstance(found, Hit | Miss)
             graph = version(resumed).graph
-            assert found["key"] in (bears or [graph.tasks[1].cache_key(event.parts) for event in taken])
+            assert found.key in (bears or [graph.tasks[1].cache_key(event.parts) for event in taken])
 
 
 @simulated
@@ -622,10 +624,10 @@ async def test_the_nearest_earlier_entry_is_shown_as_it_was_then(world: VirtualW
         await one(lambda x=x: t(x)).options(log=log, world=world, run_id=run_id).run()
         await asyncio.sleep(100)
     found = await explain(log, "b", "t")
-    assert (found["nearest"]["run"], found["differs"]) == (
-        "a",
-        [{"what": "input 'x'", "now": "2", "then": "1"}],
-    )
+    assert isinstance(found, Miss)
+    assert found.nearest is not None
+    assert found.nearest.first.stream == "run/a"
+    assert found.differences == (PartDifference(KeyPart("input", "x"), then="1", now="2"),)
 
 
 async def test_what_a_decorator_hangs_on_a_function_counts() -> None:

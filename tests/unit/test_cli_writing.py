@@ -54,9 +54,9 @@ def test_whatever_is_written_has_no_control_no_format_and_fits_the_stream(text: 
 
 
 def test_a_cell_of_a_table_is_one_line_and_columns_stay_in_line(capsys: pytest.CaptureFixture[str]) -> None:
-    """An end of line in a name makes no row of its own."""
-    write_table(("A", "B"), [("x\ny", "1"), (Colored("z", "failed"), "2\x1b[0m"), ("", "")])
-    assert capsys.readouterr().out == "A     B\nx\\ny  1\nz     2\\x1b[0m\n\n"
+    """An end of line in a name makes no row of its own, and a tab no column."""
+    write_table(("A", "B"), [("x\ny", "1"), (Colored("z", "failed"), "2\t\x1b[0m"), ("", "")])
+    assert capsys.readouterr().out == "A\tB\nx\\ny\t1\nz\t2\\t\\x1b[0m\n\t\n"
 
 
 def test_colour_comes_from_us_only(

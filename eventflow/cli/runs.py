@@ -1,0 +1,239 @@
+"""The commands that read runs from a log: `runs`, `show` and `events`.
+
+They open the log read-only: they take no lock, write nothing, create no log, and open no pickled value.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import click
+import msgspec
+
+from eventflow.cli.options import json_option, log_option, read_log
+from eventflow.cli.output import Cell, Colored, seconds, when, write, write_json, write_table
+from eventflow.cli.progress import task_name
+from eventflow.events import CacheMiss, Origin, Record, kind_of, run_stream
+from eventflow.graph import Graph
+from eventflow.ports import EventLog
+from eventflow.projections import RunReport, view_of
+from eventflow.result import Inline, Stored
+from eventflow.runs.find import find_run, list_runs, status_of
+from eventflow.runs.report import read_report
+from eventflow.views.run import cut
+from eventflow.views.run_list import RunRow
+from eventflow.views.run_report import TaskReport
+
+__all__ = ["events", "runs", "show"]
+
+# -- runs -----------------------------------------------------------------------------------------
+
+
+@click.command()
+@log_option
+@json_option
+def runs(log: str | None, as_json: bool) -> None:
+    """List the runs of a log, the latest first."""
+
+    async def read(opened: EventLog) -> list[dict[str, Any]]:
+        return [_run(row, await status_of(opened, row)) for row in (await list_runs(opened)).values()]
+
+    rows = read_log(log, read)[::-1]
+    if as_json:
+        write_json(json.dumps(rows))
+        return
+    table = [
+        (
+            row["run"],
+            row["flow"],
+            Colored(row["state"], row["state"]),
+            f"{row['done']}/{max(row['tasks'], row['done'])}",
+            when(row["started_us"]),
+            seconds(row["took_s"]),
+        )
+        for row in rows
+    ]
+    write_table(("RUN", "FLOW", "STATE", "TASKS", "STARTED", "TOOK"), table)
+
+
+def _run(row: RunRow, status: str) -> dict[str, Any]:
+    return {
+        "run": row.run,
+        "flow": row.name,
+        "state": status,
+        "done": sum(row.tasks.get(outcome, 0) for outcome in ("succeeded", "reused", "skipped")),
+        "failed": row.tasks.get("failed", 0),
+        "blocked": row.tasks.get("blocked", 0),
+        "tasks": row.nodes,
+        "started_us": row.started_at,
+        "took_s": None if row.finished_at is None else (row.finished_at - row.started_at) / 1e6,
+        "labels": dict(row.labels),
+    }
+
+
+# -- show -----------------------------------------------------------------------------------------
+
+
+@click.command()
+@click.argument("run")
+@click.option("--at", type=int, metavar="N", help="As of event N of the run.")
+@log_option
+@json_option
+def show(run: str, at: int | None, log: str | None, as_json: bool) -> None:
+    """Show a run's tasks, now or as of any of its events."""
+
+    async def read(opened: EventLog) -> tuple[RunReport, int]:
+        run_id = await find_run(opened, run)
+        report = await read_report(opened, run_id, version=at)
+        return report, await opened.head(run_stream(run_id))
+
+    report, head = read_log(log, read)
+    if as_json:
+        write_json(json.dumps(_report(report, head)))
+        return
+    past = f"as of event {report.version} of {head}"
+    write(f"{report.flow} {report.run}  {report.state}: {report.message}  ({past})")
+    write_table(("TASK", "STATE", "ATTEMPT", "TOOK", ""), [_task_cells(task) for task in report.tasks])
+    for name, message in _whole_messages(report):
+        first, *rest = message.split("\n")
+        write(f"{name}: {first}")
+        for line in rest:
+            write(f"  {line}")
+
+
+def _report(report: RunReport, head: int) -> dict[str, Any]:
+    return {
+        "run": report.run,
+        "flow": report.flow,
+        "state": report.state,
+        "message": report.message,
+        "version": report.version,
+        "of": head,
+        "tasks": [_task(task) for task in report.tasks],
+    }
+
+
+def _task(task: TaskReport) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "task": task.name,
+        "attempt": task.attempt,
+        "seconds": None if task.elapsed_us is None else task.elapsed_us / 1e6,
+        "message": task.message,
+        "state": task.state,
+    }
+    if task.children is not None:
+        row["children"] = dict(task.children.states)
+        row["outcome"] = task.children.outcome
+        row["failures"] = dict(task.children.failures)
+    return row
+
+
+def _task_cells(task: TaskReport) -> tuple[Cell, ...]:
+    if task.children is None:
+        outcome, remark = task.state, task.message.partition("\n")[0]
+    else:
+        outcome = task.children.outcome
+        remark = ", ".join(f"{count} {state}" for state, count in task.children.states.items())
+    return (
+        task.name,
+        Colored(task.state, outcome),
+        str(task.attempt or ""),
+        seconds(None if task.elapsed_us is None else task.elapsed_us / 1e6),
+        remark,
+    )
+
+
+def _whole_messages(report: RunReport) -> Iterator[tuple[str, str]]:
+    """Names and messages that a line of the table cannot show: of several lines, or of a child."""
+    for task in report.tasks:
+        if "\n" in task.message:
+            yield task.name, task.message
+        if task.children is not None:
+            yield from task.children.failures.items()
+
+
+# -- events ---------------------------------------------------------------------------------------
+
+
+@click.command()
+@click.argument("run")
+@log_option
+@json_option
+def events(run: str, log: str | None, as_json: bool) -> None:
+    """List the events of a run; of values only the sizes are shown."""
+
+    async def read(opened: EventLog) -> list[dict[str, Any]]:
+        return [row async for row in _events(opened, await find_run(opened, run))]
+
+    rows = read_log(log, read)
+    if as_json:
+        write_json(json.dumps(rows))
+        return
+    table = [
+        (
+            str(row["version"]),
+            when(row["at_us"])[11:],
+            row["kind"],
+            row["task"],
+            " ".join(f"{field}={_one_line(value)}" for field, value in row["details"].items()),
+        )
+        for row in rows
+    ]
+    write_table(("N", "TIME", "EVENT", "TASK", "DETAILS"), table)
+
+
+async def _events(log: EventLog, run_id: str) -> AsyncIterator[dict[str, Any]]:
+    graph: Graph | None = None
+    async for record in log.read(stream=run_stream(run_id)):
+        if graph is None:
+            graph = (await view_of(log, record)).plan.graph
+        yield _event(graph, record)
+
+
+def _event(graph: Graph, record: Record) -> dict[str, Any]:
+    event = record.event
+    address = getattr(event, "task", None)
+    details = {
+        field: _brief(getattr(event, field))
+        for field in getattr(event, "__struct_fields__", ())
+        if field not in ("task", "claim", "inputs", "data", "kind")
+    }
+    return {
+        "version": record.version,
+        "at_us": record.at,
+        "kind": kind_of(event),
+        "task": task_name(graph, address) if address and address[0] < len(graph.nodes) else "",
+        "details": {field: value for field, value in details.items() if value not in (None, "", {})},
+    }
+
+
+def _brief(value: Any) -> Any:  # noqa: PLR0911 - one return for each shape
+    """A field of an event in few words: never the bytes of a value."""
+    match value:
+        case Stored():
+            return f"{value.codec}, {value.size} bytes, stored"
+        case Inline():
+            return f"{value.codec}, {len(value.data)} bytes"
+        case CacheMiss():
+            return f"{value.reason}: {value.detail}" if value.detail else value.reason
+        case Origin():
+            return f"{value.stream} {value.version}"
+        case bytes():
+            return value.hex()
+        case msgspec.Struct():
+            if hasattr(value, "message"):
+                return cut(f"{getattr(value, 'type', '')}: {value.message}")
+            return cut(", ".join(f"{f} {_brief(getattr(value, f))}" for f in value.__struct_fields__))
+        case dict():
+            return {cut(str(key)): _brief(part) for key, part in value.items()}
+        case int() | float() | None:
+            return value
+        case _:
+            return cut(str(value))
+
+
+def _one_line(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return " ".join(text.split())

@@ -1,13 +1,13 @@
 """Plain data, made of exact builtin types, as msgpack or JSON.
 
-This is the hot path, so the proof that a value survives must be cheap.  `marshal` at version 2 knows
-neither references nor subclasses, tells every exact builtin type from every other, and writes floats by
-their bits; equal bytes prove identity, but for one hole: bytes, bytearray, memoryview and all else that
-exports a buffer look the same.  msgpack closes it: msgspec writes the three bytes-likes it takes as `bin`,
-which begins with 0xc4, 0xc5 or 0xc6.  Where none of these bytes occurs, nothing bytes-like is inside.
-Where one does (perhaps only in a text), the judge walks, or for large values pickle compares.
+This is the hot path, so the proof that a value survives must be cheap.  `marshal` at version 2 has no
+references and no subclasses, distinguishes all exact builtin types, and writes floats by their bits.  So equal bytes
+prove identity, with one exception: bytes, bytearray, memoryview and other buffers look the same.  msgpack closes this
+gap: msgspec writes the three bytes-likes as `bin`, which begins with 0xc4, 0xc5 or 0xc6.  If none of these bytes
+occurs, the value contains no bytes-like.  If one occurs (perhaps only in a string), `identical` walks the value, or
+compares pickles if the value is large.
 
-msgpack itself has moments in UTC, so those stay plain where they lie in a list or a dict.
+msgpack has a format for times in UTC, so these stay plain inside a list or a dict.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from eventflow.equality.identical import identical, pickled_flat
 __all__ = ["JSON", "MSGPACK", "SCALARS", "is_same", "pack", "unpack"]
 
 SCALARS: Final = frozenset({type(None), bool, int, float, str, bytes})
-"""Exact types that msgpack keeps without proof."""
+"""Exact types that msgpack restores without a proof."""
 
 _WALK_BYTES_MAX: Final = 2048
-"""Up to here a walk in Python is cheaper than two pickles."""
+"""Up to this size in bytes, a walk in Python is cheaper than two pickles."""
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 unpack: Final = msgspec.msgpack.Decoder().decode
@@ -34,7 +34,7 @@ _encode_json: Final = msgspec.json.Encoder().encode
 
 
 def pack(value: object) -> bytes | None:
-    """The msgpack of plain data; None when the identical value would not come back."""
+    """Return the msgpack of plain data; None if the restored value would not be identical."""
     kind = type(value)
     if kind is not dict and kind is not list and kind not in SCALARS:
         return None
@@ -42,13 +42,13 @@ def pack(value: object) -> bytes | None:
         data = _encode(value)
         if kind in SCALARS or is_same(value, unpack(data), data):
             return data
-    except Exception:  # noqa: BLE001 - msgspec met what is not plain (a foreign type, a huge integer, a cycle)
+    except Exception:  # noqa: BLE001 - the value is not plain (a foreign type, a huge integer, a cycle)
         return None
     return None
 
 
 def is_same(value: Any, opened: Any, data: bytes) -> bool:
-    """Whether `opened`, which msgspec made of `data` alone, is identical to `value`, which it made into it."""
+    """Return whether `opened`, decoded from `data`, is identical to `value`, which was encoded as `data`."""
     if 0xC4 in data or 0xC5 in data or 0xC6 in data:
         if len(data) <= _WALK_BYTES_MAX:
             return identical(value, opened)
@@ -76,7 +76,7 @@ class _Json:
     def encode(self, value: object, declared: Any, /) -> bytes | None:
         try:
             data = _encode_json(value)
-        except Exception:  # noqa: BLE001 - not JSON, for whatever reason msgspec gives
+        except Exception:  # noqa: BLE001 - not JSON, for any reason
             return None
         return data if is_kept(self, value, data, declared) else None
 

@@ -1,8 +1,8 @@
-"""Standard types anywhere inside, as msgpack that says which is which.
+"""Standard types at any depth, as msgpack with tags for the types.
 
-What msgpack has no form for is an extension: a number from the table below, and content that is msgpack
-or text again.  The numbers are on disk for ever: add to them, never change or reuse one.  Sets are sorted
-by the bytes of their members, so equal sets have equal bytes under every hash seed.
+A type without a msgpack format becomes an extension: a number from the table below, and content that is msgpack
+or text.  The numbers are on disk for ever: add numbers, never change or reuse one.  Sets are sorted by the bytes of
+their members, so equal sets have equal bytes under every hash seed.
 """
 
 from __future__ import annotations
@@ -45,18 +45,18 @@ class Extension(IntEnum):
     PATH = 16
     OBJECT = 17
     ENUM = 18
-    """These two are only digested (`canonical`), never stored."""
+    """These two are only used for content digests, never stored."""
 
 
 class _NotStandard(Exception):
-    """A part is of no standard type."""
+    """A part has no standard type."""
 
 
 # ── to bytes ─────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _tag(value: Any) -> Any:
-    """The value with everything that msgpack has no form for as an extension."""
+    """Return the value with extensions for all types without a msgpack format."""
     rule = _RULES.get(type(value))
     if rule is None:
         raise _NotStandard
@@ -68,7 +68,7 @@ def _as_is(value: Any) -> Any:
 
 
 def extension(tag: Extension, content: object) -> msgspec.msgpack.Ext:
-    """Some content as an extension of that number."""
+    """Return content as an extension with that number."""
     return _ext_raw(tag, _encode(content))
 
 
@@ -85,7 +85,7 @@ def _int(value: int) -> Any:
 def _str(value: str) -> Any:
     try:
         value.encode()
-    except UnicodeEncodeError:  # lone surrogates, as in file names that are no UTF-8
+    except UnicodeEncodeError:  # lone surrogates, as in file names that are not UTF-8
         return _ext_raw(Extension.STR, value.encode("utf-8", "surrogatepass"))
     return value
 
@@ -101,7 +101,7 @@ def _dict(value: dict[Any, Any]) -> Any:
 
 
 def _zone(zone: tzinfo | None) -> Any:
-    """None, the key of a `ZoneInfo`, or `[offset in µs]` and perhaps a name of a `timezone`."""
+    """Return None, the key of a `ZoneInfo`, or `[offset in µs]` of a `timezone`, perhaps with its name."""
     if zone is None:
         return None
     if type(zone) is ZoneInfo and zone.key is not None:
@@ -130,10 +130,10 @@ def _path(value: PurePath) -> Any:
 
 
 _PATH_KINDS: Final[tuple[type[PurePath], ...]] = (PurePosixPath, PureWindowsPath, PosixPath, WindowsPath)
-"""Their places here are on disk."""
+"""Their indices here are on disk."""
 
 Rule: TypeAlias = Callable[[Any], Any]
-"""Turns a value of one type into what msgpack has a form for."""
+"""Converts a value of one type to types with a msgpack format."""
 
 _LEAVES: Final[Mapping[type, Rule]] = {
     **dict.fromkeys((type(None), bool, float, bytes), _as_is),
@@ -152,11 +152,11 @@ _LEAVES: Final[Mapping[type, Rule]] = {
     ),
     **dict.fromkeys(_PATH_KINDS, _path),
 }
-"""Types that hold no values of other types."""
+"""Types that contain no values of other types."""
 
 
 def rules_for(tag: Rule, of_dict: Rule) -> Mapping[type, Rule]:
-    """The rules of all standard types; `tag` is called for whatever lies in lists, tuples and sets.
+    """Return the rules of all standard types; `tag` is called for the items of lists, tuples and sets.
 
     Sets are sorted by the bytes of their members.
     """
@@ -249,12 +249,12 @@ _decode: Final[Callable[[Any], Any]] = msgspec.msgpack.Decoder(ext_hook=_untag).
 
 
 class Tagged:
-    """Codec for standard types, alone or anywhere inside lists, dicts, tuples and sets."""
+    """The codec for standard types, alone or at any depth of lists, dicts, tuples and sets."""
 
     name = "tagged"
 
     def encode(self, value: object, declared: Any, /) -> bytes | None:
-        """Give the bytes if every part is of a standard type and the identical value comes back."""
+        """Return the bytes if every part has a standard type and the restored value is identical."""
         try:
             data = _encode(_tag(value))
         except (_NotStandard, RecursionError, ValueError):
@@ -262,7 +262,7 @@ class Tagged:
         return data if is_kept(self, value, data, declared) else None
 
     def decode(self, data: bytes, _declared: Any, /) -> Any:
-        """Open by the tags."""
+        """Decode a value by its tags."""
         return _decode(data)
 
 

@@ -1,7 +1,7 @@
-"""What `eventflow demo` shows: a run is killed with SIGKILL, resumed by a new process, checked, and run again.
+"""The demo of `eventflow demo`: a run is killed with SIGKILL, resumed by a new process, checked, and run again.
 
-Who counts is a file that the tasks' bodies append to, not the engine; who says what each task must give
-is a computation without the engine.
+Executions are counted by a file to which the bodies append, not by the engine. The expected results are computed
+without the engine, too.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ _RUN: Final = "montage"
 _AGAIN: Final = "montage-again"
 _STREAM: Final = run_stream(_RUN)
 _KILL_AT: Final = 0.4
-"""Share of the tasks that have finished when the process is killed."""
+"""Share of the tasks that have finished when the process is killed, from 0 to 1."""
 
 
 class _Moment(msgspec.Struct):
-    """What log and counting file said right after the kill."""
+    """The state of the log and of the counting file right after the kill."""
 
     version: int
     finished: set[str]
@@ -49,7 +49,7 @@ class _Moment(msgspec.Struct):
 
 
 def play(seconds: float, keep: str | None) -> int:
-    """Play the demo on the terminal; 1 if anything was not as promised, 2 if `keep` holds a demo already."""
+    """Show the demo on the terminal; return 1 if a promise was broken, 2 if the folder `keep` already has a demo."""
     if keep is None:
         with TemporaryDirectory(prefix="eventflow-demo-") as temporary:
             return asyncio.run(_Demo(Path(temporary), seconds, kept=False).play())
@@ -105,7 +105,7 @@ class _Demo:
         return subprocess.Popen(command, env=self._environment)  # noqa: S603 - ourselves
 
     async def _killed(self, log: EventLog) -> _Moment | None:
-        """Start the run and kill it once enough tasks have finished; None if it was over before."""
+        """Start the run and kill it when enough tasks have finished; return None if the run ended before that."""
         child = self._child("run", "eventflow.demo.montage:montage", "--run-id", _RUN)
         try:
             watching = asyncio.ensure_future(_far_enough(log, int(_KILL_AT * len(self._expected))))
@@ -153,7 +153,7 @@ class _Demo:
         return not again and set(executed) == set(self._expected) and set(repeated) <= moment.in_flight
 
     async def _run_again(self, log: EventLog) -> bool:
-        """A second run, of which every result is there already; tells what it took and what that saved."""
+        """Run the flow again with every result in the cache; print its duration and the time saved."""
         before, began = self._executed(), monotonic()
         child = self._child("run", "eventflow.demo.montage:montage", "--run-id", _AGAIN)
         code = await asyncio.to_thread(child.wait)
@@ -199,7 +199,7 @@ def _heading(text: str) -> None:
 
 
 async def _far_enough(log: EventLog, tasks: int) -> None:
-    """Return once so many tasks have finished durably."""
+    """Return when so many tasks have finished durably."""
     finished = 0
     records: AsyncIterator[Any] = log.follow()
     async with aclosing(records):  # type: ignore[type-var]  # a generator, which the port does not promise
@@ -210,7 +210,7 @@ async def _far_enough(log: EventLog, tasks: int) -> None:
 
 
 async def _states(log: EventLog, version: int | None, run_id: str = _RUN) -> RunStates:
-    """A run right after one of its events, or now, from the log alone."""
+    """Return the state of a run after one of its events, or now, from the log alone."""
     view = await open_run(log, run_id)
     until = None
     if version is not None:

@@ -1,9 +1,9 @@
 """The flow of the demo: one real run of Montage, 103 tasks, as recorded by the WfCommons project.
 
 Montage stitches telescope images into one mosaic.  Each task sleeps its recorded seconds, scaled so that the
-run takes `EVENTFLOW_DEMO_SECONDS`, and gives a digest of what it was given, so that the result can be checked
-against one computed without the engine.  Before that it appends its name to the file `EVENTFLOW_DEMO_COUNT`:
-how often a body ran is then known from outside the engine.
+run takes `EVENTFLOW_DEMO_SECONDS`, and returns a digest of its inputs.  So the result can be checked against one
+that is computed without the engine.  Before that it appends its name to the file `EVENTFLOW_DEMO_COUNT`, which
+counts executions outside the engine.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ RECORDING: Final = "montage-chameleon-2mass-01d-001"
 
 
 async def work(job: str, seconds: float, parents: list[str]) -> str:
-    """Every task's body: say that it runs, take its time, prove what was received."""
+    """The body of every task: record that it runs, sleep, and return a digest of its inputs."""
     path = os.environ.get(COUNT_VARIABLE)
     if path is not None:
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -39,7 +39,7 @@ async def work(job: str, seconds: float, parents: list[str]) -> str:
 
 
 def critical_path_s(workload: Workload) -> float:
-    """Seconds that the recorded tasks take when nothing but their order holds them up."""
+    """Return the seconds that the recorded tasks take if only their order delays them."""
     ends: dict[str, float] = {}
     for job in workload.tasks:
         ends[job.id] = job.runtime_s + max((ends[parent] for parent in job.parents), default=0.0)
@@ -51,9 +51,9 @@ def _kinds(workload: Workload) -> Iterable[str]:
 
 
 def build(workload: Workload, seconds: float) -> Flow[..., Any]:
-    """The workload as a flow: one task function for each kind of job, one node for each job."""
+    """Return the workload as a flow: a task function for each kind of job, a node for each job."""
     scale = seconds / critical_path_s(workload)
-    # The seconds do not count: how long a task slept says nothing of what it gave.
+    # The seconds do not count: the result of a task does not depend on its sleep.
     cached = {kind: task(name=kind, cache_on=inputs("job", "parents")) for kind in _kinds(workload)}
     kinds = {kind: decorate(work) for kind, decorate in cached.items()}
     nodes: dict[str, str] = {}

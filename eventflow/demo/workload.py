@@ -1,11 +1,10 @@
-"""Recorded workflows of other systems, as plain data: what the demo runs, and the engine's tests.
+"""Recorded workflows of other systems, as plain data, for the demo and for the engine's tests.
 
-They are WfFormat documents of the WfCommons project, gzipped; `data` holds that of the demo, with its licence.  Only
-what a run needs is read: the edges, the recorded seconds and the size of what a job wrote.
+They are gzipped WfFormat documents of the WfCommons project. `data` contains the one of the demo, with its licence.
+A run needs only the edges, the recorded seconds, and the size of a job's output, so only these are read.
 
-Nothing here imports eventflow, so `expected_digest` is an oracle: it says what every job must give when
-each job hashes its id and what its parents gave, and any engine that loses, repeats or swaps an input
-gives something else.
+Nothing here imports eventflow, so `expected_digest` is an oracle. Each job hashes its id and the results of its
+parents, and the oracle computes the same. An engine that loses, repeats or swaps an input gets another digest.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ SUFFIX = ".json.gz"
 
 
 class WorkloadError(ValueError):
-    """A workload that cannot be run: absent, not WfFormat, or not a graph without cycles."""
+    """A workload cannot be run: it is absent, is not WfFormat, or has cycles."""
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -34,11 +33,11 @@ class Job(msgspec.Struct, frozen=True):
 
     id: str
     kind: str
-    """What it runs, e.g. `mProject`: many jobs share a kind."""
+    """The name of its program, e.g. `mProject`; many jobs share a kind."""
     parents: tuple[str, ...]
-    """Ids of the jobs it waits for, in recorded order."""
+    """Ids of the jobs that it depends on, in recorded order."""
     runtime_s: float
-    """Seconds as recorded on the original machine; 0 where the tracer saw none."""
+    """Seconds as recorded on the original machine; 0 if none were recorded."""
     output_bytes: int
 
 
@@ -47,7 +46,7 @@ class Workload(msgspec.Struct, frozen=True):
 
     name: str
     tasks: tuple[Job, ...]
-    """In topological order: parents stand before their children."""
+    """In topological order: parents come before their children."""
 
 
 class _Task(msgspec.Struct, rename="camel"):
@@ -86,19 +85,19 @@ class _Document(msgspec.Struct):
 
 
 def available(folder: Path = DATA) -> tuple[str, ...]:
-    """Names that `load` knows in a folder, sorted."""
+    """Return the names of a folder that `load` accepts, sorted."""
     return tuple(sorted(path.name.removesuffix(SUFFIX) for path in folder.glob(f"*{SUFFIX}")))
 
 
 def load(name: str, folder: Path = DATA) -> Workload:
-    """Read one workload of a folder; `WorkloadError` when there is none of that name."""
+    """Read one workload of a folder; raise `WorkloadError` if there is none with that name."""
     if name not in available(folder):
         raise WorkloadError(f"no workload {name!r} in {folder}: there are {', '.join(available(folder))}")
     return parse(name, gzip.decompress((folder / f"{name}{SUFFIX}").read_bytes()))
 
 
 def parse(name: str, document: bytes) -> Workload:
-    """Read one WfFormat document (JSON); `WorkloadError` names what is wrong with it."""
+    """Read one WfFormat document (JSON); raise `WorkloadError`, which names the fault."""
     try:
         workflow = msgspec.json.decode(document, type=_Document).workflow
     except msgspec.DecodeError as error:
@@ -122,7 +121,7 @@ def parse(name: str, document: bytes) -> Workload:
 
 
 def _kind(task_name: str) -> str:
-    """A task's name without the counter that some recorders put behind it."""
+    """Return a task's name without the counter that some recorders add."""
     return re.sub(r"_(ID)?\d+$", "", task_name)
 
 
@@ -140,12 +139,12 @@ def _sorted(name: str, jobs: dict[str, Job]) -> list[str]:
 
 
 def job_digest(job_id: str, parents: Iterable[str]) -> str:
-    """What one job gives: BLAKE2b, in hex, over its id and what its parents gave, in their order."""
+    """Return the result of one job: BLAKE2b, in hex, of its id and the results of its parents, in their order."""
     return blake2b("".join([job_id, *parents]).encode()).hexdigest()
 
 
 def expected_digest(workload: Workload) -> dict[str, str]:
-    """What every job must give, by id, worked out in one pass without any engine."""
+    """Return the expected result of every job by id, computed in one pass without an engine."""
     given: dict[str, str] = {}
     for job in workload.tasks:
         given[job.id] = job_digest(job.id, [given[parent] for parent in job.parents])

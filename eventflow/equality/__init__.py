@@ -1,1 +1,1 @@
-"""When two values are the same: `identical` compares exact types and bits, `pickle_parts` says which parts a pickle leaves out."""
+"""Equality of values: `identical` compares exact types and bits, `pickle_parts` finds the parts that a pickle leaves out."""

@@ -1,17 +1,16 @@
-"""The judge of fidelity: whether a value is another one again.
+"""Fidelity: whether a restored value is identical to the original.
 
-Nothing here is judged by `==`, for which 1, 1.0 and True are one and NaN is none.  One judge per exact
-type is asked about two objects of that very type, and asks `_same` again about whatever lies inside.
-What has no judge of its own is compared as a pickle without memo, whose bytes tell exact types apart
-and do not depend on which parts are shared.
+`==` is never used: for it, 1, 1.0 and True are equal, and NaN equals nothing.  Each exact type has a judge, a
+function that compares two objects of that type and calls `_same` for their parts.  Values of a type without a
+judge are compared as pickles without memo.  The bytes of such a pickle distinguish exact types, and do not depend on
+shared parts.
 
-`identical` may call two like values different (then a safer way of keeping them is taken), but never
-two different ones identical.  Add a judge here when a type is to be kept whose pickle says too little
-or too much.
+`identical` may call two equal values different: then a safer serializer is used.  It never calls two different values
+identical.  Add a judge here for a type whose pickle contains too little or too much.
 
-`lost_in_pickle` asks the same of an object and what its own pickle opened as.  Both begin with bytes, which
-C compares.  If the bytes differ (sets have no order, equal texts may be one object or two), the objects are
-walked pair by pair.  In either case every part that a class leaves out of its pickle is compared apart.
+`lost_in_pickle` compares an object with its unpickled copy.  Both functions compare bytes first, in C.  If the bytes
+differ (sets have no order, equal strings may be one object or two), the objects are walked pair by pair.  In
+both cases, every part that a class leaves out of its pickle is compared separately.
 """
 
 from __future__ import annotations
@@ -65,15 +64,24 @@ _BUILTIN: Final = (
     str,
     tuple,
 )
-"""Bases whose content lies in no field."""
+"""Base classes whose content is not in a field."""
 _NUMERIC_FORMATS: Final = frozenset("?bBhHiIlLqQnNefdgcu") | {"Zf", "Zd", "Zg"}
 
 
 def identical(a: object, b: object) -> bool:
-    """Whether `b` is `a` again: exact types at every node, order of dicts, floats by bits, zones by key.
+    """Return whether `a` and `b` are identical: exact types everywhere, dict order, floats by bits, zones by key.
 
-    Attributes beside the declared fields count, cached properties do not. Which parts are shared does
-    not count, except in cyclic and very deep values.
+    Attributes in addition to declared fields count, cached properties do not. Sharing of parts counts only in cyclic
+    and very deep values.
+
+    ```python
+    from eventflow.equality.identical import identical
+
+    print(identical([1, float("nan")], [1, float("nan")]), identical([1], [True]))
+    ```
+    ```text
+    True False
+    ```
     """
     try:
         return _same(a, b)
@@ -103,7 +111,7 @@ def _judge_for(kind: type) -> _Judge:
 
 
 def fields_of(kind: type) -> tuple[str, ...] | None:
-    """The declared fields of a msgspec Struct, a dataclass or an attrs class; None for any other type."""
+    """Return the declared fields of a msgspec Struct, a dataclass or an attrs class; None for another type."""
     if issubclass(kind, msgspec.Struct):
         return kind.__struct_fields__
     if dataclasses.is_dataclass(kind):
@@ -113,7 +121,7 @@ def fields_of(kind: type) -> tuple[str, ...] | None:
 
 
 def _by(key: Callable[[Any], object]) -> _Judge:
-    """Judge by what `key` takes out of both."""
+    """Return a judge that compares `key` of both."""
     return lambda a, b: _same(key(a), key(b))
 
 
@@ -132,7 +140,7 @@ def _same_attributes(a: Any, b: Any, beside: Collection[str] = ()) -> bool:
 
 
 def attributes_beside(value: Any, beside: Collection[str]) -> Mapping[str, Any]:
-    """What hangs on the object itself, but for fields and what is computed from them."""
+    """Return the attributes of the object, except fields and cached properties."""
     return {
         name: part
         for name, part in getattr(value, "__dict__", {}).items()
@@ -153,7 +161,7 @@ def _same_dict(a: Any, b: Any) -> bool:
 
 
 def _same_set(a: Any, b: Any) -> bool:
-    """Pair equal members off; what then remains (NaN equals nothing) is tried against each other."""
+    """Pair equal members; then try the rest (NaN equals nothing) against each other."""
     if len(a) != len(b):
         return False
     left = {member: member for member in b}
@@ -173,12 +181,12 @@ def _same_set(a: Any, b: Any) -> bool:
 
 
 def _same_buffer(a: Any, b: Any) -> bool:
-    """Judge arrays of numbers by type, shape and bytes, and everything else by its pickle."""
+    """Compare arrays of numbers by type, shape and bytes, and everything else by its pickle."""
     mine = _buffer(a)
     if mine is not None:
         return mine == _buffer(b) and _same_attributes(a, b)
     if is_once(a):
-        return False  # reading is what would tell
+        return False  # only reading would find out
     return _same_pickles(a, b)
 
 
@@ -193,10 +201,10 @@ def _buffer(value: Any) -> tuple[object, ...] | None:
 
 
 def pickled_flat(value: object) -> bytes | None:
-    """The pickle of a value without memo, or None when it has none.
+    """Return the pickle of a value without memo, or None if it has none.
 
-    Of two values of which one holds only what msgpack decodes to (exact builtin types, moments in UTC) and
-    the other only what msgspec encodes, equal bytes prove identity.
+    Equal bytes prove identity if one value has only types that msgpack decodes to (exact builtin types, UTC times),
+    and the other only types that msgspec encodes.
     """
     try:
         return pickle_of(value, size_max=_UNLIMITED).data
@@ -208,19 +216,19 @@ def pickled_flat(value: object) -> bytes | None:
 
 _UNLIMITED: Final = 1 << 62
 _FLAT_MAX: Final = 4
-"""How many times larger than its pickle a value without memo may be; shared parts are written again and again."""
+"""Maximal ratio of a pickle without memo to the normal one; without memo, shared parts are written repeatedly."""
 _MANY: Final = 256
 _EQUAL_ALONE: Final = frozenset({str, int, bytes, bool})
-"""Types of which equal values are identical, among their own."""
+"""Types whose equal values are identical."""
 _Pair: TypeAlias = tuple[Any, Any, str]
 
 
 def lost_in_pickle(
     value: object, pickled: Pickled, opened: object, unpickler: pickle.Unpickler
 ) -> str | None:
-    """The first part of an object that its pickle does not give back, as `.token` or `[3].name`; None if none.
+    """Return the first part of an object that its pickle does not restore, as `.token` or `[3].name`; None if none.
 
-    `opened` is what `unpickler` gave.
+    `opened` is the object that `unpickler` returned.
     """
     if type(opened) is not type(value):
         return f"it opens as {type(opened).__qualname__}, and all of it"
@@ -233,7 +241,7 @@ def lost_in_pickle(
 
 
 def _same_pickles(a: Any, b: Any) -> bool:
-    """Whether two objects of one type have like pickles, and agree in what those leave out."""
+    """Return whether two objects of one type have equal pickles and equal parts that these leave out."""
     try:
         objects = _objects(a, b, pickle_of(a))
         walk = _Walk()
@@ -243,10 +251,10 @@ def _same_pickles(a: Any, b: Any) -> bool:
 
 
 def _objects(a: Any, b: Any, mine: Pickled) -> tuple[list[Any], list[Any]] | None:
-    """The objects inside two values whose pickles have equal bytes, side by side; None if the bytes differ."""
+    """Return the objects in two values with equal pickles, in pairs; None if the bytes differ."""
     try:
         yours = pickle_of(b)
-        if mine.data != yours.data:  # equal texts may be one object here and two there
+        if mine.data != yours.data:  # equal strings may be one object in one value and two in the other
             size_max = _FLAT_MAX * len(mine.data)
             mine, yours = pickle_of(a, size_max=size_max), pickle_of(b, size_max=size_max)
     except Exception:  # noqa: BLE001 - a reducer may raise anything, and cycles need the memo
@@ -260,7 +268,7 @@ def _objects(a: Any, b: Any, mine: Pickled) -> tuple[list[Any], list[Any]] | Non
 
 
 def _is_suspect(kind: Any) -> bool:
-    """Whether equal bytes of two objects of this type may hide a difference."""
+    """Return whether equal bytes of two objects of this type may hide a difference."""
     return handling_of(kind) in (Handling.OWN, Handling.LIBRARY) or issubclass(kind, BaseException)
 
 
@@ -269,18 +277,18 @@ def _is_own(value: Any) -> bool:
 
 
 class _Walk:
-    """Compares two graphs of objects pair by pair, each pair once, so that cycles end."""
+    """Compare two object graphs pair by pair, each pair once, so that cycles end."""
 
     def __init__(self, value_of: Mapping[int, Any] | None = None) -> None:
         self._partners = value_of or {}
-        """`id` of a part → what it was opened as, where a pickle tells."""
+        """`id` of a part → its unpickled copy, if a pickle shows it."""
         self._is_proof = value_of is not None
         self._seen: set[tuple[int, int]] = set()
         self._kept: list[Any] = []
-        """What the ids in `_seen` belong to, which must not be used again."""
+        """The objects of the ids in `_seen`: kept alive, so that no id is reused."""
 
     def difference(self, pairs: Iterable[_Pair]) -> str | None:
-        """The label of the first pair that differs."""
+        """Return the label of the first pair that differs."""
         for first in pairs:
             todo = [first]
             while todo:
@@ -294,7 +302,7 @@ class _Walk:
         return None
 
     def left_out(self, a: list[Any], b: list[Any]) -> str | None:
-        """The first difference in what the equal bytes of objects do not compare."""
+        """Return the first difference in the parts that equal bytes do not compare."""
         kinds = {kind for kind in set(map(type, a)) if _is_suspect(kind)}
         pairs = (
             [(x, y) for x, y in zip(a, b, strict=True) if x is not y and type(x) in kinds] if kinds else []
@@ -303,9 +311,9 @@ class _Walk:
         self._seen.update((id(x), id(y)) for x, y in new)
         self._kept += new
         own = [pair for pair in new if _is_own(pair[0])]
-        if own:  # all at once, which is quick where all is well
+        if own:  # all at once: fast if nothing differs
             mine, yours = [own_parts(x) for x, _ in own], [own_parts(y) for _, y in own]
-            with suppress(Exception):  # what is left out may have no pickle
+            with suppress(Exception):  # a part that is left out may have no pickle
                 objects = _objects(mine, yours, pickle_of(mine))
                 if objects is not None:
                     causes = [pair for pair in new if not _is_own(pair[0])]
@@ -321,7 +329,7 @@ class _Walk:
         )
 
     def _parts(self, a: Any, b: Any, label: str) -> list[_Pair] | None:  # noqa: PLR0911 - one return for each form
-        """The pairs on which it depends whether two objects are the same; None if they are not."""
+        """Return the pairs that decide whether two objects are the same; None if they differ."""
         kind = type(a)
         if kind is not type(b):
             return None
@@ -348,7 +356,7 @@ class _Walk:
         return self._object(a, b, label)
 
     def _are_like(self, a: Any, b: Any) -> bool:
-        """Whether large containers are the same by their bytes, which is quicker than part by part."""
+        """Return whether large containers have equal bytes, which is faster than a comparison of parts."""
         kinds = set(map(type, a)) if isinstance(a, set | frozenset) else set()
         if len(kinds) == 1 and kinds <= _EQUAL_ALONE:
             return bool(a == b) and kinds == set(map(type, b))
@@ -363,7 +371,7 @@ class _Walk:
             return None
         try:
             mine, yours = reduced(a), reduced(b)
-        except Exception:  # noqa: BLE001 - a lock, a connection: with no pickle, so left out of the one to be proved
+        except Exception:  # noqa: BLE001 - a lock or connection has no pickle, so the pickle under test leaves it out
             return [] if self._is_proof else None
         if isinstance(mine, str) or isinstance(yours, str) or len(mine) != len(yours):
             return [] if mine == yours and isinstance(mine, str) else None
@@ -379,7 +387,7 @@ class _Walk:
         return found
 
     def _members(self, a: Any, b: Any, label: str) -> list[_Pair] | None:
-        """Pair the members of two sets: by the pickle's memo, by equality, or by their own pickles."""
+        """Pair the members of two sets by the pickle's memo, by equality, or by their own pickles."""
         if len(a) != len(b):
             return None
         by_id, by_value = {id(member): member for member in b}, {member: member for member in b}
@@ -414,7 +422,7 @@ def _values(a: Any, b: Any, label: str, form: str = "[{!r:.40}]") -> list[_Pair]
 
 
 def _moment(value: Any) -> object:
-    """Fields, fold and zone, as `datetime` itself would pickle them."""
+    """Return fields, fold and zone, as `datetime` itself pickles them."""
     return value.__reduce_ex__(4)[1]
 
 
@@ -432,7 +440,7 @@ _JUDGES: Final[Mapping[type, _Judge]] = {
     UUID: _by(lambda value: (value.int, value.is_safe)),
     **dict.fromkeys((date, time, datetime, timedelta), _by(_moment)),
     timezone: _by(methodcaller("__getinitargs__")),
-    # A zone read from a file of no name is like no other.
+    # A zone from a file without a name equals no other zone.
     ZoneInfo: _by(lambda zone: zone.key or id(zone)),
     **dict.fromkeys((PosixPath, PurePosixPath, WindowsPath, PureWindowsPath), _by(str)),
 }

@@ -1,15 +1,15 @@
-"""Which parts of an object its pickle is made of, and which parts it leaves out.
+"""The parts of an object that its pickle contains, and the parts that it leaves out.
 
-Python's own way of pickling writes every attribute, slot and item of an object.  A class may write something
-else instead (`__reduce__`, `__getstate__`, `__getnewargs__`, `copyreg`).  The bytes of such a pickle prove only
-what the class chose to write, so the rest must be looked at apart: `omitted` gives it.
+By default, a pickle contains every attribute, slot and item of an object.  A class may choose another state
+(`__reduce__`, `__getstate__`, `__getnewargs__`, `copyreg`).  The bytes of such a pickle prove only the chosen state.
+So the other parts must be compared separately: `omitted` returns them.
 
-    BY_NAME    classes and functions: the pickle holds their name
-    WHOLE      Python's own way
-    OWN        the class says what is written: every attribute is compared
-    LIBRARY    the standard library or an installed package says it: public attributes are compared.  Their
-               private ones are caches and handles too often (pandas, numpy, scikit-learn, Pillow …)
-    ONCE       iterators, which are spent by the first who reads them
+    BY_NAME    classes and functions: the pickle has their name
+    WHOLE      Python's default
+    OWN        the class chooses its state: every attribute is compared
+    LIBRARY    a class of the standard library or an installed package chooses its state: public attributes are
+               compared.  Its private ones are often caches and handles (pandas, numpy, scikit-learn, Pillow …)
+    ONCE       iterators: the first reader uses them up
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ __all__ = [
 
 
 class Handling(Enum):
-    """What must be looked at beside the bytes of an object's pickle."""
+    """The way in which an object is pickled; it decides which parts to compare in addition to the bytes."""
 
     BY_NAME = auto()
     WHOLE = auto()
@@ -50,17 +50,17 @@ class Handling(Enum):
 
 
 class Pickled(NamedTuple):
-    """A pickle, and what was met while it was made."""
+    """A pickle, and the objects that were pickled."""
 
     data: bytes
     objects: list[Any]
     """Every object but builtin data, in the order of the pickle."""
     partners: Callable[[], Mapping[int, tuple[int, Any]]]
-    """Gives, by the `id` of a part, its number in the pickle's memo, and the part."""
+    """Maps the `id` of a part to its number in the pickle's memo, and the part."""
 
 
 def pickle_of(value: object, *, size_max: int | None = None) -> Pickled:
-    """Pickle a value; without memo, and up to a size, if `size_max` is given. Raises whatever a part raises."""
+    """Pickle a value; with `size_max`, without memo and up to that size in bytes. Raises any error of a part."""
     out = _Bounded(_UNLIMITED if size_max is None else size_max)
     objects: list[Any] = []
     pickler = _Tracing(out, 5)
@@ -71,7 +71,7 @@ def pickle_of(value: object, *, size_max: int | None = None) -> Pickled:
 
 
 class _Tracing(pickle.Pickler):
-    """Notes every object that it meets."""
+    """A pickler that records every object."""
 
     seen: list[Any]
 
@@ -84,7 +84,7 @@ _UNLIMITED: Final = 1 << 62
 
 
 class _Bounded(io.BytesIO):
-    """A file of limited size: without memo, shared parts are written once for each mention."""
+    """A file of limited size: without memo, a shared part is written at each reference."""
 
     def __init__(self, size_max: int) -> None:
         super().__init__()
@@ -98,18 +98,18 @@ class _Bounded(io.BytesIO):
 
 
 def holds_once(pickled: Pickled) -> bool:
-    """Whether an iterator is among the objects of a pickle."""
+    """Return whether the objects of a pickle include an iterator."""
     return any(handling_of(kind) is Handling.ONCE for kind in set(map(type, pickled.objects)))
 
 
 def is_once(value: Any) -> bool:
-    """Whether a value is spent by the first who reads it: an iterator, a generator, an open file."""
+    """Return whether one reading uses a value up: an iterator, a generator, an open file."""
     return handling_of(type(value)) is Handling.ONCE  # type: ignore[arg-type]  # types are hashable
 
 
 @lru_cache(maxsize=4096)
 def handling_of(kind: type) -> Handling:
-    """How objects of exactly this type are pickled."""
+    """Return how objects of exactly this type are pickled."""
     if issubclass(kind, type) or kind is FunctionType:
         return Handling.BY_NAME
     if issubclass(kind, abc.Iterator | abc.AsyncIterator):
@@ -122,12 +122,12 @@ def handling_of(kind: type) -> Handling:
 
 _METHODS: Final = ("__reduce_ex__", "__reduce__", "__getstate__", "__getnewargs__", "__getnewargs_ex__")
 _FAITHFUL: Final = frozenset({"attr._make", "dataclasses"})
-"""Modules that write `__getstate__` into classes with slots, for every field."""
+"""Modules that add a `__getstate__` of every field to classes with slots."""
 _BUILTIN: Final = (str, bytes, int, float, complex, tuple, list, dict, set, frozenset, bytearray)
 
 
 def _sayers(kind: type) -> Iterator[bool]:
-    """For everything that takes the place of Python's own way, whether it belongs to a library."""
+    """Yield, for each override of Python's default, whether a library defines it."""
     function = copyreg.dispatch_table.get(kind)
     if function is not None:
         yield is_library(function)
@@ -146,7 +146,7 @@ def _sayers(kind: type) -> Iterator[bool]:
 
 
 def is_library(thing: Any) -> bool:
-    """Whether a class or function belongs to the standard library, an installed package, or this one."""
+    """Return whether a class or function is of the standard library, an installed package, or this package."""
     top = (getattr(thing, "__module__", None) or "").partition(".")[0]
     if top in sys.stdlib_module_names or top == __name__.partition(".")[0]:
         return True
@@ -156,7 +156,7 @@ def is_library(thing: Any) -> bool:
 
 
 def reduced(value: Any) -> Any:
-    """What pickle would make of an object; raises whatever its class raises."""
+    """Return the reduced form that pickle uses for an object. Raises any error of its class."""
     function: Callable[[Any], Any] | None = copyreg.dispatch_table.get(type(value))
     return value.__reduce_ex__(5) if function is None else function(value)
 
@@ -165,13 +165,13 @@ _MISSING: Final = object()
 
 
 class Missing:
-    """Stands for what one of two objects does not have."""
+    """Placeholder for an attribute that one of two objects does not have."""
 
 
 def omitted(a: Any, b: Any) -> Iterator[tuple[str, Any, Any]]:
-    """What the pickles of two like objects, whose bytes are equal, do not compare: label, and both values.
+    """Return the parts that two equal pickles do not compare, as label and both values.
 
-    A value that one of them lacks is a `Missing`.
+    If one object lacks a value, its value is a `Missing`.
     """
     kind = type(a)
     handling = handling_of(kind)  # type: ignore[arg-type]
@@ -184,14 +184,14 @@ def omitted(a: Any, b: Any) -> Iterator[tuple[str, Any, Any]]:
 
 
 def _cause(error: BaseException) -> BaseException | None:
-    """What a traceback shows as the cause."""
+    """Return the exception that a traceback shows as the cause."""
     if error.__cause__ is not None or error.__suppress_context__:
         return error.__cause__
     return error.__context__
 
 
 def own_parts(value: Any) -> dict[str, Any]:
-    """All that an object has, whatever its class would write: attributes, slots, and the content of a builtin type."""
+    """Return all attributes and slots of an object and the content of its builtin type."""
     slots, computed, bases = _layout_of(type(value))  # type: ignore[arg-type]  # types are hashable
     parts = dict(getattr(value, "__dict__", None) or {})
     for name in slots:
@@ -207,7 +207,7 @@ def own_parts(value: Any) -> dict[str, Any]:
 
 @lru_cache(maxsize=1024)
 def _layout_of(kind: type) -> tuple[tuple[str, ...], tuple[str, ...], tuple[type, ...]]:
-    """Names of a class's slots and of its cached properties, and the builtin type behind it."""
+    """Return the names of a class's slots and cached properties, and its builtin base type."""
     slots, computed = [], []
     for base in kind.__mro__:
         for name, part in vars(base).items():
@@ -229,7 +229,7 @@ def _all_attributes(a: Any, b: Any) -> Iterator[tuple[str, Any, Any]]:
 
 
 def _public_attributes(a: Any, b: Any) -> Iterator[tuple[str, Any, Any]]:
-    """Those that one of them lacks, and those of another type or of other plain data."""
+    """Return the attributes that one of them lacks, or that differ in type or in plain data."""
     mine = getattr(a, "__dict__", None)
     if not mine:
         return
@@ -246,7 +246,7 @@ _PLAIN: Final = frozenset({*_BUILTIN, bool, type(None)})
 
 
 def _state(value: Any) -> Mapping[str, Any]:
-    """The attributes that are written, by name, where that is how the class writes them."""
+    """Return the written attributes by name, if the class writes them by name."""
     try:
         parts = reduced(value)
     except Exception:  # noqa: BLE001 - code of the class's own
@@ -258,7 +258,7 @@ def _state(value: Any) -> Mapping[str, Any]:
 
 
 def _content(base: type, value: Any) -> Any:
-    """What the builtin type behind an object holds."""
+    """Return the content of the builtin base type of an object."""
     if base is dict:
         return list(dict.items(value))
     if base in (set, frozenset):

@@ -1,7 +1,7 @@
 """A log whose process dies at a chosen append, so that a test can resume from every such point.
 
-There are two ways to die at an append: before its records are stored, and after they are but before the
-writer is told.  Both look the same to the writer, and differ to whoever opens the log next.
+A process can die at an append in two ways: before its records are stored, or after that but before the append
+returns.  Both look the same to the writer.  They differ for the next process that opens the log.
 """
 
 from __future__ import annotations
@@ -18,14 +18,39 @@ __all__ = ["Crash", "CrashingLog"]
 
 
 class Crash(BaseException):
-    """The process is dead. No `Exception`, so that nothing between the log and the test survives it."""
+    """The process is dead. This is not an `Exception`, so no code between the log and the test can catch it."""
 
 
 class CrashingLog:
-    """Any log, until its append number `crash_at` (from 1); from then on every call raises `Crash`.
+    """Wrap a log, and raise `Crash` from append number `crash_at` (from 1) on, in every call.
 
-    Without `crash_at` it only counts. What was held is let go as its blocks are left, as the death of a
-    process does; the log inside stays as it is, for the next process to find.
+    Without `crash_at` it only counts appends. Held runs are released when their blocks end, as at the death of a
+    process. The inner log stays as it is, for the next process.
+
+    ```python
+    from eventflow import MemoryLog, flow, task
+    from eventflow.testing import Crash, CrashingLog
+
+    @task
+    async def answer() -> int:
+        return 42
+
+    @flow
+    def question() -> int:
+        return answer()
+
+    log = MemoryLog()
+    dying = CrashingLog(log, crash_at=2, when="after")
+    try:
+        await question.options(log=dying, run_id="r").run()
+    except* Crash:
+        print("crashed at append", dying.appends)
+    print(await question.options(log=log, run_id="r").value())
+    ```
+    ```text
+    crashed at append 2
+    42
+    ```
     """
 
     def __init__(
@@ -36,10 +61,10 @@ class CrashingLog:
         when: Literal["before", "after"] = "before",
         lag: int = 0,
     ) -> None:
-        """Wrap a log. Of what is submitted the last `lag` are not stored yet, so they die with the process."""
+        """Wrap a log. The last `lag` submitted appends are not stored yet, so a crash loses them."""
         self.log = log
         self.appends = 0
-        """Appends asked for so far, the deadly one included."""
+        """Number of appends so far, including the one that crashes."""
         self.crashed = False
         self._crash_at = crash_at
         self._when = when
@@ -48,7 +73,7 @@ class CrashingLog:
 
     @property
     def keyring(self) -> Keyring:
-        """The keys of the log inside."""
+        """The keys of the inner log."""
         self._check_alive()
         return self.log.keyring
 
@@ -60,7 +85,7 @@ class CrashingLog:
         await self._store_submitted(0)
         records = await self.log.append(*writes, values=values, durability=durability)
         self.crashed = self.crashed or deadly
-        self._check_alive()  # another task's append may have been the deadly one meanwhile
+        self._check_alive()  # meanwhile, another task's append may have crashed
         return records
 
     async def submit(
@@ -77,7 +102,7 @@ class CrashingLog:
         return ticket
 
     def _count(self) -> bool:
-        """Count an append; die if it is the deadly one, or give that it will be after it was stored."""
+        """Count an append and crash before it if needed; return whether to crash after it."""
         self._check_alive()
         self.appends += 1
         deadly = self.appends == self._crash_at
@@ -87,7 +112,7 @@ class CrashingLog:
         return deadly
 
     async def _store_submitted(self, left: int) -> None:
-        """Store the oldest of what was submitted, until so many are left."""
+        """Store the oldest submitted appends, until `left` remain."""
         while len(self._under_way) > left:
             await self._under_way.popleft().store()
 
@@ -106,49 +131,49 @@ class CrashingLog:
             yield record
 
     async def latest(self, keys: Sequence[str], *, until: int | None = None) -> Mapping[str, Record]:
-        """As the log inside."""
+        """As the inner log."""
         self._check_alive()
         return await self.log.latest(keys, until=until)
 
     async def head(self, stream: str | None = None) -> int:
-        """As the log inside."""
+        """As the inner log."""
         self._check_alive()
         return await self.log.head(stream)
 
     async def values(self, digests: Iterable[bytes]) -> Mapping[bytes, Value]:
-        """As the log inside."""
+        """As the inner log."""
         self._check_alive()
         return await self.log.values(digests)
 
     def peek(self, digest: bytes) -> Value | None:
-        """As the log inside."""
+        """As the inner log."""
         self._check_alive()
         return self.log.peek(digest)
 
     async def snapshot(self, name: str) -> bytes | None:
-        """As the log inside."""
+        """As the inner log."""
         self._check_alive()
         return await self.log.snapshot(name)
 
     async def keep_snapshot(self, name: str, data: bytes) -> None:
-        """As the log inside."""
+        """As the inner log."""
         self._check_alive()
         await self.log.keep_snapshot(name, data)
 
     async def rows(self, table: str, names: Sequence[str] | None = None, *, prefix: str = "") -> RowsFound:
-        """As the log inside."""
+        """As the inner log."""
         self._check_alive()
         return await self.log.rows(table, names, prefix=prefix)
 
     async def keep_rows(
         self, table: str, was: Checkpoint | None, now: Checkpoint, rows: Mapping[str, bytes | None]
     ) -> bool:
-        """As the log inside."""
+        """As the inner log."""
         self._check_alive()
         return await self.log.keep_rows(table, was, now, rows)
 
     async def follow(self, *, after: int = 0) -> AsyncIterator[Record]:
-        """Follow while alive; one who waits when the crash comes learns it with the next record."""
+        """Follow while alive; a follower that waits during the crash raises with the next record."""
         self._check_alive()
         async for record in self.log.follow(after=after):
             self._check_alive()
@@ -156,18 +181,18 @@ class CrashingLog:
 
     @asynccontextmanager
     async def hold(self, run: str) -> AsyncIterator[bool]:
-        """Hold while alive; let go at the end of the block, dead or alive."""
+        """Hold while alive; release at the end of the block, dead or alive."""
         self._check_alive()
         async with self.log.hold(run) as mine:
             yield mine
 
     async def is_live(self, run: str) -> bool:
-        """As the log inside."""
+        """As the inner log."""
         self._check_alive()
         return await self.log.is_live(run)
 
     async def aclose(self) -> None:
-        """Close the log inside; the dead close nothing."""
+        """Close the inner log; a dead process closes nothing."""
         self._check_alive()
         await self.log.aclose()
 
@@ -177,7 +202,7 @@ class CrashingLog:
 
 
 class _Lagging:
-    """A ticket of what is stored later."""
+    """The ticket of an append that is stored later."""
 
     def __init__(
         self, log: CrashingLog, writes: Sequence[Write], values: Sequence[Value], after: _Lagging | None
@@ -190,17 +215,17 @@ class _Lagging:
 
     @property
     def error(self) -> BaseException | None:
-        """Why it was not stored, if it was tried."""
+        """The reason why it was not stored, if that was tried."""
         return self._inner.error if self._inner is not None else None
 
     async def store(self) -> None:
-        """Pass it on to the log inside."""
+        """Submit it to the inner log."""
         before, self._after = self._after, None
         inner = before._inner if before is not None else None  # noqa: SLF001 - they are one
         self._inner = await self._log.log.submit(*self._writes, values=self._values, after=inner)
 
     async def wait(self) -> Sequence[Record]:
-        """See it and all before it stored; raises `Crash` when the process is dead by then."""
+        """Wait until it and all earlier appends are stored; raise `Crash` if the process is dead by then."""
         self._log._check_alive()  # noqa: SLF001 - they are one
         while self._inner is None:
             await self._log._store_submitted(len(self._log._under_way) - 1)  # noqa: SLF001 - the oldest one

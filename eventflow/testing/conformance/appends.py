@@ -1,4 +1,4 @@
-"""Appending: whole or absent, at the expected versions, once; who owns a run; cancellation."""
+"""Appending: whole or absent, at the expected versions, once; ownership of a run; cancellation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Appending(LogHooks[L]):
     """The tests of `EventLog.append`."""
 
     async def test_records_are_given_and_stand(self) -> None:
-        """An append gives the very records that a reader finds: in order, dense, content untouched."""
+        """An append returns the same records as a reader: in order, dense, content unchanged."""
         async with self.open() as log:
             drafts = [*facts(1, 2), *facts(3, at=NOON + 5, key="k")]
             first = await log.append(Write("run/a", 0, drafts))
@@ -32,14 +32,14 @@ class Appending(LogHooks[L]):
             assert await collect(log.read()) == [*first, *second]
 
     async def test_every_durability_is_visible_on_return(self) -> None:
-        """Whatever the durability, a reader finds what an append has returned."""
+        """At every durability, a reader finds the records that an append returned."""
         async with self.open() as log:
             for number, durability in enumerate(DURABILITIES):
                 await log.append(write("run/a", number, number), durability=durability)
                 assert await stored(log) == list(range(number + 1))
 
     async def test_submitted_appends_are_stored_in_order(self) -> None:
-        """A ticket is for an append that is stored after those before it, or fails with the one it builds on."""
+        """A submitted append is stored after earlier ones, or fails together with the append that it builds on."""
         async with self.open() as log:
             first = await log.submit(write("run/a", 0, 1))
             second = await log.submit(write("run/a", 1, 2), values=[value(b"v")], after=first)
@@ -54,7 +54,7 @@ class Appending(LogHooks[L]):
             assert value(b"v").digest in await log.values([value(b"v").digest])
 
     async def test_conflict_stores_nothing(self) -> None:
-        """One write that expects another version leaves no trace of the whole append, nor of its values."""
+        """If one write expects a wrong version, nothing of the append is stored, not even its values."""
         async with self.open() as log:
             await log.append(write("run/a", 0, 1, 2))
             kept = value(b"kept")
@@ -73,7 +73,7 @@ class Appending(LogHooks[L]):
             assert await log.values([kept.digest]) == {}
 
     async def test_what_cannot_be_encoded_stores_nothing(self) -> None:
-        """A draft that has no bytes fails its append as a whole, and the log goes on."""
+        """If a draft cannot be encoded, its whole append fails, and the log still works."""
         async with self.open() as log:
             broken: Sequence[Draft] = [Draft(NOON, TaskMapped(claim=1, task=(0,), width=object()))]  # type: ignore[arg-type]
             with pytest.raises(TypeError):
@@ -83,7 +83,7 @@ class Appending(LogHooks[L]):
             assert await stored(log) == [2]
 
     async def test_writes_to_one_stream_chain(self) -> None:
-        """Writes of one append may follow each other in a stream, if each expects what the last one left."""
+        """Writes of one append may follow each other in a stream, if each expects the version after the last one."""
         async with self.open() as log:
             records = await log.append(write("run/a", 0, 1), write("run/b", 0, 2), write("run/a", 1, 3))
             assert [(r.stream, r.version) for r in records] == [("run/a", 1), ("run/b", 1), ("run/a", 2)]
@@ -93,7 +93,7 @@ class Appending(LogHooks[L]):
             assert await stored(log, "run/a") == [1, 3]
 
     async def test_empty_appends(self) -> None:
-        """Nothing to store is stored without ado; values may come alone; an empty write must still stand."""
+        """An empty append succeeds; values may come without records; an empty write must expect the right version."""
         async with self.open() as log:
             assert list(await log.append()) == []
             assert list(await log.append(Write("run/a", 0, []), values=[value(b"alone")])) == []
@@ -103,7 +103,7 @@ class Appending(LogHooks[L]):
             assert await log.head() == 0
 
     async def test_sending_again_succeeds_again(self) -> None:
-        """A write that already stands is satisfied: same records, nothing new, also when more has come."""
+        """A write that is already stored succeeds again: the same records, nothing new, also after later appends."""
         async with self.open() as log:
             writes = [write("run/a", 0, 1, 2), write("run/b", 0, 3), write("run/a", 2, 4)]
             first = list(await log.append(*writes))
@@ -115,7 +115,7 @@ class Appending(LogHooks[L]):
             assert await stored(log) == [1, 2, 3, 4, 5]
 
     async def test_sending_something_else_conflicts(self) -> None:
-        """Another event, another key, or only a part of it standing is no resend."""
+        """A write with another event or key, or only partly stored, is not a resend."""
         async with self.open() as log:
             await log.append(write("run/a", 0, 1, 2))
             for drafts in (facts(1, 3), facts(1, 2, key="k"), facts(1, 2, 3), facts(2, 1)):
@@ -124,7 +124,7 @@ class Appending(LogHooks[L]):
             assert await stored(log) == [1, 2]
 
     async def test_satisfied_and_new_writes_mix(self) -> None:
-        """Each write is judged alone: a standing one does not hinder a new one, a conflict hinders all."""
+        """Each write is checked alone: a stored one does not block a new one, a conflict blocks all."""
         async with self.open() as log:
             await log.append(write("flow/f", 0, 1))
             records = await log.append(write("flow/f", 0, 1), write("run/a", 0, 2))
@@ -134,7 +134,7 @@ class Appending(LogHooks[L]):
             assert await stored(log) == [1, 2]
 
     async def test_time_never_goes_back_within_a_stream(self) -> None:
-        """`at` is raised to the stream's last one, in and across appends; other streams are not touched."""
+        """`at` is raised to the last `at` of its stream, within and across appends; other streams do not matter."""
         async with self.open() as log:
             drafts = [*facts(1, at=NOON), *facts(2, at=NOON - 5), *facts(3, at=NOON + 5)]
             early = facts(4, at=NOON - 9)
@@ -155,7 +155,7 @@ class Appending(LogHooks[L]):
             assert list(await log.append(sent)) == first
 
     async def test_two_claimants_one_winner(self) -> None:
-        """Of runners that claim a run at the same version exactly one wins, and the others learn it."""
+        """If several runners claim a run at one version, exactly one wins, and the others get `Conflict`."""
         async with self.open() as one, self.reopen(one) as two:
             for turn in range(20):
                 run = f"run/{turn}"
@@ -177,7 +177,7 @@ class Appending(LogHooks[L]):
                 assert await one.head(run) == 2
 
     async def test_a_lost_owner_cannot_write(self) -> None:
-        """After a foreign claim the former owner's next write conflicts, and the winner's stands."""
+        """After a foreign claim, the former owner's next write conflicts, and the winner's is stored."""
         async with self.open() as one, self.reopen(one) as two:
             await one.append(write("run/a", 0, 1), claim("run/a", 1, "one"))
             await two.append(claim("run/a", 2, "two"))
@@ -187,7 +187,7 @@ class Appending(LogHooks[L]):
             assert await stored(one, "run/a") == [1, 8]
 
     async def test_cancelled_before_it_was_taken_up(self) -> None:
-        """Who is already cancelled stores nothing."""
+        """An append in a cancelled scope stores nothing."""
         async with self.open() as log:
             with anyio.CancelScope() as scope:
                 scope.cancel()
@@ -197,7 +197,7 @@ class Appending(LogHooks[L]):
             assert await log.values([value(b"v").digest]) == {}
 
     async def test_cancelled_at_any_turn(self) -> None:
-        """Wherever a cancellation falls: whole or absent, settled on return, and sending again heals."""
+        """A cancelled append is stored whole or not at all; this is settled on return, and a resend completes it."""
         async with self.open() as log:
             for turns in range(16):
                 stream = f"run/{turns}"

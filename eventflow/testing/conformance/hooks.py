@@ -1,4 +1,4 @@
-"""What an adapter gives to the suite, and the small vocabulary in which its tests speak."""
+"""The hooks that an adapter implements for the suite, and helpers of its tests."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ __all__ = [
 ]
 
 PATIENCE: Final = 10.0
-"""Seconds after which a wait is given up; only a broken log reaches it."""
+"""Seconds after which a waiting test fails; only a broken log reaches it."""
 
 NOON: Final = 1_800_000_000_000_000
-"""A moment, in microseconds UTC."""
+"""A time in microseconds UTC."""
 
 
 L = TypeVar("L", bound=EventLog)
 
 
 class LogHooks(ABC, Generic[L]):
-    """What an adapter implements."""
+    """The hooks that an adapter implements."""
 
     @abstractmethod
     def open(self) -> AbstractAsyncContextManager[L]:
-        """A fresh, empty log; closed at the end of the block."""
+        """Open a new, empty log; close it at the end of the block."""
 
     @abstractmethod
     def reopen(self, log: L) -> AbstractAsyncContextManager[L]:
-        """Another handle on the records of `log`, which may be open or closed by now."""
+        """Open another handle on the records of `log`, which may be open or closed."""
 
     @abstractmethod
     async def damage(self, log: L, position: int) -> None:
@@ -56,32 +56,32 @@ class LogHooks(ABC, Generic[L]):
 
 
 def facts(*numbers: int, at: int = NOON, key: str | None = None) -> list[Draft]:
-    """A draft for each number, which `marks` finds again."""
+    """Return a draft for each number; `marks` reads the numbers back."""
     return [Draft(at, TaskMapped(claim=1, task=(0,), width=number), key) for number in numbers]
 
 
 def write(stream: str, expect: int, *numbers: int) -> Write:
-    """A write of `facts`."""
+    """Return a write of `facts`."""
     return Write(stream, expect, facts(*numbers))
 
 
 def claim(stream: str, expect: int, owner: str) -> Write:
-    """A runner's attempt to own a run."""
+    """Return the write by which a runner claims a run."""
     return Write(stream, expect, [Draft(NOON, RunClaimed(owner=owner, environment={}, flow="f"))])
 
 
 def value(data: bytes) -> Value:
-    """A value under its digest."""
+    """Return a value with its digest."""
     return Value(blake2b(data, digest_size=16).digest(), "msgpack", data)
 
 
 def marks(records: Sequence[Record]) -> list[int]:
-    """The numbers that `facts` put in."""
+    """Return the numbers of records that `facts` made."""
     return [record.event.width for record in records if isinstance(record.event, TaskMapped)]
 
 
 async def collect(records: AsyncIterator[Record], count: int | None = None) -> list[Record]:
-    """All records, or the first `count` of them."""
+    """Return all records, or the first `count` of them."""
     found: list[Record] = []
     async for record in records:
         found.append(record)
@@ -91,5 +91,5 @@ async def collect(records: AsyncIterator[Record], count: int | None = None) -> l
 
 
 async def stored(log: EventLog, stream: str | None = None) -> list[int]:
-    """The numbers that stand in a stream, or in the log."""
+    """Return the numbers in a stream, or in the whole log."""
     return marks(await collect(log.read(stream=stream)))

@@ -1,4 +1,4 @@
-"""Living with others: following, holding, closing, and many writers at once."""
+"""Concurrency: following, holding, closing, and many writers at once."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from eventflow.testing.conformance.hooks import PATIENCE, L, LogHooks, collect, 
 __all__ = ["Living"]
 
 TURNS = 20
-"""Turns of the event loop after which a follower that has nothing to read waits."""
+"""Turns of the event loop after which a follower without records is waiting."""
 
 
 class Living(LogHooks[L]):
     """The tests of `follow`, `hold` and `aclose`, and of appending from many tasks."""
 
     async def test_follow_from_the_past_into_the_present(self) -> None:
-        """Followers get what is there and what comes, in order, nothing twice, nothing missed."""
+        """Followers get all present and all new records: in order, each once, none missed."""
         async with self.open() as one, self.reopen(one) as two:
             await one.append(write("run/a", 0, *range(700)))
             found: dict[int, list[int]] = {}
@@ -45,7 +45,7 @@ class Living(LogHooks[L]):
             assert found == {after: list(range(after, 900)) for after in (0, 1, 699, 700, 850)}
 
     async def test_a_waiting_follower_is_woken(self) -> None:
-        """A follower that has read everything gets the next record, however long it has waited."""
+        """A follower that has read everything gets the next record, however long it waits."""
         async with self.open() as log, anyio.create_task_group() as tasks:
             seen: list[Record] = []
             woken = anyio.Event()
@@ -67,7 +67,7 @@ class Living(LogHooks[L]):
         assert marks(seen) == [0, 1, 2]
 
     async def test_a_follower_may_append(self) -> None:
-        """What comes while a record is looked at is not missed, even when nothing comes after it."""
+        """A record appended while a follower handles another one is not missed, even if it is the last."""
         async with self.open() as log:
             await log.append(write("run/a", 0, 0))
             seen: list[int] = []
@@ -114,7 +114,7 @@ class Living(LogHooks[L]):
                 assert not still
 
     async def test_a_hold_ends_with_its_block(self) -> None:
-        """However the block is left, the run is free again."""
+        """When the block ends, by return, error or cancellation, the run is free again."""
         async with self.open() as one, self.reopen(one) as two:
             async with one.hold("a") as mine:
                 assert mine
@@ -129,7 +129,7 @@ class Living(LogHooks[L]):
                 assert mine
 
     async def test_asking_who_lives(self) -> None:
-        """Every handle sees that a run is held, by itself or another, and that it no longer is."""
+        """Every handle reports whether a run is held, by this handle or another, and when it is free again."""
         async with self.open() as one, self.reopen(one) as two:
             assert not await one.is_live("a")
             async with one.hold("a") as mine:
@@ -142,7 +142,7 @@ class Living(LogHooks[L]):
             assert [await log.is_live("a") for log in (one, two)] == [False, False]
 
     async def test_asking_who_lives_is_in_nobodys_way(self) -> None:
-        """A run can be held while it is asked for, however often, and asking leaves nothing in the log."""
+        """Queries of liveness never prevent a hold, and write nothing to the log."""
         async with self.open() as one, self.reopen(one) as two:
             for _ in range(3):
                 asked = two.is_live("a")
@@ -153,7 +153,7 @@ class Living(LogHooks[L]):
             assert await one.head() == 0
 
     async def test_letting_go_does_not_disturb_followers(self) -> None:
-        """The nudge of an ended hold brings no record and loses none."""
+        """The wake-up by a released hold delivers no record and loses none."""
         async with self.open() as log, anyio.create_task_group() as tasks:
             got: list[Record] = []
 
@@ -172,7 +172,7 @@ class Living(LogHooks[L]):
         assert marks(got) == [0, 1]
 
     async def test_a_closed_log_refuses(self) -> None:
-        """After `aclose`, which may be called twice, only `peek` answers; the records are there for others."""
+        """After `aclose`, which may be called twice, only `peek` works; other handles still read the records."""
         async with self.open() as log:
             kept = value(b"kept")
             await log.append(write("run/a", 0, 1), values=[kept])
@@ -196,7 +196,7 @@ class Living(LogHooks[L]):
                 assert await stored(other) == [1]
 
     async def test_many_writers_many_streams(self) -> None:
-        """Writers of their own streams do not hinder each other, and positions stay dense."""
+        """Writers of different streams do not block each other, and positions stay dense."""
         async with self.open() as log, self.reopen(log) as two:
 
             async def fill(log: EventLog, stream: str) -> None:
@@ -211,7 +211,7 @@ class Living(LogHooks[L]):
                 assert await stored(log, f"run/{writer}") == list(range(10))
 
     async def test_many_writers_one_stream(self) -> None:
-        """Writers of one stream that read and try again on `Conflict` lose and repeat nothing."""
+        """Writers of one stream that read and retry on `Conflict` lose no record and write none twice."""
         async with self.open() as log, self.reopen(log) as two:
 
             async def contend(log: EventLog, first: int) -> None:

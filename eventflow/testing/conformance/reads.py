@@ -1,4 +1,4 @@
-"""Reading: order, bounds, pages, keys, values; and what a reader does about bytes that have changed."""
+"""Reading: order, bounds, pages, keys, values; and the detection of changed bytes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from eventflow.testing.conformance.hooks import L, LogHooks, collect, facts, mar
 __all__ = ["Reading"]
 
 MANY = 1_500
-"""Records that need several pages."""
+"""A number of records that needs several pages."""
 
 KEYED = (("a", "k"), ("b", "k"), ("b", "l"), ("a", None), ("a", "k"), ("b", "l"))
 """Streams and keys."""
@@ -24,7 +24,7 @@ class Reading(LogHooks[L]):
     """The tests of `read`, `latest`, `head`, `values` and `peek`."""
 
     async def test_an_empty_log(self) -> None:
-        """A log without records answers everything with nothing."""
+        """An empty log returns nothing for every query."""
         async with self.open() as log:
             assert await collect(log.read()) == await collect(log.read(stream="run/a", backwards=True)) == []
             assert (await log.head(), await log.head("run/a")) == (0, 0)
@@ -51,7 +51,7 @@ class Reading(LogHooks[L]):
                 assert (found, back) == (wanted, wanted[::-1])
 
     async def test_many_pages(self) -> None:
-        """Several pages come without loss, repetition or disorder, also where streams are interleaved."""
+        """Several pages are read without loss, repetition or disorder, also with interleaved streams."""
         async with self.open() as log:
             await log.append(write("run/a", 0, *range(MANY)))
             for number in range(0, MANY, 100):
@@ -71,7 +71,7 @@ class Reading(LogHooks[L]):
             assert [await log.head(stream) for stream in (None, "run/a", "run/b", "run/c")] == [3, 2, 1, 0]
 
     async def test_writing_while_reading(self) -> None:
-        """A reader holds nothing: one may append in its middle, and it still sees each old record once."""
+        """A reader takes no lock: appends may happen while it reads, and it still sees each old record once."""
         async with self.open() as log:
             await log.append(write("run/a", 0, *range(MANY)))
             found: list[Record] = []
@@ -83,7 +83,7 @@ class Reading(LogHooks[L]):
             assert [r.position for r in found] == list(range(1, len(found) + 1))
 
     async def test_leaving_a_read_early(self) -> None:
-        """A reader may be left at any point, and the log goes on."""
+        """A reader may stop at any point, and the log still works."""
         async with self.open() as log:
             await log.append(write("run/a", 0, *range(MANY)))
             for count in (1, 600):
@@ -92,7 +92,7 @@ class Reading(LogHooks[L]):
             assert await log.head() == MANY + 1
 
     async def test_latest_by_key(self) -> None:
-        """The last record of each key, over all streams, as of any position; unborn keys are left out."""
+        """`latest` returns the last record of each key, over all streams, up to any position; unknown keys are absent."""
         async with self.open() as log:
             for number, (stream, key) in enumerate(KEYED):
                 drafts = facts(number, key=key)
@@ -105,7 +105,7 @@ class Reading(LogHooks[L]):
             assert dict(await log.latest([])) == {}
 
     async def test_values_by_digest(self) -> None:
-        """Values come back byte for byte, in any number, also at once; missing ones are left out."""
+        """Values are returned byte for byte, one by one or together; missing ones are absent."""
         async with self.open() as log:
             kept = [value(bytes([n]) * n) for n in range(20)]
             await log.append(write("run/a", 0, 1), values=kept[:12])
@@ -115,7 +115,7 @@ class Reading(LogHooks[L]):
             assert [log.peek(kept[3].digest), log.peek(b"?" * 16)] == [kept[3], None]
 
     async def test_damage_is_named(self) -> None:
-        """A changed byte is found by whoever reads it, and the error names position and stream."""
+        """Reading a changed byte raises an error that names position and stream."""
         async with self.open() as log:
             await log.append(Write("run/a", 0, [*facts(1), *facts(2, key="k"), *facts(3)]))
             await self.damage(log, 2)
@@ -128,7 +128,7 @@ class Reading(LogHooks[L]):
             assert marks(await collect(log.read(after=2))) == [3]
 
     async def test_a_lost_record_is_named(self) -> None:
-        """A hole is noticed, in the log by its position and in a stream by its version."""
+        """A missing record is detected, in the log by its position and in a stream by its version."""
         async with self.open() as log:
             await log.append(write("run/b", 0, 0))
             await log.append(write("run/a", 0, 1, 2, 3, 4))
@@ -138,7 +138,7 @@ class Reading(LogHooks[L]):
             assert await stored(log, "run/b") == [0]
 
     async def test_damage_does_not_satisfy(self) -> None:
-        """Sending again what stands but is damaged does not pass for success."""
+        """Sending a damaged record again does not succeed."""
         async with self.open() as log:
             await log.append(write("run/a", 0, 1))
             await self.damage(log, 1)
@@ -146,7 +146,7 @@ class Reading(LogHooks[L]):
                 await log.append(write("run/a", 0, 1))
 
     async def test_another_handle_sees_the_same(self) -> None:
-        """What one handle has stored another one reads, and the signing keys are those of the log."""
+        """A handle reads the records of another handle, and both have the signing keys of the log."""
         async with self.open() as one, self.reopen(one) as two:
             kept = value(b"shared")
             await one.append(write("run/a", 0, 1), values=[kept])
@@ -161,7 +161,7 @@ class Reading(LogHooks[L]):
             assert dict(one.keyring.keys) == dict(two.keyring.keys)
 
     async def test_a_snapshot_is_kept_until_another_takes_its_name(self) -> None:
-        """Snapshots lie beside the records: found by name, replaced, and no part of what is read."""
+        """Snapshots are stored by name, apart from the records, and can be replaced."""
         async with self.open() as log:
             assert await log.snapshot("run/a") is None
             await log.append(write("run/a", 0, 1))
@@ -173,7 +173,7 @@ class Reading(LogHooks[L]):
             assert (await log.head(), await log.head("run/b")) == (1, 0)
 
     async def test_rows_are_kept_with_their_checkpoint(self) -> None:
-        """Rows and checkpoint move together or not at all; other code begins anew; other tables are not touched."""
+        """Rows and checkpoint change together or not at all; other code starts over; other tables stay unchanged."""
         async with self.open() as log, self.reopen(log) as other:
             assert await log.rows("t") == RowsFound(None, {})
             first, second = Checkpoint("code", 1), Checkpoint("code", 5)
@@ -194,12 +194,12 @@ class Reading(LogHooks[L]):
 
 
 async def _until_damage(records: AsyncIterator[Record], *named: str) -> list[Record]:
-    """What comes before `LogDamaged`, whose message must hold each of the names."""
+    """Return the records before `LogDamaged`, whose message must contain each of the names."""
     found: list[Record] = []
 
     async def exhaust() -> None:
         async for record in records:
-            found.append(record)  # noqa: PERF401 - it is left by an exception
+            found.append(record)  # noqa: PERF401 - the loop ends with an exception
 
     with pytest.raises(LogDamaged) as caught:
         await exhaust()

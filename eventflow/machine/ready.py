@@ -1,6 +1,6 @@
-"""What a run owes next.
+"""Find the tasks of a run that are due.
 
-Reads only the queue of due tasks and the heap of timers, never the task list: O(what is owed).
+Only the queue of due tasks and the heap of timers are read, never the list of all tasks, so the work is O(due).
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ _RETRYING: Final = int(Status.RETRYING)
 
 
 class Due(msgspec.Struct):
-    """What is owed now, as slots, and when to look again."""
+    """The slots that are due, by what must be done with them, and when to ask again."""
 
     start: list[int]
     map: list[int]
     skip: list[int]
     block: list[int]
     wake_at: int | None = None
-    """The earliest retry, microseconds UTC; None when there is none."""
+    """Moment of the earliest retry, microseconds UTC; None if there is none."""
     finished: bool = False
-    """Nothing is open any more: the run may end."""
-    passed: int = 0
-    """How much of the queue was looked at since the run began, to be given to the next call."""
+    """All tasks have finished, so the run may end."""
+    cursor: int = 0
+    """How far the queue was read, counted from the begin of the run; the next call starts there."""
 
     def __bool__(self) -> bool:
         return bool(self.start or self.map or self.skip or self.block)
 
 
-def ready(plan: Plan, run: RunState, now: int | None, limit: int, passed: int = 0) -> Due:
-    """Tell what is owed at `now`, at most `limit` starts; changes nothing.
+def ready(plan: Plan, run: RunState, now: int | None, limit: int, cursor: int = 0) -> Due:
+    """Return the tasks that are due at `now`, with at most `limit` to start. Changes nothing.
 
-    What is skipped or blocked here makes its consumers due in turn: ask again after folding it. A caller who keeps
-    what is not started yet gives back the `passed` of the last answer, so that nothing is told twice; one who times
-    the retries asks with None for `now`.
+    If a task is skipped or blocked, tasks downstream become due in turn, so ask again after folding those events. A
+    caller that keeps tasks to start later passes the `cursor` of its last answer, so that no task is returned twice. A
+    caller that times the retries itself passes None for `now`.
     """
     due = Due([], [], [], [])
     if run.phase != Phase.CLAIMED:
@@ -52,65 +52,67 @@ def ready(plan: Plan, run: RunState, now: int | None, limit: int, passed: int = 
     if run.open == 0:
         due.finished = True
         return due
+    room = _read_queue(plan, run, limit, cursor, due)
+    if run.timers and now is not None:
+        _read_timers(run, now, room, due)
+    return due
+
+
+def _read_queue(plan: Plan, run: RunState, limit: int, cursor: int, due: Due) -> int:
+    """Add the tasks of the queue from the cursor on; returns how many more may start."""
     status, failed, skipped = run.status, run.failed, run.skipped
-    start, room = due.start, limit
-    queue = run.due
-    due.passed = run.due_gone + len(queue)
-    for i in range(max(run.due_head, passed - run.due_gone), len(queue)):
+    queue, start, room = run.due, due.start, limit
+    due.cursor = run.due_gone + len(queue)
+    for i in range(max(run.due_head, cursor - run.due_gone), len(queue)):
         slot = queue[i]
         if status[slot] != _PENDING:
             continue
         if not room:
-            due.passed = run.due_gone + i
+            due.cursor = run.due_gone + i
             break
-        if failed[slot] or skipped[slot] or plan.mapped:
-            if _sort(plan, run, slot, due):
-                start.append(slot)
-                room -= 1
-        else:
+        has_plain_upstreams = not (failed[slot] or skipped[slot] or plan.mapped)
+        if has_plain_upstreams or _may_start(plan, run, slot, due):
             start.append(slot)
             room -= 1
-    if run.timers and now is not None:
-        _timers(run, now, room, due)
-    return due
+    return room
 
 
-def _sort(plan: Plan, run: RunState, slot: int, due: Due) -> bool:
-    """Put a task where its upstreams send it; true when it is to be started."""
-    parent_of_map = slot in plan.mapped
-    match judge(run.failed[slot], run.skipped[slot]):
-        case Verdict.SKIP:
-            due.skip.append(slot)
-        case Verdict.BLOCK if not parent_of_map or _barren(plan, run, slot):
-            due.block.append(slot)
-        case _ if parent_of_map:
-            due.map.append(slot)
-        case _:
-            return True
+def _may_start(plan: Plan, run: RunState, slot: int, due: Due) -> bool:
+    """Return whether a task may start; if not, add it where its upstreams send it."""
+    verdict = judge(run.failed[slot], run.skipped[slot])
+    is_mapped = slot in plan.mapped
+    if verdict is Verdict.SKIP:
+        due.skip.append(slot)
+    elif is_mapped and not _is_over_failure(plan, run, slot):
+        due.map.append(slot)  # also if another upstream failed: that blocks each child
+    elif verdict is Verdict.BLOCK:
+        due.block.append(slot)
+    else:
+        return True
     return False
 
 
-def _barren(plan: Plan, run: RunState, slot: int) -> bool:
-    """Whether what a task is mapped over failed, so that it can have no children to answer for it."""
+def _is_over_failure(plan: Plan, run: RunState, slot: int) -> bool:
+    """Return whether an input that a task is mapped over failed, so that the task can have no children."""
     over = (item.arg for item in plan.tasks[slot].inputs if item.each)
     return any(isinstance(arg, Ref) and run.status[arg.node] in FAILED for arg in over)
 
 
-def _timers(run: RunState, now: int, room: int, due: Due) -> None:
-    """Add the retries whose moment has come, earliest first, visiting no more of the heap than that.
+def _read_timers(run: RunState, now: int, room: int, due: Due) -> None:
+    """Add the retries whose moment has come, earliest first; reads no more of the heap than that.
 
-    When there is no room left nobody need wake up: whoever makes room asks again.
+    If the limit is reached, no wake-up is scheduled: the next finished task asks again.
     """
     heap = run.timers
-    nearest = [(heap[0], 0)]
-    while nearest and room:
-        (at, slot), i = heappop(nearest)
+    earliest = [(heap[0], 0)]
+    while earliest and room:
+        (at, slot), i = heappop(earliest)
         if at > now:
             due.wake_at = at
             return
         if run.retry_at.get(slot) == at and run.status[slot] == _RETRYING:
             due.start.append(slot)
             room -= 1
-        for below in (2 * i + 1, 2 * i + 2):
-            if below < len(heap):
-                heappush(nearest, (heap[below], below))
+        for child in (2 * i + 1, 2 * i + 2):
+            if child < len(heap):
+                heappush(earliest, (heap[child], child))

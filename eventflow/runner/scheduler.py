@@ -43,7 +43,7 @@ class Scheduler:
         self._gate = gate
         self._timers = timers
         self._inbox = inbox
-        self._passed = 0
+        self._cursor = 0
         """How much of the run's queue was taken up, see `ready`."""
         self.wake_at: int | None = None
         """When the next retry is due, by the monotonic clock; None when there is none, or no room for one."""
@@ -59,7 +59,7 @@ class Scheduler:
 
     def recount(self, facts: RunFacts) -> None:
         """Continue from facts that were folded from the log."""
-        self._passed = 0
+        self._cursor = 0
         self._gate.clear()
         self._timers.recount(facts)
 
@@ -76,8 +76,8 @@ class Scheduler:
         self._start(this_round, self._gate.take_freed(IN_FLIGHT_MAX - run.running))
         while True:
             room = IN_FLIGHT_MAX - run.running
-            due = ready(self._plan, run, None, room, self._passed)
-            self._passed = due.passed
+            due = ready(self._plan, run, None, room, self._cursor)
+            self._cursor = due.cursor
             slots = due.start
             if self._timers.wake_at is not None:
                 slots = slots + self._timers.due(run, room - len(slots))

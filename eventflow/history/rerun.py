@@ -63,7 +63,7 @@ class _Keeper:
                 yield from self._mapped(slot, before) if node.mapped else self._plain(slot, before)
 
     def _is_same(self, slot: int, before: int) -> bool:
-        followed = set(self._followed(slot))
+        followed = set(self.new.followed.get(slot, ()))
         listed = {up for item in self._lists(slot) for up in item}
         for up in self.new.upstreams[slot]:
             if up in followed:
@@ -99,16 +99,9 @@ class _Keeper:
 
     def _has_inputs(self, slot: int, nth: int) -> bool:
         """Whether what child `nth` waits for by itself is kept."""
-        if any(nth not in self.children[up] for up in self._followed(slot)):
+        if any(nth not in self.children[up] for up in self.new.followed.get(slot, ())):
             return False
         return all(up in self.kept for item in self._lists(slot, nth) for up in item)
-
-    def _followed(self, slot: int) -> Iterator[int]:
-        """Mapped nodes that a mapped one follows child by child."""
-        for item in self.new.tasks[slot].inputs:
-            if self.new.follows(item):
-                assert isinstance(item.arg, Ref)
-                yield item.arg.node
 
     def _lists(self, slot: int, nth: int | None = None) -> Iterator[set[int]]:
         """The task nodes in the written lists that a mapped node is mapped over, or in their item `nth`."""

@@ -1,11 +1,13 @@
 """The rules of a run, pure and synchronous: no clock, no I/O, no chance, no user code.
 
-    decide(plan, run, command, now)     what a command makes true: events
-    evolve(plan, run, version, draft)   what an event changes: the run's state
-    ready(plan, run, now, limit)        what is owed next
+    decide.decide(plan, run, command, now)     the events that a command gives
+    evolve.evolve(plan, run, version, draft)   the state after an event
+    ready.ready(plan, run, now, limit)         the tasks that are due
 
-`rules` holds the one table of legal transitions, `plan` what is derived from a graph once, `run` the
-compact state of a run, `inputs` where a task's inputs come from.
+`rules` holds the tables of legal transitions, `plan` the facts that are derived from a graph once, `state` the compact state
+of a run, `commands` the commands, and `inputs` the addresses of a task's inputs.
+
+Modules and functions have the same names here, so the three functions are imported from their modules.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ from eventflow.events import (
     TaskSucceeded,
     kind_of,
 )
-from eventflow.graph import Input, ListOf, Ref, TupleOf, refs
+from eventflow.graph import Input, ListOf, TupleOf, refs
 from eventflow.machine.plan import Plan
 from eventflow.machine.rules import CRASHES, RUN, IllegalEvent, admit, outcome_of
 from eventflow.machine.state import FAILED, FINISHED, MapState, RunState, Status
@@ -131,32 +131,26 @@ def _mapped(plan: Plan, run: RunState, slot: int, version: int, event: TaskMappe
     run.waiting += _waits_of_children(plan, run, slot, children)
     run.due += [child for child in range(base, base + width) if not run.waiting[child]]
     _take_due(run)
-    for consumer in plan.each.get(slot, ()):
-        _tell(run, consumer, 0, 0)
+    for task in plan.each.get(slot, ()):
+        _inform(run, task, 0, 0)
     if width == 0:
         _map_done(plan, run, slot)
 
 
 def _waits_of_children(plan: Plan, run: RunState, slot: int, children: MapState) -> list[int]:
-    """For each new child, how many upstreams of its own are unfinished; finished ones are counted in."""
-    inputs = plan.tasks[slot].inputs
+    """Return for each new child how many upstreams of its own have not finished; count the outcomes of the others."""
     waiting = [0] * children.width
-    followed: set[int] = set()
-    for item in inputs:
-        if plan.follows(item):
-            assert isinstance(item.arg, Ref)
-            followed.add(item.arg.node)
-    for up in followed:
+    for up in plan.followed.get(slot, ()):
         others = run.maps[up].base
         for nth in range(children.width):
             waiting[nth] += _wait_or_count(run, children.base + nth, others + nth)
-    for nth, up in _elements(plan, inputs, children.width):
+    for nth, up in _elements(plan, plan.tasks[slot].inputs, children.width):
         waiting[nth] += _wait_or_count(run, children.base + nth, up)
     return waiting
 
 
 def _elements(plan: Plan, inputs: tuple[Input, ...], width: int) -> set[tuple[int, int]]:
-    """(child, node) for each node in the written lists that a task is mapped over."""
+    """Return (child, node) for each node in the written lists that a task is mapped over."""
     return {
         (nth, ref.node)
         for item in inputs
@@ -177,7 +171,7 @@ def _wait_or_count(run: RunState, child: int, up: int) -> int:
 
 
 def _done(run: RunState, slot: int) -> bool:
-    """Whether a task has finished for those who wait for its end."""
+    """Return whether a task has finished; a map has when all its children have."""
     children = run.maps.get(slot)
     return children.open == 0 if children is not None else bool(_FINISHED[run.status[slot]])
 
@@ -189,31 +183,31 @@ def _finished(plan: Plan, run: RunState, slot: int, failed: int, skipped: int) -
         _child_finished(plan, run, parent, slot, failed, skipped)
         return
     run.open -= 1
-    _tell_downstream(plan, run, slot, failed, skipped)
+    _inform_downstream(plan, run, slot, failed, skipped)
     if plan.each:
-        for consumer in plan.each.get(slot, ()):  # a mapped task that got no children
-            _tell(run, consumer, failed, skipped)
+        for task in plan.each.get(slot, ()):  # a mapped task that got no children
+            _inform(run, task, failed, skipped)
 
 
-def _tell_downstream(plan: Plan, run: RunState, slot: int, failed: int, skipped: int) -> None:
+def _inform_downstream(plan: Plan, run: RunState, slot: int, failed: int, skipped: int) -> None:
     waiting = run.waiting
-    for consumer in plan.whole[slot]:
+    for task in plan.whole[slot]:
         if failed:
-            run.failed[consumer] += failed
+            run.failed[task] += failed
         if skipped:
-            run.skipped[consumer] += skipped
-        left = waiting[consumer] - 1
-        waiting[consumer] = left
+            run.skipped[task] += skipped
+        left = waiting[task] - 1
+        waiting[task] = left
         if not left:
-            run.due.append(consumer)
+            run.due.append(task)
     if plan.element:
-        for consumer, nth in plan.element.get(slot, ()):
-            children = run.maps.get(consumer)
+        for task, nth in plan.element.get(slot, ()):
+            children = run.maps.get(task)
             if children is not None and nth < children.width:
-                _tell(run, children.base + nth, failed, skipped)
+                _inform(run, children.base + nth, failed, skipped)
 
 
-def _tell(run: RunState, slot: int, failed: int, skipped: int) -> None:
+def _inform(run: RunState, slot: int, failed: int, skipped: int) -> None:
     run.failed[slot] += failed
     run.skipped[slot] += skipped
     run.waiting[slot] -= 1
@@ -224,10 +218,10 @@ def _tell(run: RunState, slot: int, failed: int, skipped: int) -> None:
 def _child_finished(plan: Plan, run: RunState, parent: int, slot: int, failed: int, skipped: int) -> None:
     children = run.maps[parent]
     nth = slot - children.base
-    for consumer in plan.each.get(parent, ()):
-        others = run.maps.get(consumer)
+    for task in plan.each.get(parent, ()):
+        others = run.maps.get(task)
         if others is not None and nth < others.width:
-            _tell(run, others.base + nth, failed, skipped)
+            _inform(run, others.base + nth, failed, skipped)
     children.open -= 1
     children.failed += failed
     children.skipped += skipped
@@ -238,11 +232,11 @@ def _child_finished(plan: Plan, run: RunState, parent: int, slot: int, failed: i
 def _map_done(plan: Plan, run: RunState, slot: int) -> None:
     run.open -= 1
     children = run.maps[slot]
-    _tell_downstream(plan, run, slot, children.failed, children.skipped)
+    _inform_downstream(plan, run, slot, children.failed, children.skipped)
 
 
 def _take_due(run: RunState) -> None:
-    """Move the head of the queue past what is no longer due; amortised O(1) an event."""
+    """Move the head of the queue past tasks that are no longer due; amortised O(1) for an event."""
     due, head, status = run.due, run.due_head, run.status
     while head < len(due) and status[due[head]] != _PENDING:
         head += 1
@@ -254,10 +248,10 @@ def _take_due(run: RunState) -> None:
 
 
 def _take_timers(run: RunState, slot: int) -> None:
-    """Forget the timer of a task that starts, and those at the head of the heap that became void."""
+    """Remove the timer of a task that starts, and void timers at the head of the heap."""
     run.retry_at.pop(slot, None)
-    timers, wanted = run.timers, run.retry_at
-    while timers and wanted.get(timers[0][1]) != timers[0][0]:
+    timers, valid = run.timers, run.retry_at
+    while timers and valid.get(timers[0][1]) != timers[0][0]:
         heappop(timers)
 
 

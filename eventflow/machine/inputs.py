@@ -1,14 +1,14 @@
-"""Where a task's inputs come from, and how they are put together again.
+"""The inputs of a task in one run: the addresses of their values, and the arguments made of them.
 
-`sources` gives the addresses, leaf by leaf; `bind` rebuilds the arguments from whatever stands for each
-leaf (values for a body, Results for `cached_inputs`).  Both walk the inputs in the same order, so the
-list of sources in a `TaskStarted` and the leaves of the graph always pair up.
+`sources` gives the address of each leaf. `bind` rebuilds the arguments from one object for each leaf: a value for a body, a
+Result for `cached_inputs`. Both walk the inputs in the same order, so the sources in a `TaskStarted` and the leaves of the
+graph always pair up.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, assert_never
 
 from eventflow.events import Source
 from eventflow.graph import Arg, Const, DictOf, ListOf, Ref, Subscript, TupleOf
@@ -19,7 +19,7 @@ __all__ = ["Leaf", "bind", "causes", "leaf_of", "leaves", "sources", "width_max"
 
 
 class Leaf:
-    """One place a task takes a value from: a slot of the run, and a path into its value."""
+    """One value that a task takes: a slot of the run, and a path into the value of that slot."""
 
     __slots__ = ("children", "is_element", "label", "path", "slot")
 
@@ -27,27 +27,27 @@ class Leaf:
         self, label: str, slot: int, path: tuple[Subscript, ...] = (), children: range | None = None
     ) -> None:
         self.label = label
-        """The argument's name, and where in it this leaf stands: `orders`, `orders[2]`."""
+        """The name of the argument, and the position of the leaf in it: `orders`, `orders[2]`."""
         self.slot = slot
         self.path = path
         self.children = children
-        """Of a mapped upstream that is taken whole, the slots of its children."""
+        """The slots of the children, for a mapped upstream that is taken whole."""
         self.is_element = False
-        """Whether the path ends with the position of an element that is mapped over, and not with a key."""
+        """Whether the path ends with the position of an element that is mapped over, instead of a key."""
 
     @property
     def slots(self) -> Sequence[int]:
-        """Where the values are."""
+        """The slots that hold the values."""
         return (self.slot,) if self.children is None else self.children
 
 
 def sources(plan: Plan, run: RunState, slot: int) -> tuple[Source, ...]:
-    """The address of every value that the task in `slot` is given, in the order of its leaves."""
+    """Return the address of each value that a task takes, in the order of its leaves."""
     if slot < len(plan.plain):
-        simple = plan.plain[slot]
-        if simple is not None:
-            where = run.source
-            return tuple([where[up] for up in simple])
+        upstreams = plan.plain[slot]
+        if upstreams is not None:
+            source = run.source
+            return tuple([source[up] for up in upstreams])
     return tuple([_source(plan, run, leaf) for leaf in leaves(plan, run, slot)])
 
 
@@ -60,14 +60,19 @@ def _source(plan: Plan, run: RunState, leaf: Leaf) -> Source:
 
 
 def leaves(plan: Plan, run: RunState, slot: int) -> Iterator[Leaf]:
-    """The leaves of a task's inputs; of a mapped child's, only those of its own elements."""
-    parent = run.parent[slot]
-    nth = -1 if parent < 0 else slot - run.maps[parent].base
+    """Yield the leaves of a task's inputs. A child of a map takes only its own element of each mapped input."""
+    nth = _position(run, slot)
     for item in plan.tasks[run.node(slot)].inputs:
         if item.each and nth >= 0:
             yield from _element(run, item.name, item.arg, nth)
         else:
             yield from _leaves(run, item.name, item.arg)
+
+
+def _position(run: RunState, slot: int) -> int:
+    """Return the position of a child in its map; -1 for a node."""
+    parent = run.parent[slot]
+    return -1 if parent < 0 else slot - run.maps[parent].base
 
 
 def _leaves(run: RunState, label: str, arg: Arg) -> Iterator[Leaf]:
@@ -82,10 +87,12 @@ def _leaves(run: RunState, label: str, arg: Arg) -> Iterator[Leaf]:
         case ListOf(items=items) | TupleOf(items=items):
             for nth, part in enumerate(items):
                 yield from _leaves(run, f"{label}[{nth}]", part)
+        case _:
+            assert_never(arg)
 
 
 def leaf_of(run: RunState, label: str, ref: Ref) -> Leaf:
-    """Where a reference leads in this run: to one slot, or to all children of a mapped task."""
+    """Return the leaf of a reference: one slot, or all children of a mapped task."""
     up, path = ref.node, ref.path
     children = run.maps.get(up)
     if children is None:
@@ -96,29 +103,31 @@ def leaf_of(run: RunState, label: str, ref: Ref) -> Leaf:
 
 
 def _leaf_of_element(run: RunState, label: str, ref: Ref) -> Leaf:
-    """Where the position at the end of a reference leads."""
+    """Return the leaf of a reference that ends with the position of an element."""
     leaf = leaf_of(run, label, ref)
-    leaf.is_element = bool(leaf.path)  # else it leads to a child, and has been followed
+    leaf.is_element = bool(leaf.path)  # without a path the leaf is already the child at that position
     return leaf
 
 
 def _element(run: RunState, label: str, arg: Arg, nth: int) -> Iterator[Leaf]:
-    """The leaves of element `nth` of an input that is mapped over."""
+    """Yield the leaves of element `nth` of an input that is mapped over."""
     match arg:
         case Ref(node=up, path=path):
             yield _leaf_of_element(run, label, Ref(up, (*path, nth)))
         case ListOf(items=items) | TupleOf(items=items):
             yield from _leaves(run, label, items[nth])
+        case Const() | DictOf():
+            raise AssertionError(f"{arg!r} is never mapped over: no graph can have it")
         case _:
-            return
+            assert_never(arg)
 
 
 def causes(plan: Plan, run: RunState, slots: Iterable[int]) -> list[int]:
-    """The tasks that failed by themselves and made `slots` fail, the one that failed first before the others.
+    """Return the tasks that failed by themselves and thereby made `slots` fail, in the order in which they failed.
 
-    A map leads to its children that failed, a task whose trigger refused to the inputs that failed.
+    Follows a map to its failed children, and a task whose trigger refused to its failed upstreams.
     """
-    found: list[int] = []
+    roots: list[int] = []
     seen: set[int] = set()
     todo = [slot for slot in slots if run.ends(slot)[0]]
     while todo:
@@ -126,34 +135,38 @@ def causes(plan: Plan, run: RunState, slots: Iterable[int]) -> list[int]:
         if slot in seen:
             continue
         seen.add(slot)
-        below: list[int] = []
-        if run.status[slot] == Status.MAPPED:
-            children = run.maps[slot]
-            below = [up for up in range(children.base, children.base + children.width) if run.ends(up)[0]]
-        elif run.status[slot] == Status.BLOCKED:
-            below = [leaf.slot for leaf in leaves(plan, run, slot) if run.ends(leaf.slot)[0]]
-            below = below or [up for up in plan.upstreams[run.node(slot)] if run.ends(up)[0]]
-        if below:
-            todo += below
+        failed = [up for up in _may_have_failed(plan, run, slot) if run.ends(up)[0]]
+        if failed:
+            todo += failed
         else:
-            found.append(slot)
-    return sorted(found, key=lambda slot: run.source[slot])
+            roots.append(slot)
+    return sorted(roots, key=lambda slot: run.source[slot])
+
+
+def _may_have_failed(plan: Plan, run: RunState, slot: int) -> Sequence[int]:
+    """Return the tasks of which a failed one explains the failure of a task."""
+    if run.status[slot] == Status.MAPPED:
+        children = run.maps[slot]
+        return range(children.base, children.base + children.width)
+    if run.status[slot] != Status.BLOCKED:
+        return ()
+    inputs = [leaf.slot for leaf in leaves(plan, run, slot)]
+    if any(run.ends(up)[0] for up in inputs):
+        return inputs
+    return plan.upstreams[run.node(slot)]
 
 
 def width_max(plan: Plan, run: RunState, slot: int) -> int | None:
-    """How many children a mapped task can have by what is known without opening a value.
+    """Return how many children a mapped task can have, as far as this is known without opening a value.
 
-    None when nothing limits it, -1 when what it should follow child by child has no children.
+    None if there is no limit, -1 if a map that it follows child by child has no children yet.
     """
-    limits: list[int] = []
-    for item in plan.tasks[slot].inputs:
-        arg = item.arg
-        if plan.follows(item):
-            assert isinstance(arg, Ref)
-            children = run.maps.get(arg.node)
-            limits.append(-1 if children is None else children.width)
-        elif item.each and isinstance(arg, ListOf | TupleOf):
-            limits.append(len(arg.items))
+    followed = [run.maps.get(up) for up in plan.followed.get(slot, ())]
+    over = [item.arg for item in plan.tasks[slot].inputs if item.each]
+    limits = [
+        *(-1 if children is None else children.width for children in followed),
+        *(len(arg.items) for arg in over if isinstance(arg, ListOf | TupleOf)),
+    ]
     return min(limits, default=None)
 
 
@@ -165,13 +178,12 @@ def bind(
     constant: Callable[[str, tuple[Subscript, ...], Const], Any],
     only: Collection[str] | None = None,
 ) -> dict[str, Any]:
-    """Rebuild a task's arguments by name, all or only some.
+    """Rebuild the arguments of a task, by name; all of them, or those in `only`.
 
-    `take` gives what stands for a leaf; `constant` what stands for a constant: it is told the argument's
-    name and the path to the constant inside it.
+    `take` returns the object for a leaf. `constant` returns the object for a constant, by the name of the argument, the
+    path in it, and the constant.
     """
-    parent = run.parent[slot]
-    nth = -1 if parent < 0 else slot - run.maps[parent].base
+    nth = _position(run, slot)
     binding = _Binding(run, take, constant)
     return {
         item.name: binding.element(item.name, item.arg, nth)
@@ -183,7 +195,7 @@ def bind(
 
 
 class _Binding:
-    """Rebuilds arguments; a class, for functions that call themselves would be garbage in a cycle."""
+    """Rebuild arguments. A class, since nested functions that call themselves would be a reference cycle."""
 
     __slots__ = ("_constant", "_run", "_take")
 
@@ -211,6 +223,8 @@ class _Binding:
             case DictOf(keys=keys, items=items):
                 pairs = zip(keys, items, strict=True)
                 return {key: build(name, (*path, key), part) for key, part in pairs}
+            case _:
+                assert_never(arg)
 
     def element(self, name: str, arg: Arg, nth: int) -> Any:
         match arg:
@@ -218,5 +232,7 @@ class _Binding:
                 return self._take(_leaf_of_element(self._run, name, Ref(up, (*path, nth))))
             case ListOf(items=items) | TupleOf(items=items):
                 return self.build(name, (), items[nth])
+            case Const() | DictOf():
+                raise AssertionError(f"{arg!r} is never mapped over: no graph can have it")
             case _:
-                raise AssertionError(f"{arg!r} is never mapped over; refused when the flow is built")
+                assert_never(arg)

@@ -1,13 +1,15 @@
-"""What the machine needs of a graph, worked out once: who waits for whom, and for what of it.
+"""The facts that the machine needs of a graph, computed once: the upstreams and the downstream tasks of each node.
 
-A task can wait for an upstream in three ways, and each has its own list here:
+A task can wait for an upstream in three ways, and each has its own list:
 
     whole     until it has finished; a mapped upstream until all its children have
-    each      child by child: both are mapped, child i waits for child i (the parents only for the width)
-    element   child i of a task mapped over a written list waits for the nodes in item i
+    each      child by child: both are mapped, and child i waits for child i (the parents only for the width)
+    element   child i of a task that is mapped over a written list waits for the nodes in item i
 
-A mapped task's *parent* waits for everything that all children share; its children wait only for what
-is their own.  So a child starts as soon as its own element is there.
+A mapped task itself waits for everything that all its children share. A child waits only for its own element, so it starts
+as soon as that has finished.
+
+A plan also says which nodes are tasks and which are parameters, so that other modules need not ask for classes of nodes.
 """
 
 from __future__ import annotations
@@ -18,7 +20,6 @@ from eventflow.graph import (
     Const,
     Counted,
     Graph,
-    Input,
     ListOf,
     Node,
     ParameterNode,
@@ -32,7 +33,7 @@ __all__ = ["Plan"]
 
 
 class Plan:
-    """Adjacency of one graph, by node index. Immutable by contract; shared by all runs of a flow."""
+    """Adjacency of one graph, by node index. Never changed after it is made; shared by all runs of a flow."""
 
     __slots__ = (
         "cached",
@@ -40,6 +41,7 @@ class Plan:
         "degree",
         "each",
         "element",
+        "followed",
         "graph",
         "judged",
         "mapped",
@@ -60,23 +62,26 @@ class Plan:
     degree: list[int]
     """How many upstreams each node waits for."""
     whole: list[list[int]]
-    """Consumers that wait for a node's end."""
+    """Downstream tasks that wait until a node has finished."""
     each: dict[int, list[int]]
-    """Mapped consumers that follow a mapped node child by child."""
+    """Mapped node → the mapped tasks downstream that follow it child by child."""
+    followed: dict[int, tuple[int, ...]]
+    """Mapped node → the mapped nodes that it follows child by child."""
     element: dict[int, list[tuple[int, int]]]
-    """Children `(consumer, i)` that wait for a node's end because it stands in item i of their list."""
+    """Node → the children `(task, i)` that wait for it, since item i of the list they are mapped over contains it."""
     plain: list[tuple[int, ...] | None]
-    """Upstream nodes leaf by leaf, for nodes whose every leaf is a plain task's whole value: the
-    common case, in which sources are looked up without walking the inputs."""
+    """Upstream nodes leaf by leaf, if every leaf is the whole value of a plain task; else None. In this common case sources
+    are found without walking the inputs."""
     upstreams: list[tuple[int, ...]]
-    """Distinct task nodes whose values a node may read."""
+    """Distinct task nodes that a node takes values from or waits for."""
     judged: tuple[int, ...]
-    """Tasks on which the run's success is judged: the reference ones, or those nothing waits for."""
+    """Tasks on which the success of the run is judged: the reference tasks, else those without downstream tasks."""
     mapped: frozenset[int]
+    """The tasks that are mapped over something."""
     cached: Mapping[int, Counted]
-    """The cached nodes → what counts in their keys."""
+    """Cached node → the inputs and parameters that count in its keys."""
     counted: frozenset[int]
-    """Nodes whose values count in the key of a cached one."""
+    """Nodes whose values count in the key of a cached node."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
@@ -90,6 +95,7 @@ class Plan:
         self.degree = [0] * len(nodes)
         self.whole = [[] for _ in nodes]
         self.each = {}
+        self.followed = {}
         self.element = {}
         self.plain = [() if i in self.parameters else None for i in range(len(nodes))]
         self.upstreams = [()] * len(nodes)
@@ -125,17 +131,17 @@ class Plan:
         followed: dict[int, None] = {}
         listed: dict[tuple[int, int], None] = {}
         for item in node.inputs:
-            if self.follows(item):
-                assert isinstance(item.arg, Ref)
-                followed[item.arg.node] = None
-            elif item.each and isinstance(item.arg, ListOf | TupleOf):
-                for nth, part in enumerate(item.arg.items):
-                    for ref in refs(part):
-                        if ref.node in self.tasks:
-                            listed[ref.node, nth] = None
+            arg = item.arg
+            if item.each and isinstance(arg, Ref) and not arg.path and arg.node in self.mapped:
+                followed[arg.node] = None
+            elif item.each and isinstance(arg, ListOf | TupleOf):
+                for nth, part in enumerate(arg.items):
+                    listed |= {(ref.node, nth): None for ref in refs(part) if ref.node in self.tasks}
             else:
-                shared += [ref.node for ref in refs(item.arg)]
+                shared += [ref.node for ref in refs(arg)]
         self._wait(i, shared)
+        if followed:
+            self.followed[i] = tuple(followed)
         for up in followed:
             self.each.setdefault(up, []).append(i)
         for up, nth in listed:
@@ -144,15 +150,10 @@ class Plan:
         self.upstreams[i] = tuple(dict.fromkeys([*self.upstreams[i], *followed, *(up for up, _ in listed)]))
 
     def _wait(self, i: int, upstreams: list[int]) -> None:
-        found = tuple(upstreams if len(upstreams) < 2 else dict.fromkeys(upstreams))
+        distinct = tuple(upstreams if len(upstreams) < 2 else dict.fromkeys(upstreams))
         if self.parameters:
-            found = tuple([up for up in found if up not in self.parameters])
-        for up in found:
+            distinct = tuple([up for up in distinct if up not in self.parameters])
+        for up in distinct:
             self.whole[up].append(i)
-        self.degree[i] = len(found)
-        self.upstreams[i] = found
-
-    def follows(self, item: Input) -> bool:
-        """Whether this input of a mapped task takes a mapped upstream child by child."""
-        arg = item.arg
-        return item.each and isinstance(arg, Ref) and not arg.path and arg.node in self.mapped
+        self.degree[i] = len(distinct)
+        self.upstreams[i] = distinct

@@ -61,15 +61,16 @@ def example(ran: Counter[str]) -> Flow[..., Any]:
 
 @pytest.mark.parametrize("at", range(2, 8))
 @pytest.mark.parametrize(
-    ("error", "stored"),
-    [(OutcomeUnknown(), False), (OutcomeUnknown(), True), (Conflict("run/r", 1, 2), False)],
+    ("kind", "given", "stored"),
+    [(OutcomeUnknown, (), False), (OutcomeUnknown, (), True), (Conflict, ("run/r", 1, 2), False)],
     ids=["unknown-not-stored", "unknown-stored", "conflict"],
 )
-def test_the_run_goes_on(error: Exception, stored: bool, at: int) -> None:
+def test_the_run_goes_on(kind: type[Exception], given: tuple[Any, ...], stored: bool, at: int) -> None:
     """No body runs twice, none is forgotten, and the end is the same, whichever append it was."""
     ran: Counter[str] = Counter()
 
     async def main(world: VirtualWorld) -> State:
+        error = kind(*given)  # one for each test: an error that is raised again keeps its old causes
         log = Uncertain(at, error, stored=stored)
         state = await example(ran).options(log=log, world=world, run_id="r").run()
         assert log.appends >= at

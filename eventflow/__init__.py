@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from eventflow.authoring.arguments import unmapped
-from eventflow.authoring.flows import Flow, Parameter, ParameterError, flow
+from eventflow.authoring.flows import Flow, Parameter, flow
 from eventflow.authoring.nodes import BuildError, NodeIsNotAValue
 from eventflow.authoring.option_values import exponential, inputs, nothing, parameters
 from eventflow.authoring.tasks import task
@@ -76,7 +76,9 @@ from eventflow.runner.live_values import InputError
 from eventflow.runner.ownership import RunAwaitsItself, UnknownEvents
 from eventflow.runner.parameters import ParametersDiffer
 from eventflow.runner.task_context import NoContext, Skip, context
-from eventflow.runs.launch import NoValue, RunNotFinished, state_of
+from eventflow.runs.launch import NoValue, state_of
+from eventflow.runs.parameters import ParameterError
+from eventflow.runs.rerun import RunNotFinished
 from eventflow.states import State, TaskError
 
 if TYPE_CHECKING:

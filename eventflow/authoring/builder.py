@@ -24,10 +24,8 @@ from eventflow.authoring.arguments import (
     own_ref,
     quick,
 )
-from eventflow.authoring.callables import type_text
 from eventflow.authoring.definition import TaskDefinition
 from eventflow.authoring.nodes import BuildError, Node
-from eventflow.authoring.parameters import FlowParameter
 from eventflow.fingerprints.type_defs import Description
 from eventflow.fingerprints.type_describer import describe
 from eventflow.graph import (
@@ -45,6 +43,7 @@ from eventflow.graph import (
 )
 from eventflow.graph import Node as GraphNode
 from eventflow.ports import Body
+from eventflow.runs.parameters import FlowParameter, type_text
 from eventflow.suggestions import did_you_mean
 
 __all__ = ["Builder", "active"]
@@ -100,7 +99,10 @@ class Builder:
                 f"in flow {self.name!r}, the name {name!r} of a parameter is taken already; parameters keep "
                 f"their names, so declare them before the tasks, and each once"
             )
-        checked = parameter.checked(self.name)
+        try:
+            checked = parameter.checked()
+        except TypeError as error:
+            raise BuildError(f"in flow {self.name!r}, {error}") from None
         default: Const | None = None
         if not checked.required:
             default = constant(checked.default, checked.type, Place(self, f"default of parameter {name!r}"))
@@ -175,6 +177,12 @@ class Builder:
                     f"in flow {self.name!r}, task {found.name!r} is cached on parameters({name!r})"
                     f"{did_you_mean(name, self.parameters)}"
                 )
+
+    def locate(self, node: object) -> Ref:
+        """Return the index and path of a node; `BuildError` for anything else, and for a node of another flow."""
+        if not isinstance(node, Node):
+            raise BuildError(f"flow {self.name!r} can be asked for its nodes, not for {node!r:.80}")
+        return own_ref(node, Place(self, "asked for a node"))
 
     def named(self, name: str) -> tuple[int]:
         """The index of the task node of that name; `BuildError` if there is none."""

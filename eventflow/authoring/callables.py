@@ -13,28 +13,21 @@ from __future__ import annotations
 import inspect
 import types
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Final, Union, get_args, get_origin, get_type_hints
+from typing import Any, Final, get_args, get_origin, get_type_hints
 
-from eventflow.suggestions import did_you_mean
+from eventflow.runs.argument_names import ArgumentNames
 
-__all__ = ["Signature", "in_class", "type_text", "unaliased"]
+__all__ = ["Signature", "in_class", "unaliased"]
 
 _Empty: Final = inspect.Parameter.empty
 _BY_NAME: Final = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
-class Signature:
+class Signature(ArgumentNames):
     """Parameters and types of one function. `TypeError` for a function whose arguments have no names."""
 
-    __slots__ = ("_fn", "_hints", "_known", "_open", "defaults", "label", "names", "positional", "required")
+    __slots__ = ("_fn", "_hints", "_open", "defaults")
 
-    label: str
-    """Whose signature it is, for messages: `task 'fetch'`."""
-    names: tuple[str, ...]
-    """Every parameter, in order."""
-    positional: int
-    """How many of them may be given by position; the rest are keyword-only."""
-    required: tuple[str, ...]
     defaults: Mapping[str, Any]
 
     def __init__(self, label: str, fn: Callable[..., Any], visible: Mapping[str, Any] | None = None) -> None:
@@ -43,38 +36,27 @@ class Signature:
         for p in parameters:
             if p.kind not in _BY_NAME:
                 raise TypeError(_unnameable(label, p))
-        self.label = label
-        self.names = tuple(p.name for p in parameters)
-        self.positional = sum(p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD for p in parameters)
+        names = tuple(p.name for p in parameters)
+        positional = sum(p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD for p in parameters)
         self.defaults = {p.name: p.default for p in parameters if p.default is not _Empty}
-        self.required = tuple(name for name in self.names if name not in self.defaults)
+        required = tuple(name for name in names if name not in self.defaults)
+        super().__init__(label, "argument", names, positional, required)
         self._fn = inspect.unwrap(fn)
-        self._known = frozenset(self.names)
         self._hints: dict[str, Any] = {}
-        self._open = {k: v for k, v in self._fn.__annotations__.items() if k == "return" or k in self._known}
+        self._open = {k: v for k, v in self._fn.__annotations__.items() if k == "return" or k in names}
         self._resolve(visible)
 
     def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Name every argument, in the order of declaration; defaults are left out.
+        """Return every given argument by its name, in the order of declaration. Defaults are left out.
 
-        Raises `TypeError` for one that is missing, unknown, given twice, or one too many.
+        Raises `TypeError` for an argument that is missing, unknown, given twice, or one too many.
         """
-        if len(args) > self.positional:
-            raise TypeError(self._too_many(len(args)))
-        bound = dict(zip(self.names, args, strict=False))
-        if kwargs:
-            for name, value in kwargs.items():
-                if name in bound:
-                    raise TypeError(f"{self.label} got argument {name!r} twice: by position and by name")
-                if name not in self._known:
-                    raise TypeError(f"{self.label} has no parameter {name!r}{did_you_mean(name, self.names)}")
-                bound[name] = value
-            bound = {name: bound[name] for name in self.names if name in bound}
-        if len(bound) < len(self.names):
-            missing = [name for name in self.required if name not in bound]
+        given = self.match(args, kwargs)
+        if len(given) < len(self.names):
+            missing = [name for name in self.required if name not in given]
             if missing:
                 raise TypeError(f"{self.label} misses {_arguments(missing)}: it takes ({self})")
-        return bound
+        return given
 
     def type_of(self, name: str) -> Any:
         """The declared type of a parameter, or of `return`; Any when there is none."""
@@ -85,12 +67,6 @@ class Signature:
     def unresolved(self, name: str) -> str | None:
         """The annotation of a parameter that names something which cannot be found, as written."""
         return str(self._open[name]) if name in self._open else None
-
-    def __str__(self) -> str:
-        shown = [name if name in self.required else f"{name}=…" for name in self.names]
-        if self.positional < len(shown):
-            shown.insert(self.positional, "*")
-        return ", ".join(shown)
 
     def _resolve(self, visible: Mapping[str, Any] | None) -> None:
         """Evaluate the annotations that are still open, one by one, so that one riddle leaves the others."""
@@ -103,10 +79,6 @@ class Signature:
                 continue
             self._hints[name] = found
             del self._open[name]
-
-    def _too_many(self, given: int) -> str:
-        limit = f"{self.positional} positional argument{'' if self.positional == 1 else 's'}"
-        return f"{self.label} takes {limit} ({self}), but {given} were given"
 
 
 def unaliased(declared: Any) -> Any:
@@ -132,28 +104,6 @@ def in_class(fn: types.FunctionType) -> bool:
     """Whether a function was written in a class, as a method that is given its object or class."""
     nested = "." in fn.__qualname__.rpartition("<locals>.")[2]
     return nested and fn.__code__.co_varnames[:1] in (("self",), ("cls",))
-
-
-_SHORT: Final = ((Any, "Any"), (None, "None"), (types.NoneType, "None"), (..., "..."))
-
-
-def type_text(declared: Any) -> str:
-    """A type as people write it, the same in every process and Python version."""
-    if isinstance(declared, list):  # the arguments of a Callable
-        return f"[{', '.join(map(type_text, declared))}]"
-    for known, short in _SHORT:
-        if declared is known:  # not a look-up: a type annotated with a list has no hash
-            return short
-    origin, args = get_origin(declared), get_args(declared)
-    if origin is Annotated:
-        return type_text(args[0])
-    if origin in (Union, types.UnionType):
-        return " | ".join(map(type_text, args))
-    if origin is not None:
-        name = getattr(origin, "__qualname__", None) or str(origin).rpartition(".")[2]
-        shown = map(repr, args) if name == "Literal" else map(type_text, args)
-        return f"{name}[{', '.join(shown) or '()'}]"
-    return getattr(declared, "__qualname__", None) or str(declared).rpartition(".")[2]
 
 
 def _arguments(names: list[str]) -> str:

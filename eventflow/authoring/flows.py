@@ -22,23 +22,24 @@ from typing import Any, Generic, NoReturn, ParamSpec, Protocol, Self, TypeAlias,
 
 import msgspec
 
-from eventflow.authoring.arguments import Place, own_ref, serializer_for
+from eventflow.authoring.arguments import serializer_for
 from eventflow.authoring.builder import Builder, active
 from eventflow.authoring.callables import Signature, in_class
-from eventflow.authoring.nodes import BuildError, Node
+from eventflow.authoring.nodes import BuildError
 from eventflow.authoring.option_values import check_name
-from eventflow.authoring.parameters import FlowParameter, ParameterError, bind
 from eventflow.authoring.tasks import Task
 from eventflow.fingerprints.script_modules import MAIN, script_module
-from eventflow.graph import Arg, Graph, Ref
+from eventflow.graph import Graph
 from eventflow.machine import Plan
-from eventflow.ports import Bindings, Durability, EventLog, World
-from eventflow.result import ResultSerializer
+from eventflow.ports import Durability, EventLog, World
 from eventflow.runner.compatibility import OnChange
-from eventflow.runs.launch import Launch, Options
+from eventflow.runner.request import RunOptions
+from eventflow.runs.built_flow import BuiltFlow
+from eventflow.runs.launch import Launch
+from eventflow.runs.parameters import FlowParameter
 from eventflow.states import State
 
-__all__ = ["Flow", "FlowParameter", "Parameter", "ParameterError", "flow"]
+__all__ = ["Flow", "Parameter", "flow"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -48,23 +49,12 @@ Reference: TypeAlias = Sequence["str | Task[..., Any]"]
 """Tasks on which success is judged: names of nodes, or tasks (every call of them)."""
 
 
-class _Built(msgspec.Struct, frozen=True):
-    """What is left when a flow has been built."""
-
-    graph: Graph
-    bindings: Bindings
-    parameters: Mapping[str, FlowParameter]
-    plan: Plan
-
-
 class Flow(Generic[P, R]):
     """A graph of tasks with its parameters and functions. Unchangeable once it is built."""
 
     name: str
-    entry: str
-    """Where its code is found again: `module:qualname`, `file:qualname` of a script, or module or file of its block."""
-    returns: bool = False
-    """Whether it says what its value is: a function does, by returning a node or nothing."""
+    _returns = False
+    """Whether it has a value: a function has, even if it returns nothing."""
 
     def __init__(self: Flow[..., Any], name: str, *, reference: Reference = ()) -> None:
         """Begin a flow that is spelled out in a `with` block.
@@ -73,15 +63,34 @@ class Flow(Generic[P, R]):
         """
         self.name = check_name("flow", name)
         frame = sys._getframe(1)  # noqa: SLF001 - that of the block
-        self.entry = _place_of(frame.f_globals.get("__name__", ""), frame.f_code.co_filename, is_block=True)
         self._builder = Builder(name)
         self._reference = reference
         self._judged: list[int] = []
-        self._built: _Built | None = None
+        self._built: BuiltFlow | None = None
+        self.entry = _entry_of(frame.f_globals.get("__name__", ""), frame.f_code.co_filename, is_block=True)
         self._outer: Token[Builder | None] | None = None
         self._raised = False
 
     # ── what it is ───────────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def entry(self) -> str:
+        """Where its code can be loaded from: `module:qualname`, `file:qualname` of a script, or module or file of its block."""
+        return self._entry
+
+    @entry.setter
+    def entry(self, entry: str) -> None:
+        self._entry = entry
+        if self._built is not None:
+            self._built = msgspec.structs.replace(self._built, entry=entry)
+
+    @property
+    def built(self) -> BuiltFlow:
+        """The graph with all that is needed to run it. A function is traced when this is first needed.
+
+        Raises `BuildError` for a flow that cannot be built, or whose `with` block has not ended.
+        """
+        return self._build()
 
     @property
     def graph(self) -> Graph:
@@ -89,53 +98,14 @@ class Flow(Generic[P, R]):
         return self._build().graph
 
     @property
-    def bindings(self) -> Bindings:
-        """The live side of every task, by the name of its `TaskDef`."""
-        return self._build().bindings
+    def plan(self) -> Plan:
+        """Derived from the graph, once for all runs."""
+        return self._build().plan
 
     @property
     def parameters(self) -> Mapping[str, FlowParameter]:
         """The parameters by name, in order."""
         return self._build().parameters
-
-    @property
-    def value_arg(self) -> Arg | None:
-        """What the function under `@flow` returned; None if nothing, and for a `with` block."""
-        return self._build().graph.value
-
-    @property
-    def plan(self) -> Plan:
-        """What the machine derives from the graph, once for all runs."""
-        return self._build().plan
-
-    @property
-    def openers(self) -> Mapping[str, ResultSerializer]:
-        """For each parameter, the serializer of its declared type."""
-        return {name: serializer_for(parameter.type) for name, parameter in self.parameters.items()}
-
-    def bind(
-        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, only_given: bool = False
-    ) -> dict[str, Any]:
-        """Give every parameter its value, converted to the declared type, in order of declaration.
-
-        With `only_given` those alone that are given.
-
-        Raises `ParameterError` for one that is unknown, missing, given twice, or of another type.
-        """
-        return bind(self.name, self.parameters, args, kwargs, only_given=only_given)
-
-    def given(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> frozenset[str]:
-        """Names of the parameters that a caller gives, so that are not left to their defaults."""
-        return frozenset((*list(self.parameters)[: len(args)], *kwargs))
-
-    def locate(self, node: object) -> Ref:
-        """Where the value of one of its nodes lies: index and path.
-
-        Raises `BuildError` for what is no node, or a node of another flow.
-        """
-        if not isinstance(node, Node):
-            raise BuildError(f"flow {self.name!r} can be asked for its nodes, not for {node!r:.80}")
-        return own_ref(node, Place(self._builder, "asked for a node"))
 
     def __repr__(self) -> str:
         return f"<flow {self.name!r} ({self.entry})>"
@@ -175,7 +145,17 @@ class Flow(Generic[P, R]):
 
         Raises `TypeError` or `ValueError` for an option that cannot be.
         """
-        return Launch(self, Options(run_id, log, labels or {}, durability, wait, on_change, world))
+        options = RunOptions(
+            run_id=run_id,
+            log=log,
+            labels=labels or {},
+            durability=durability,
+            wait=wait,
+            on_change=on_change,
+            world=world,
+        )
+        options.check(self.name)
+        return Launch(self.built, options)
 
     async def run(self, /, *args: P.args, **kwargs: P.kwargs) -> State:
         """Run the flow to its end and give its final State; see `Launch.run` for the contract."""
@@ -228,16 +208,26 @@ class Flow(Generic[P, R]):
         active.reset(self._outer)
         self._outer = None
 
-    def _finish(self, returned: Any) -> _Built:
+    def _finish(self, returned: Any) -> BuiltFlow:
         builder = self._builder
         judged = [*self._judged]
         for part in self._reference:
             judged += builder.calls_of(part.definition) if isinstance(part, Task) else builder.named(part)
         graph = builder.finish(returned, tuple(dict.fromkeys(judged)))
-        self._built = _Built(graph, builder.bodies, builder.parameters, Plan(graph))
+        self._built = BuiltFlow(
+            name=self.name,
+            entry=self.entry,
+            returns=self._returns,
+            graph=graph,
+            plan=Plan(graph),
+            bindings=builder.bodies,
+            parameters=builder.parameters,
+            serializers={name: serializer_for(part.type) for name, part in builder.parameters.items()},
+            locate=builder.locate,
+        )
         return self._built
 
-    def _build(self) -> _Built:
+    def _build(self) -> BuiltFlow:
         if self._built is not None:
             return self._built
         if self._outer is not None:
@@ -246,7 +236,7 @@ class Flow(Generic[P, R]):
         raise BuildError(f"flow {self.name!r} was not built: {why}")
 
 
-def _place_of(module: str, file: str, *, is_block: bool = False) -> str:
+def _entry_of(module: str, file: str, *, is_block: bool = False) -> str:
     """Where another process finds the code of a module: the module's name, or the file of a script.
 
     For a block, whose variable has no name here, a module outside a package is found by its file.
@@ -262,11 +252,11 @@ def _place_of(module: str, file: str, *, is_block: bool = False) -> str:
 class _TracedFlow(Flow[P, R]):
     """A flow made by calling a function with nodes for values, when it is first needed."""
 
-    returns = True
+    _returns = True
 
     def __init__(self, fn: FunctionType, signature: Signature, name: str, reference: Reference) -> None:
         super().__init__(name, reference=reference)
-        self.entry = f"{_place_of(fn.__module__, fn.__code__.co_filename)}:{fn.__qualname__}"
+        self.entry = f"{_entry_of(fn.__module__, fn.__code__.co_filename)}:{fn.__qualname__}"
         self.__doc__ = fn.__doc__
         self.__wrapped__ = fn
         self._signature = signature
@@ -277,11 +267,11 @@ class _TracedFlow(Flow[P, R]):
             f"flow {self.name!r} is made of a function: call its tasks there, not in a `with` block"
         )
 
-    def _build(self) -> _Built:
+    def _build(self) -> BuiltFlow:
         with self._lock:
             return self._built if self._built is not None else self._trace()
 
-    def _trace(self) -> _Built:
+    def _trace(self) -> BuiltFlow:
         if self._outer is not None:
             return super()._build()  # asked for by the function that is being traced
         self._builder = Builder(self.name, traced=True)  # anew: an earlier attempt may have raised halfway

@@ -15,7 +15,6 @@ from typing import IO, Any, Final
 
 import click
 
-from eventflow.authoring.flows import ParameterError
 from eventflow.authoring.loader import FlowNotLoaded
 from eventflow.authoring.nodes import BuildError
 from eventflow.cli.output import say
@@ -29,8 +28,9 @@ from eventflow.runner.compatibility import FlowChanged
 from eventflow.runner.ownership import UnknownEvents
 from eventflow.runner.parameters import ParametersDiffer
 from eventflow.runs.find import EntryNotRecorded, RunAmbiguous
-from eventflow.runs.launch import RunNotFinished
+from eventflow.runs.parameters import ParameterError
 from eventflow.runs.report import VersionNotFound
+from eventflow.runs.rerun import RunNotFinished
 
 __all__ = ["CommandError", "Exit", "command_errors", "command_line", "in_shell"]
 

@@ -13,10 +13,8 @@ from typing import IO, Any
 import click
 import msgspec
 
-from eventflow.authoring.callables import type_text
 from eventflow.authoring.flows import Flow
 from eventflow.authoring.loader import load_entry, load_flow
-from eventflow.authoring.parameters import from_text
 from eventflow.cli.errors import CommandError, Exit, command_errors, command_line, in_shell
 from eventflow.cli.options import flow_option, read_log, run_id_option, running_options
 from eventflow.cli.output import Colored, Unprintable, as_json, data_stream, say, write_json
@@ -30,6 +28,7 @@ from eventflow.runner.compatibility import FlowChanged
 from eventflow.runner.parameters import ParametersDiffer
 from eventflow.runs.find import find_run, recorded_entry
 from eventflow.runs.launch import Launch, NoValue
+from eventflow.runs.parameters import from_text, type_text
 from eventflow.runs.world import RealWorld
 from eventflow.states import State
 from eventflow.suggestions import did_you_mean
@@ -108,7 +107,7 @@ def run(
         loaded = load_flow(flow)
         values = _read_values(loaded, parameters)
         if run_id is None:
-            loaded.bind((), values)  # a wrong parameter must not leave a new log behind
+            loaded.built.bind((), values)  # a wrong parameter must not leave a new log behind
     sys.exit(_carry_out(loaded, run_id or RealWorld().new_id(), settings, values))
 
 
@@ -283,7 +282,7 @@ async def _rerun(launch: Launch[..., Any], old: str, log: str | None) -> State:
 
 async def _read_value(flow: Flow[..., Any], launch: Launch[..., Any], outcome: _Outcome) -> None:
     """Read the value of a successful run back from the log."""
-    if not flow.returns or not outcome.state.is_successful():
+    if not flow.built.returns or not outcome.state.is_successful():
         return
     try:
         outcome.value = await launch.value()

@@ -62,7 +62,7 @@ async def _same_values(
     log: EventLog, serializers: RunSerializers, facts: RunFacts, request: Request, name: str
 ) -> bool:
     slot = serializers.plan.graph.index[name]
-    lent = {value.digest: value.data for value in request.beside}
+    lent = {value.digest: value.data for value in request.extra_values}
     then = await _inline(log, facts.parameters[name], lent)
     now = await _inline(log, request.parameters[name], lent)
     opened = serializers.deserializer_of(slot, facts).deserialize(then)

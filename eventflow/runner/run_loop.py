@@ -90,7 +90,7 @@ class RunLoop:
     async def _claim(self, request: Request) -> None:
         self._recount()
         if self._writer.facts.run.version == 0:
-            self._values.lend(request.beside)
+            self._values.lend(request.extra_values)
         claim_round = self._writer.begin_claim()
         await self._scheduler.follow(claim_round, idle=True)
         await self._store(claim_round)

@@ -73,7 +73,7 @@ class RunWriter:
             claim_round.other_writes = self._graph_record.writes(claim_round.now)
         if is_new:
             claim_round.add(self._start_run())
-            claim_round.values.extend(request.beside)
+            claim_round.values.extend(request.extra_values)
         owner, environment = self._world.new_id(), ownership.environment(request.entry)
         claim_round.add(ClaimRun(RunClaimed(owner=owner, environment=environment, flow=graph.digest)))
         for slot in list(run.active()):
@@ -88,8 +88,8 @@ class RunWriter:
         event = RunStarted(
             flow=self._view.plan.graph.digest,
             parameters=request.parameters,
-            durability=request.durability,
-            labels=request.labels,
+            durability=request.options.durability,
+            labels=request.options.labels,
             origin=request.origin,
             entry=request.entry,
             why=request.why,
@@ -106,7 +106,7 @@ class RunWriter:
         """
         is_claim = this_round.base < self.claim
         has_ended = self.facts.run.phase == Phase.FINISHED
-        pipelined = self._request.durability == "pipelined" and not is_claim
+        pipelined = self._request.options.durability == "pipelined" and not is_claim
         writes = (*this_round.other_writes, Write(self._view.stream, this_round.base, this_round.drafts))
         try:
             if pipelined:
@@ -126,7 +126,7 @@ class RunWriter:
 
     async def _append(self, writes: Sequence[Write], this_round: Round) -> None:
         records = await self._log.append(
-            *writes, values=this_round.values, durability=self._request.durability
+            *writes, values=this_round.values, durability=self._request.options.durability
         )
         self._position = records[-1].position
 

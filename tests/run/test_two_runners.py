@@ -8,9 +8,8 @@ from typing import Any
 import anyio
 import pytest
 
-from eventflow import Flow, MemoryLog, State, flow, task
+from eventflow import Flow, MemoryLog, RunNotFinished, State, flow, task
 from eventflow.events import RunClaimed
-from eventflow.runs.launch import RunNotFinished
 from eventflow.states import Running
 from eventflow.testing.crash_log import Crash, CrashingLog
 from eventflow.testing.virtual import VirtualWorld, simulated

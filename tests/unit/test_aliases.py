@@ -11,8 +11,8 @@ from typing_extensions import TypeAliasType
 from eventflow import BuildError, Flow, flow, task
 from eventflow.authoring.callables import unaliased
 from eventflow.authoring.nodes import element_type, ref_of
-from eventflow.authoring.parameters import FlowParameter
 from eventflow.graph import Ref
+from eventflow.runs.parameters import FlowParameter
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -82,4 +82,4 @@ if sys.version_info >= (3, 12):  # the statement came with it; elsewhere such an
         names: dict[str, Any] = {}
         exec("type Tree = dict[str, Tree] | int", names)
         with pytest.raises(BuildError, match="parameter 't' has type Tree, an alias that contains itself"):
-            FlowParameter("t", names["Tree"]).checked("f")
+            FlowParameter("t", names["Tree"]).checked()

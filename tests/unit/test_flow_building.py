@@ -20,12 +20,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventflow.authoring.arguments import unmapped
-from eventflow.authoring.flows import Flow, Parameter, ParameterError, flow
+from eventflow.authoring.flows import Flow, Parameter, flow
 from eventflow.authoring.nodes import BuildError, Node
 from eventflow.authoring.tasks import task
 from eventflow.fingerprints.types import schema_of
 from eventflow.graph import Const, DictOf, Input, ListOf, ParameterNode, Ref, TaskNode, TupleOf, refs
 from eventflow.result import Inline
+from eventflow.runs.parameters import ParameterError
 from eventflow.serializers import digest_of
 
 if TYPE_CHECKING:
@@ -101,8 +102,8 @@ def test_a_block_and_a_function_build_the_same() -> None:
         day = Parameter("day", type=str)
         total(enrich.map(fetch(day)))
     assert traced.graph == msgspec.structs.replace(block.graph, value=Ref(3))
-    assert traced.value_arg == Ref(3)
-    assert block.value_arg is None
+    assert traced.graph.value == Ref(3)
+    assert block.graph.value is None
     assert block.graph.nodes == (
         ParameterNode("day", True, None, "str", schema_of(str)),
         TaskNode("fetch", 0, (Input("day", Ref(0)),)),
@@ -110,8 +111,8 @@ def test_a_block_and_a_function_build_the_same() -> None:
         TaskNode("total", 2, (Input("orders", Ref(2)),)),
     )
     assert [definition.name for definition in block.graph.tasks] == ["fetch", "enrich", "total"]
-    assert list(block.bindings) == ["fetch", "enrich", "total"]
-    assert block.bindings["fetch"].call is fetch.fn
+    assert list(block.built.bindings) == ["fetch", "enrich", "total"]
+    assert block.built.bindings["fetch"].call is fetch.fn
 
 
 def test_a_function_is_traced_once_and_not_before_its_first_use() -> None:
@@ -176,7 +177,7 @@ def test_two_functions_of_one_name_are_two_tasks() -> None:
         twin.after(fetch("b"))()
         twin.named("last")()
     assert [definition.name for definition in f.graph.tasks] == ["fetch", "fetch-2"]
-    assert f.bindings["fetch-2"].call is other
+    assert f.built.bindings["fetch-2"].call is other
     assert [node.task for node in f.graph.nodes if isinstance(node, TaskNode)] == [0, 1, 0, 1, 1]
 
 
@@ -294,7 +295,7 @@ def test_constants_open_as_what_was_written(
     assert isinstance(arg, Const)
     assert isinstance(arg.value, Inline)
     assert not arg.value.codec.startswith("pickle")
-    opened = f.bindings[f.graph.tasks[node.task].name].constant(name, () if node.mapped else path, arg)
+    opened = f.built.bindings[f.graph.tasks[node.task].name].constant(name, () if node.mapped else path, arg)
     assert opened == value
     assert type(opened) is type(value)
 
@@ -336,7 +337,7 @@ def test_types_of_an_enclosing_function_are_known() -> None:
         return value
 
     assert local.parameters["value"].type is Local
-    assert local.bind((), {"value": {"n": 1}}) == {"value": Local(1)}
+    assert local.built.bind((), {"value": {"n": 1}}) == {"value": Local(1)}
 
 
 def test_a_value_of_several_nodes() -> None:
@@ -355,9 +356,9 @@ def test_a_value_of_several_nodes() -> None:
     def echo(day: str) -> str:
         return day
 
-    assert several.value_arg == DictOf(("orders", "sum"), (Ref(1), TupleOf((Ref(2), const(1)))))
-    assert nothing.value_arg is None
-    assert echo.value_arg == Ref(0)
+    assert several.graph.value == DictOf(("orders", "sum"), (Ref(1), TupleOf((Ref(2), const(1)))))
+    assert nothing.graph.value is None
+    assert echo.graph.value == Ref(0)
 
 
 def test_reference_tasks() -> None:
@@ -379,14 +380,14 @@ def test_nodes_are_found_again() -> None:
     """A handle leads to index and path, also after the flow was built."""
     with Flow("f") as f:
         number, _ = pair()
-    assert f.locate(number) == Ref(0, (0,))
-    assert f.locate(number["x"]) == Ref(0, (0, "x"))  # type: ignore[index]
+    assert f.built.locate(number) == Ref(0, (0,))
+    assert f.built.locate(number["x"]) == Ref(0, (0, "x"))  # type: ignore[index]
     with Flow("g") as g:
         pair()
     with pytest.raises(BuildError, match=r"of flow 'f'.*another flow"):
-        g.locate(number)
+        g.built.locate(number)
     with pytest.raises(BuildError, match="its nodes, not for 'pair'"):
-        f.locate("pair")
+        f.built.locate("pair")
 
 
 def test_an_empty_flow_is_a_flow() -> None:
@@ -706,7 +707,7 @@ def nightly(
 def test_values_are_converted_and_completed() -> None:
     """What is recorded is of the declared type, in the order of declaration."""
     engine = Engine()
-    bound = nightly.bind(("2026-11-22",), {"engine": engine, "rate": 2, "orders": [{"item": "pen"}]})
+    bound = nightly.built.bind(("2026-11-22",), {"engine": engine, "rate": 2, "orders": [{"item": "pen"}]})
     assert list(bound) == ["day", "count", "orders", "rate", "engine", "sized"]
     assert bound == {
         "day": date(2026, 11, 22),
@@ -717,7 +718,7 @@ def test_values_are_converted_and_completed() -> None:
         "sized": None,
     }
     assert type(bound["rate"]) is float
-    assert type(nightly.bind((date(2026, 1, 1),), {})["rate"]) is float
+    assert type(nightly.built.bind((date(2026, 1, 1),), {})["rate"]) is float
 
 
 @pytest.mark.parametrize(
@@ -727,7 +728,11 @@ def test_values_are_converted_and_completed() -> None:
         (("2026-11-22",), {"conut": 2}, "has no parameter 'conut'; did you mean 'count'?"),
         (("2026-11-22",), {"zzz": 2}, "has no parameter 'zzz'; there is 'day', 'count'"),
         (("2026-11-22",), {"day": "2026-11-23"}, "parameter 'day' twice"),
-        (("2026-11-22", 1, [], 2.0), {}, "takes 3 by position .*but 4 were given"),
+        (
+            ("2026-11-22", 1, [], 2.0),
+            {},
+            r"takes 3 positional parameters \(day, count=…, orders=…, \*, .*but 4 were given",
+        ),
         (("soon",), {}, r"parameter 'day' is declared as date, but got 'soon' \(str\)"),
         (("2026-11-22", "1"), {}, "parameter 'count' is declared as int, but got '1'"),
         (("2026-11-22", True), {}, "parameter 'count' is declared as int, but got True"),
@@ -739,15 +744,15 @@ def test_values_are_converted_and_completed() -> None:
 def test_parameters_that_do_not_fit(args: tuple[Any, ...], kwargs: dict[str, Any], said: str) -> None:
     """One clear error each, before anything runs."""
     with pytest.raises(ParameterError, match=said) as caught:
-        nightly.bind(args, kwargs)
+        nightly.built.bind(args, kwargs)
     assert "flow 'nightly'" in str(caught.value)
     assert isinstance(caught.value, TypeError)
 
 
 def test_defaults_are_not_shared_between_runs() -> None:
     """A run that changes its default list leaves the next one's alone."""
-    nightly.bind(("2026-11-22",), {})["orders"].append(Order("pen"))
-    assert nightly.bind(("2026-11-22",), {})["orders"] == []
+    nightly.built.bind(("2026-11-22",), {})["orders"].append(Order("pen"))
+    assert nightly.built.bind(("2026-11-22",), {})["orders"] == []
 
 
 def test_a_default_opens_from_the_graph() -> None:
@@ -755,7 +760,7 @@ def test_a_default_opens_from_the_graph() -> None:
     node = nightly.graph.parameters["orders"]
     assert node.default is not None
     payload = node.default.value
-    assert nightly.openers["orders"].deserialize(payload) == []
+    assert nightly.built.serializers["orders"].deserialize(payload) == []
 
 
 def test_nodes_of_a_flow_are_nodes() -> None:
@@ -837,9 +842,9 @@ def test_an_instance_of_the_declared_class_is_taken_as_it_is(declared: Any, valu
     """Whatever msgspec makes of the class, its instances are its instances."""
     with Flow("instances") as flow:
         Parameter("given", type=declared)
-    assert flow.bind((value,), {})["given"] is value
+    assert flow.built.bind((value,), {})["given"] is value
     with pytest.raises(ParameterError, match="'given' is declared as"):
-        flow.bind((object(),), {})
+        flow.built.bind((object(),), {})
 
 
 class Size(TypedDict):
@@ -870,7 +875,7 @@ def test_what_does_not_fit_is_a_parameter_error_whatever_the_type(declared: Any,
     with Flow("odd") as flow:
         Parameter("given", type=declared)
     with pytest.raises(ParameterError, match="'given' is declared as"):
-        flow.bind((value,), {})
+        flow.built.bind((value,), {})
 
 
 class Shop:

@@ -12,7 +12,7 @@ from uuid import UUID
 import msgspec
 import pytest
 
-from eventflow.authoring.parameters import FlowParameter, from_text
+from eventflow.runs.parameters import FlowParameter, from_text
 
 
 class Color(Enum):

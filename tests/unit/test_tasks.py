@@ -95,12 +95,12 @@ def test_the_live_side_goes_into_the_bindings() -> None:
     with Flow("f") as f:
         get("2026-11-22")
         task(total)([1])
-    assert f.bindings["fetch"].delay is delay
-    assert f.bindings["fetch"].serializer is keeper
-    assert f.bindings["fetch"].call is fetch
-    assert f.bindings["fetch"].is_async
-    assert not f.bindings["total"].is_async
-    assert f.bindings["total"].delay is None
+    assert f.built.bindings["fetch"].delay is delay
+    assert f.built.bindings["fetch"].serializer is keeper
+    assert f.built.bindings["fetch"].call is fetch
+    assert f.built.bindings["fetch"].is_async
+    assert not f.built.bindings["total"].is_async
+    assert f.built.bindings["total"].delay is None
 
 
 @pytest.mark.parametrize(

@@ -20,11 +20,7 @@ from uuid import UUID
 
 import msgspec
 
-from eventflow.authoring.callables import type_text
-from eventflow.authoring.nodes import BuildError
-from eventflow.suggestions import did_you_mean
-
-__all__ = ["FlowParameter", "ParameterError", "bind", "from_text"]
+__all__ = ["FlowParameter", "ParameterError", "from_text", "type_text"]
 
 
 class ParameterError(TypeError):
@@ -52,77 +48,74 @@ class FlowParameter(msgspec.Struct, frozen=True):
         """
         return _convert(self.type, value)
 
-    def checked(self, flow: str) -> FlowParameter:
-        """Itself with its default converted; `BuildError` if type and default cannot serve."""
-        what = f"in flow {flow!r}, parameter {self.name!r}"
+    def checked(self) -> FlowParameter:
+        """Return it with its default converted; raise `TypeError` if msgspec cannot check the type, or the default."""
+        declared = type_text(self.type)
         try:
             self.convert(None)
         except msgspec.ValidationError:
-            pass  # that None is no value of the type proves that the type can be checked
+            pass  # None is refused, so the type can be checked
         except RecursionError:
-            raise BuildError(
-                f"{what} has type {type_text(self.type)}, an alias that contains itself, which cannot be checked: "
+            raise TypeError(
+                f"parameter {self.name!r} has type {declared}, an alias that contains itself, which cannot be checked: "
                 "make it a class"
             ) from None
         except TypeError as error:
-            raise BuildError(
-                f"{what} has type {type_text(self.type)}, which cannot be checked: {error}"
+            raise TypeError(
+                f"parameter {self.name!r} has type {declared}, which cannot be checked: {error}"
             ) from None
         if self.required:
             return self
         try:
             return msgspec.structs.replace(self, default=self.convert(self.default))
         except msgspec.ValidationError as error:
-            raise BuildError(
-                f"{what} is declared as {type_text(self.type)}, but its default is "
+            raise TypeError(
+                f"parameter {self.name!r} is declared as {declared}, but its default is "
                 f"{_shown(self.default)}: {error}"
             ) from None
 
+    def value(self, flow: str, given: Mapping[str, Any]) -> Any:
+        """Return its value in a run: the given one, converted, or else a copy of the default.
 
-def bind(
-    flow: str,
-    parameters: Mapping[str, FlowParameter],
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
-    *,
-    only_given: bool = False,
-) -> dict[str, Any]:
-    """Give every parameter its converted value, in the order of declaration; with `only_given` those given.
-
-    Raises `ParameterError` for the first that is unknown, given twice, missing, or of another type.
-    """
-    places = [name for name, parameter in parameters.items() if not parameter.keyword_only]
-    if len(args) > len(places):
-        takes = f"takes {len(places)} by position ({', '.join(places) or 'none'})"
-        raise ParameterError(f"flow {flow!r} {takes}, but {len(args)} were given")
-    given = dict(zip(places, args, strict=False))
-    for name, value in kwargs.items():
-        if name in given:
-            raise ParameterError(f"flow {flow!r} got parameter {name!r} twice: by position and by name")
-        if name not in parameters:
-            raise ParameterError(f"flow {flow!r} has no parameter {name!r}{did_you_mean(name, parameters)}")
-        given[name] = value
-    return {
-        name: _value(flow, parameter, given)
-        for name, parameter in parameters.items()
-        if name in given or not only_given
-    }
+        Raises `ParameterError` for a value that is missing or of another type.
+        """
+        declared = type_text(self.type)
+        if self.name not in given:
+            if self.required:
+                raise ParameterError(
+                    f"flow {flow!r} needs parameter {self.name!r} ({declared}): write {self.name}=..."
+                )
+            return deepcopy(self.default)  # a run may change its parameters
+        value = given[self.name]
+        try:
+            return self.convert(value)
+        except msgspec.ValidationError as error:
+            raise ParameterError(
+                f"flow {flow!r}: parameter {self.name!r} is declared as {declared}, but got {_shown(value)} "
+                f"({type_text(type(value))}): {error}"
+            ) from None
 
 
-def _value(flow: str, parameter: FlowParameter, given: Mapping[str, Any]) -> Any:
-    name, expected = parameter.name, type_text(parameter.type)
-    if name not in given:
-        if parameter.required:
-            raise ParameterError(f"flow {flow!r} needs parameter {name!r} ({expected}): write {name}=...")
-        return deepcopy(parameter.default)  # a run may change what it is given
-    value = given[name]
-    try:
-        return parameter.convert(value)
-    except msgspec.ValidationError as error:
-        raise ParameterError(
-            f"flow {flow!r}: parameter {name!r} is declared as {expected}, but got {_shown(value)} "
-            f"({type_text(type(value))}): {error}"
-        ) from None
+_SHORT: Final = ((Any, "Any"), (None, "None"), (NoneType, "None"), (..., "..."))
+
+
+def type_text(declared: Any) -> str:
+    """A type as people write it, the same in every process and Python version."""
+    if isinstance(declared, list):  # the arguments of a Callable
+        return f"[{', '.join(map(type_text, declared))}]"
+    for known, short in _SHORT:
+        if declared is known:  # not a look-up: a type annotated with a list has no hash
+            return short
+    origin, args = get_origin(declared), get_args(declared)
+    if origin is Annotated:
+        return type_text(args[0])
+    if origin in (Union, UnionType):
+        return " | ".join(map(type_text, args))
+    if origin is not None:
+        name = getattr(origin, "__qualname__", None) or str(origin).rpartition(".")[2]
+        shown = map(repr, args) if name == "Literal" else map(type_text, args)
+        return f"{name}[{', '.join(shown) or '()'}]"
+    return getattr(declared, "__qualname__", None) or str(declared).rpartition(".")[2]
 
 
 def _shown(value: Any) -> str:

@@ -180,7 +180,7 @@ def _timeout_us(function: TaskFunction, timeout: Duration | None) -> int:
 
 
 def _helpers(label: str, depends_on: Any) -> tuple[FunctionType, ...]:
-    """The functions of `depends_on=`; a task stands for its function."""
+    """The functions of `depends_on=`, where a task counts as its function."""
     if isinstance(depends_on, str) or not isinstance(depends_on, Sequence):
         raise TypeError(f"{label}: depends_on={depends_on!r:.80} is not a list of functions, like [helper]")
     functions = tuple(

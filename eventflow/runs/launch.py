@@ -173,15 +173,33 @@ class Launch(Generic[P, R]):
 
 
 async def state_of(run_id: str, *, log: EventLog | str | None = None) -> State:
-    """The State of a run by its id, from the log alone: neither the flow's code is needed, nor is any run.
+    """Return the State of a run by its id. It is read from the log alone, without the flow's code.
 
-        state = await state_of("nightly-7", log="sqlite:///runs.db")
-        state.is_successful(), state.result["total"].result
+    `log` is a log or a URL; without it, the default log. Nothing is run or written. Results of plain data can be read.
+    Results of declared classes and pickled ones raise `DeserializationError`, since they need the flow's code: use
+    `flow.options(run_id=..., wait=False).run()` for them. Raises `RunNotFound`, and `LogUnusable` if there is no log
+    at the URL.
 
-    `log` is a log or a URL; without it, the default log. Results of plain data open; those of declared classes and
-    pickled ones raise `DeserializationError`, for they need the flow's code: `flow.options(run_id=..., wait=False)`.
-    Raises `RunNotFound`, and `LogUnusable` if the URL is that of a log that does not exist. Writes nothing; cancelled,
-    it just stops.
+    ```python
+    from eventflow import MemoryLog, flow, state_of, task
+
+    @task
+    def total(orders: list[int]) -> int:
+        return sum(orders)
+
+    @flow
+    def nightly() -> int:
+        return total([1, 2, 3])
+
+    log = MemoryLog()
+    await nightly.options(run_id="nightly-7", log=log).run()
+    state = await state_of("nightly-7", log=log)
+    print(state.is_successful(), state.result["total"].result)
+    ```
+
+    ```text
+    True 6
+    ```
     """
     async with log_of(log, read_only=True) as opened:
         view = await open_run(opened, run_id)
@@ -189,7 +207,7 @@ async def state_of(run_id: str, *, log: EventLog | str | None = None) -> State:
 
 
 def _evaluate(arg: Arg, states: RunStates) -> Any:
-    """The Python value of what a flow returned."""
+    """Return the Python value of a flow: its returned nodes, with their values in place."""
     match arg:
         case Ref():
             return _value_of(states.at_ref(arg), states)

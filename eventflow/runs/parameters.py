@@ -1,8 +1,8 @@
 """The parameters of a flow: their types, their defaults, and the values that a run gives them.
 
-Values are converted to the declared type before anything runs, by msgspec's rules (a dict becomes a
-dataclass, `"2026-11-22"` a date, 3 a 3.0, but "3" no number); instances of a declared class are taken as they
-are.  What comes out is what is recorded.
+Values are converted to the declared type before anything runs, by msgspec's rules: a dict becomes a dataclass,
+`"2026-11-22"` a date, 3 a 3.0, but "3" is no number.  Instances of a declared class stay as they are.  The
+converted values are recorded.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ class FlowParameter(msgspec.Struct, frozen=True):
         return self.default is msgspec.UNSET
 
     def convert(self, value: Any) -> Any:
-        """The value in the declared type; raises `msgspec.ValidationError`.
+        """Convert a value to the declared type. An instance of a declared class stays as it is.
 
-        An instance of a declared class is taken as it is. `TypeError` for a type that cannot be checked.
+        Raises `msgspec.ValidationError` for a value of another type, `TypeError` for a type that cannot be checked.
         """
         return _convert(self.type, value)
 
@@ -119,7 +119,7 @@ def type_text(declared: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    """A value for a message, however large, and whatever its class does for `repr`."""
+    """A value for a message, shortened. A `repr` that raises does no harm."""
     try:
         return f"{value!r:.80}"
     except Exception:  # noqa: BLE001 - code of the value's own
@@ -134,9 +134,9 @@ _STRICT: Final = frozenset(
 
 
 def _convert(declared: Any, value: Any) -> Any:
-    """The value in a declared type, whole or one of a union; raises `msgspec.ValidationError`.
+    """Convert a value to a declared type, or to one type of a union.
 
-    `TypeError` for a type that cannot be checked.
+    Raises `msgspec.ValidationError`, and `TypeError` for a type that cannot be checked.
     """
     if declared is Any:
         return value
@@ -161,7 +161,7 @@ def _is_instance(declared: Any, value: Any) -> bool:
 
 
 def _only_instances(declared: Any) -> bool:
-    """Whether msgspec can make no value of the type, so that nothing but its instances will do."""
+    """Whether msgspec can make no value of the type, so that only an instance is accepted."""
     asked: list[Any] = []
     try:
         msgspec.convert(None, declared, dec_hook=lambda kind, _: asked.append(kind))
@@ -173,7 +173,7 @@ def _only_instances(declared: Any) -> bool:
 
 
 def _instance(declared: type, value: Any) -> Any:
-    """For types that msgspec leaves to us: an instance is taken as it is."""
+    """Check a value against a type that msgspec does not know: an instance stays as it is."""
     wanted = get_origin(declared) or declared
     try:
         fits = isinstance(value, wanted)
@@ -188,40 +188,40 @@ def _instance(declared: type, value: Any) -> Any:
 
 
 def from_text(parameter: FlowParameter, text: str, *, as_json: bool = False) -> Any:
-    """The value that text stands for, in the declared type; raises `ValueError` with the reason.
+    """Return the value of a parameter from the text of a command line; raises `ValueError` with the reason.
 
-    It is the text itself where the type takes it as such (`str`, `str | None`, paths, enums by value or else by
-    name, dates, UUID, Decimal), and JSON where it does not. Where it takes both, as `int | str` and `Any` do, a
-    number, a list or the like is what it looks like. With `as_json` it is JSON and nothing else.
+    The text itself is the value if the declared type takes text (`str`, `str | None`, paths, enums by value or else
+    by name, dates, UUID, Decimal). If not, the text is JSON. If the type takes both, as `int | str` and `Any` do,
+    text that reads as a number, list, object or bool is one. With `as_json` the text must be JSON.
     """
-    said: Any = None
+    parsed: Any = None
     try:
-        said = json.loads(text)
+        parsed = json.loads(text)
     except (ValueError, RecursionError) as error:
         if as_json:
             raise ValueError(f"it is no JSON: {error}") from None
         return _lenient(parameter.type, text)
     if as_json or parameter.type in (Any, object):
-        return _lenient(parameter.type, said)
+        return _lenient(parameter.type, parsed)
     try:
-        taken = _lenient(parameter.type, text)
+        converted = _lenient(parameter.type, text)
     except msgspec.ValidationError as refused:
         try:
-            return _lenient(parameter.type, said)
+            return _lenient(parameter.type, parsed)
         except msgspec.ValidationError:
             if str(refused).startswith("Expected"):  # no text at all is wanted
                 raise
             raise refused from None
-    if type(taken) is not str or isinstance(said, str | None):
-        return taken
+    if type(converted) is not str or isinstance(parsed, str | None):
+        return converted
     try:
-        return _lenient(parameter.type, said)
+        return _lenient(parameter.type, parsed)
     except msgspec.ValidationError:
-        return taken
+        return converted
 
 
 def _lenient(declared: Any, value: Any) -> Any:
-    """As `_convert`, with paths of text, and enums by their names too."""
+    """Convert as `_convert` does, and also text to paths, and names to members of enums."""
     try:
         return _convert(declared, value)
     except msgspec.ValidationError as refused:
@@ -234,8 +234,7 @@ def _lenient(declared: Any, value: Any) -> Any:
         try:
             return msgspec.convert(value, declared, dec_hook=_path)
         except (msgspec.ValidationError, TypeError) as second:
-            told = second if str(second).startswith(_NO_PATH) else refused
-            raise told from None
+            raise (second if str(second).startswith(_NO_PATH) else refused) from None
 
 
 _NO_PATH: Final = "An empty path"

@@ -35,7 +35,7 @@ async def birth_of(log: EventLog, run_id: str) -> RunStarted | None:
 
 
 async def rerun_request(built: BuiltFlow, options: RunOptions, log: EventLog, run_id: str) -> Request:
-    """Return the request for a new run of a flow that keeps what the run `run_id` has done.
+    """Return the request for a new run of a flow that keeps the results of the run `run_id`.
 
     Raises `RunNotFound`, `RunNotFinished` if the run is live, `ValueError` for a run of another flow or a target run
     that exists, and `FlowChanged` or `TypeChanged` if a recorded parameter is not a value of today's type.

@@ -58,7 +58,6 @@ NOT_YET = frozenset(
         "eventflow.flow",
         "eventflow.follow",
         "eventflow.replay",
-        "eventflow.state_of",
         "eventflow.unmapped",
         "eventflow.states.Failed",
         "eventflow.states.Mapped",

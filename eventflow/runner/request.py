@@ -85,7 +85,7 @@ def _check_run_id(where: str, run_id: Any, wait: Any) -> None:
         raise TypeError(f"{where}: wait={wait!r:.80} is neither True nor False")
     if not wait and run_id is None:
         raise ValueError(
-            f"{where}: wait=False only looks at a run that exists, so name it: run_id=...; to start a run, leave "
+            f"{where}: wait=False only looks at a run that exists, so say which: run_id=...; to start a run, leave "
             "wait=False out"
         )
 

@@ -1,20 +1,19 @@
 """The log in this process's memory: the reference implementation of `EventLog`.
 
-It keeps what every log keeps, encoded bytes with a checksum, so that all that is read has gone through
-`decode`, and what a test proves here holds for the others.
+Like every log, it stores encoded bytes with a checksum.  So each record that is read has passed `decode`, and a
+test of this log also says something about the others.
 
-    _Store       the records, indexes, values and holds; plain data, no waiting in it
-    MemoryLog    a handle on a store; several handles are what several processes are to a file
+    _Store       the records, indexes, values and holds; plain data, never waits
+    MemoryLog    a handle on a store; two handles are like two processes that use one file
 
-Appending has one moment at which it may still be cancelled, before anything is looked at.  After it there
-is no `await`: the store checks all writes, encodes all drafts, and only then changes anything, in steps
-that cannot fail.  So an append is whole or absent, and nobody ever sees it half done.
+An append can be cancelled at one moment only, before anything is checked.  After it there is no `await`.  The store
+checks all writes, encodes all drafts, and only then changes anything, in steps that cannot fail.  So an append is
+stored as a whole or not at all, and a reader never sees half of it.
 
-**What a write may find.**  Its stream stands at `expect`: it is new.  Or its drafts, `at` aside, already
-stand right after `expect`: it is satisfied, whatever came after them.  Anything else is a `Conflict` and
-ends the whole append.  This is judged write by write: an append may hold satisfied and new ones, because
-what it promises is where its drafts stand afterwards (so a graph that another run has already defined
-does not hinder the run that is born in the same append).
+**Three cases of a write.**  If its stream ends at `expect`, the write is new.  If its drafts (without `at`) are already
+stored right after `expect`, the write is satisfied, also when later records follow.  Every other case is a
+`Conflict`, which ends the whole append.  Each write is judged alone, so an append may contain satisfied and new writes.
+For example, a new run and its graph share an append, and another run may have stored the graph already.
 """
 
 from __future__ import annotations
@@ -50,13 +49,13 @@ from eventflow.serializers import has_digest
 __all__ = ["MemoryLog"]
 
 PAGE: Final = 512
-"""Records read between two moments at which other tasks may run."""
+"""Number of records that are read before other tasks may run."""
 
 _position: Final[Callable[[_Row], int]] = attrgetter("position")
 
 
 class _Row(msgspec.Struct, gc=False):
-    """One record as it is stored."""
+    """One record as stored."""
 
     position: int
     stream: str
@@ -66,14 +65,14 @@ class _Row(msgspec.Struct, gc=False):
 
 
 class _Stream(msgspec.Struct):
-    """The rows of one stream, oldest first, and the last one's moment."""
+    """The rows of one stream, oldest first, and the time of the last one."""
 
     rows: list[_Row]
     at: int
 
 
 class _Store:
-    """What the handles of one log share."""
+    """The data that all handles of one log share."""
 
     def __init__(self) -> None:
         self.rows: list[_Row] = []
@@ -84,13 +83,13 @@ class _Store:
         self.tables: dict[str, tuple[Checkpoint | None, dict[str, bytes]]] = {}
         self.holds: set[str] = set()
         self.waiting: set[Callable[[], object]] = set()
-        """What wakes those who wait for something new."""
+        """Callbacks that wake followers after an append."""
         self.guard = threading.Lock()
-        """Between the appends of threads; each event loop may use the log."""
+        """Held during an append, since event loops in several threads may use the log."""
         self.keyring = Keyring({token_hex(4): token_bytes(32)})
 
     def append(self, writes: Sequence[Write], values: Iterable[Value]) -> list[Record]:
-        """Store all or raise with nothing changed; gives a record for each draft, new or standing."""
+        """Store everything, or raise and change nothing; return a record for each draft, new or already stored."""
         with self.guard:
             batch = _Batch(self)
             for write in writes:
@@ -99,16 +98,14 @@ class _Store:
             batch.commit()
             for digest, value in arrived:
                 known = self.values.get(digest)
-                if (
-                    known is None or known.data != value.data
-                ):  # damaged, and here are the bytes that were meant
+                if known is None or known.data != value.data:  # damaged; these are the right bytes
                     self.values[digest] = value
         if batch.rows:
             self.nudge()
         return batch.records
 
     def standing(self, write: Write, version: int) -> list[Record]:
-        """The records that already are what `write` would store; `Conflict` when there are none."""
+        """Return the stored records that equal the drafts of `write`; raise `Conflict` if there are none."""
         found = self.streams.get(write.stream)
         first = write.expect
         if found is None or not 0 <= first <= len(found.rows) - len(write.drafts):
@@ -122,20 +119,20 @@ class _Store:
         return records
 
     def value(self, digest: bytes) -> Value | None:
-        """The value under a digest, which is compared with its bytes."""
+        """Return the value of a digest, after comparing the digest with its bytes."""
         found = self.values.get(digest)
         if found is not None and not has_digest(found.data, digest):
             raise LogDamaged(f"the value {digest.hex()} does not have its bytes any more; run its task again")
         return found
 
     def nudge(self) -> None:
-        """Wake whoever waits for something new."""
+        """Wake the followers."""
         for wake in tuple(self.waiting):
             wake()
 
 
 class _Batch:
-    """One append while it is checked: its rows and records, not yet in the store."""
+    """An append while it is checked: its rows and records, not yet in the store."""
 
     def __init__(self, store: _Store) -> None:
         self.store = store
@@ -143,12 +140,12 @@ class _Batch:
         self.rows: list[_Row] = []
         self.keyed: list[tuple[str, _Row]] = []
         self.ends: dict[str, tuple[int, int]] = {}
-        """Stream → its version and last moment after the writes so far."""
+        """Stream → its version and last time after the writes so far."""
         self.parts: list[tuple[str, int, int]] = []
-        """Stream, and which of `rows` are its."""
+        """Streams, each with the indices of its rows in `rows`."""
 
     def add(self, write: Write) -> None:
-        """Take one write in; raises `Conflict`, or what encoding raises, with the store unchanged."""
+        """Add one write; raise `Conflict` or an error of encoding, with the store unchanged."""
         end = self.ends.get(write.stream)
         if end is None:
             found = self.store.streams.get(write.stream)
@@ -179,7 +176,7 @@ class _Batch:
         return version, at
 
     def commit(self) -> None:
-        """Put everything in its place; nothing here can fail."""
+        """Move everything into the store; nothing here can fail."""
         store = self.store
         store.rows += self.rows
         for stream, start, stop in self.parts:
@@ -192,7 +189,7 @@ class _Batch:
 
 
 def _open(row: _Row) -> Record:
-    """The record of a row, whose bytes must be those that were written."""
+    """Return the record of a row, after checking its bytes."""
     if checksum(row.body, row.position) != row.check:
         raise LogDamaged(
             f"record {row.position} (version {row.version} of {row.stream!r}) fails its checksum"
@@ -213,16 +210,36 @@ class Settled:
         self.error: BaseException | None = None
 
     async def wait(self) -> Sequence[Record]:
-        """Give the records, or raise."""
+        """Return the records, or raise."""
         if self.error is not None:
             raise self.error
         return self.records
 
 
 class MemoryLog:
-    """An `EventLog` in memory; what it knows ends with the process.
+    """An `EventLog` in memory; its records end with the process.
 
-    All durabilities are the same here. One event loop at a time.
+    All durability levels are the same here. Use it in one event loop at a time.
+
+    ```python
+    from eventflow import MemoryLog, flow, task
+
+    @task
+    async def answer() -> int:
+        return 42
+
+    @flow
+    def question() -> int:
+        return answer()
+
+    log = MemoryLog()
+    await question.options(log=log, run_id="monday").run()
+    print(await log.head(), await log.head("run/monday"))
+    await log.aclose()
+    ```
+    ```text
+    6 5
+    ```
     """
 
     def __init__(self) -> None:
@@ -230,9 +247,21 @@ class MemoryLog:
         self._closed = False
 
     def reopen(self) -> MemoryLog:
-        """Give a second handle on the same records, values and holds, as another process would have.
+        """Return a second handle on the same records, values and holds, as another process would have.
 
-        It is closed apart from this one; works after this one was closed, too.
+        It is closed separately, and also works after this one was closed.
+
+        ```python
+        from eventflow import MemoryLog
+
+        log = MemoryLog()
+        other = log.reopen()
+        await log.aclose()
+        print(await other.head())
+        ```
+        ```text
+        0
+        ```
         """
         other = MemoryLog()
         other._store = self._store
@@ -240,7 +269,7 @@ class MemoryLog:
 
     @property
     def keyring(self) -> Keyring:
-        """One random key per log, as short-lived as the log."""
+        """One random key per log, which ends with the log."""
         return self._store.keyring
 
     async def append(
@@ -250,7 +279,7 @@ class MemoryLog:
         durability: Durability = "full",  # noqa: ARG002 - see the class
     ) -> Sequence[Record]:
         """Store all drafts of all writes, and all values, or nothing; see `EventLog.append`."""
-        await checkpoint()  # the one moment at which it may be cancelled
+        await checkpoint()  # the only moment at which it can be cancelled
         self._check_open()
         return self._store.append(writes, values)
 
@@ -276,7 +305,7 @@ class MemoryLog:
         until: int | None = None,
         backwards: bool = False,
     ) -> AsyncIterator[Record]:
-        """Give records in order; see `EventLog.read`. Ends with what stood when it began."""
+        """Yield records in order, up to the head at the start of reading; see `EventLog.read`."""
         self._check_open()
         rows = self._rows(stream)
         whole = stream is None
@@ -293,7 +322,7 @@ class MemoryLog:
                 yield _open(row)
 
     async def latest(self, keys: Sequence[str], *, until: int | None = None) -> Mapping[str, Record]:
-        """For each key, its last record up to `until`."""
+        """Return the last record of each key, up to `until`."""
         await checkpoint()
         self._check_open()
         found = {}
@@ -305,35 +334,35 @@ class MemoryLog:
         return found
 
     async def head(self, stream: str | None = None) -> int:
-        """The last position of the log, or the last version of a stream."""
+        """Return the last position of the log, or the last version of a stream."""
         await checkpoint()
         self._check_open()
         return len(self._rows(stream))
 
     async def values(self, digests: Iterable[bytes]) -> Mapping[bytes, Value]:
-        """The values that are there; one whose bytes have changed raises `LogDamaged`."""
+        """Return the stored values of digests; raise `LogDamaged` if bytes have changed."""
         await checkpoint()
         self._check_open()
         return {digest: value for digest in digests if (value := self._store.value(digest)) is not None}
 
     def peek(self, digest: bytes) -> Value | None:
-        """One value, at once; works after `aclose` too."""
+        """Return one value without waiting; works after `aclose`, too."""
         return self._store.value(digest)
 
     async def snapshot(self, name: str) -> bytes | None:
-        """What was kept under a name."""
+        """Return the snapshot with a name, or None."""
         self._check_open()
         await checkpoint()
         return self._store.snapshots.get(name)
 
     async def keep_snapshot(self, name: str, data: bytes) -> None:
-        """Keep it, in place of what had that name."""
+        """Store a snapshot, and replace the one with that name."""
         self._check_open()
         await checkpoint()
         self._store.snapshots[name] = data
 
     async def rows(self, table: str, names: Sequence[str] | None = None, *, prefix: str = "") -> RowsFound:
-        """Rows of a table; see `EventLog.rows`."""
+        """Return rows of a read model; see `EventLog.rows`."""
         self._check_open()
         await checkpoint()
         checked, rows = self._store.tables.get(table, (None, {}))
@@ -343,7 +372,7 @@ class MemoryLog:
     async def keep_rows(
         self, table: str, was: Checkpoint | None, now: Checkpoint, rows: Mapping[str, bytes | None]
     ) -> bool:
-        """Move a table's checkpoint and write rows with it; see `EventLog.keep_rows`."""
+        """Write rows of a read model together with its checkpoint; see `EventLog.keep_rows`."""
         self._check_open()
         await checkpoint()
         checked, kept = self._store.tables.get(table, (None, {}))
@@ -358,7 +387,7 @@ class MemoryLog:
         return True
 
     async def follow(self, *, after: int = 0) -> AsyncIterator[Record]:
-        """Give every record after a position, then whatever comes; woken, never polling."""
+        """Yield every record after a position, then each new one; woken by appends, never polling."""
         while True:
             async for record in self.read(after=after):
                 yield record
@@ -369,14 +398,16 @@ class MemoryLog:
             wake = partial(_wake, asyncio.get_running_loop(), news)
             self._store.waiting.add(wake)
             try:
-                if after >= len(self._store.rows) and not self._closed:  # another thread may have been faster
+                if (
+                    after >= len(self._store.rows) and not self._closed
+                ):  # another thread may have read it first
                     await news.wait()
             finally:
                 self._store.waiting.discard(wake)
 
     @asynccontextmanager
     async def hold(self, run: str) -> AsyncIterator[bool]:
-        """Try to be the one live runner of a run, among all handles on this log."""
+        """Try to become the only live runner of a run, among all handles on this log."""
         self._check_open()
         holds = self._store.holds
         with self._store.guard:
@@ -393,12 +424,12 @@ class MemoryLog:
             self._store.nudge()
 
     async def is_live(self, run: str) -> bool:
-        """Whether any handle on this log holds a run."""
+        """Return whether any handle on this log holds a run."""
         self._check_open()
         return run in self._store.holds
 
     async def aclose(self) -> None:
-        """Close this handle: whatever is asked of it from now on, but `peek`, raises `LogClosed`."""
+        """Close this handle: after that, every call except `peek` raises `LogClosed`."""
         self._closed = True
         self._store.nudge()
 
@@ -414,7 +445,7 @@ class MemoryLog:
 
 
 def _wake(loop: asyncio.AbstractEventLoop, news: anyio.Event) -> None:
-    """Set an event that is waited for on a loop, from whatever thread."""
+    """Set an event of another loop, from any thread."""
     try:
         is_here = asyncio.get_running_loop() is loop
     except RuntimeError:
@@ -422,7 +453,7 @@ def _wake(loop: asyncio.AbstractEventLoop, news: anyio.Event) -> None:
     if is_here:
         news.set()
     else:
-        with suppress(RuntimeError):  # the loop is closed, and with it everyone who waited
+        with suppress(RuntimeError):  # the loop is closed, with all its waiting tasks
             loop.call_soon_threadsafe(news.set)
 
 

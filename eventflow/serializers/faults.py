@@ -1,4 +1,4 @@
-"""Why a value cannot be kept: the path to its first offending part, for the error message.
+"""The reason why a value cannot be serialized: the path to its first bad part, for the error message.
 
 Runs only after every codec has refused, so it may be slow but must end and never raise: values hold
 cycles, and their `repr` may do anything.
@@ -21,10 +21,10 @@ _CONTAINERS: Final = (dict, list, tuple, set, frozenset)
 
 
 def describe_fault(value: object) -> str:
-    """The first part that nothing keeps, as `value['rows'][3].lock: _thread.lock`.
+    """Return the first part that no codec can encode, as `value['rows'][3].lock: _thread.lock`.
 
-    A part of an unknown type comes before a known class that merely lacks a declared type; where all
-    parts look well, the value as a whole is named.
+    A part of an unknown type comes before a known class that only lacks a declared type. If no part looks bad, the
+    whole value is named.
     """
     suspect = None
     try:
@@ -38,7 +38,7 @@ def describe_fault(value: object) -> str:
 
 
 def describe_once(value: object) -> str | None:
-    """The first iterator or open file in a value, with the fix; None if there is none."""
+    """Return the first iterator or open file in a value, with the fix; None if there is none."""
     try:
         for path, part in _walk(value, "value", ()):
             if is_once(part):
@@ -54,7 +54,7 @@ def describe_once(value: object) -> str | None:
 
 
 def _walk(value: Any, path: str, above: tuple[int, ...]) -> Iterator[tuple[str, Any]]:
-    """A value and the parts of its containers, objects included, each with its path."""
+    """Yield a value and the parts of its containers and objects, each with its path."""
     if id(value) in above:
         return
     yield path, value
@@ -68,7 +68,7 @@ def _walk(value: Any, path: str, above: tuple[int, ...]) -> Iterator[tuple[str, 
 
 
 def _faults(value: Any, path: str, above: tuple[int, ...]) -> Iterator[tuple[str, str, bool]]:
-    """Path and type of each part that is no standard type, and whether no declared type could help."""
+    """Yield path and type of each part without a standard type, and whether no declared type could help."""
     if id(value) in above:
         yield path, f"{_name_of(value)}, which contains itself", True
         return
@@ -87,7 +87,7 @@ def _faults(value: Any, path: str, above: tuple[int, ...]) -> Iterator[tuple[str
 
 
 def _parts(value: Any) -> Iterator[tuple[str, Any]] | None:
-    """What lies inside, each with its step of the path; None for what is no container."""
+    """Return the parts of a container, each with its step of the path; None if it is not a container."""
     kind = type(value)
     if isinstance(value, dict):
         return _entries(value)

@@ -1,16 +1,16 @@
-"""Pickles that know what their classes looked like.
+"""Pickles that contain descriptions of their classes.
 
-A pickle names its classes and keeps attributes, positions or an enum's value; what these mean, the classes say
-when it is opened.  So the form of every class that a pickle names goes before it, and a pickle is opened only
-while these classes have it still: a class is compared when it is looked up, before an instance is made.
+A pickle names its classes and contains attributes, positions or an enum's value.  Their meaning depends on the classes
+at the time of opening.  So a description of every named class precedes the pickle, and the pickle is opened only while
+the classes match.  A class is compared when it is looked up, before an instance is made.
 
     4 bytes, big-endian     how long the next part is
     home and classes        MessagePack: the home of the script, and an array of `ClassDef`s
     the rest                the pickle
 
-A pickle names classes by their module.  That of a running script is `__main__` in every process, so its home
-(see `eventflow.fingerprints.script_modules`) goes along: `python steps.py` and a program that imports `steps` open each other's pickles.
-It is empty if the pickle does not mention `__main__`.
+A pickle names classes by their module.  The module of a running script is `__main__` in every process, so its
+importable name is stored too (see `eventflow.fingerprints.script_modules`).  So `python steps.py` and a program that
+imports `steps` open each other's pickles.  The name is empty if the pickle does not mention `__main__`.
 """
 
 from __future__ import annotations
@@ -35,28 +35,28 @@ _decode: Final = msgspec.msgpack.Decoder(tuple[str, tuple[ClassDef, ...]]).decod
 
 
 def load_noting(pickled: bytes) -> tuple[Any, _Reader]:
-    """What a pickle opens as, and its reader, which has noted the classes; raises what opening raises."""
+    """Open a pickle; return the value, and the reader with the classes. Raises any error of opening."""
     reader = _Reader(pickled, script_home() if MAIN.encode() in pickled else "")
     return reader.load(), reader
 
 
 def with_classes(reader: _Reader, pickled: bytes) -> bytes:
-    """The bytes to be kept."""
+    """Return the bytes to store."""
     told = _encode((reader.home, [form for form in reader.forms.values() if form is not None]))
     return len(told).to_bytes(_LENGTH_BYTES, "big") + told + pickled
 
 
 def load_same(data: bytes) -> Any:
-    """What the bytes open as; `TypeChanged`, and no instance made, when a class is not what it was.
+    """Open the bytes; if a class has changed, raise `TypeChanged` before an instance is made.
 
-    Runs code: whoever calls this has compared a signature.
+    This runs code, so the caller must check the signature first.
     """
     home, classes, start = _split(data)
     return _Reader(data[start:], home, {form.name: form for form in classes}).load()
 
 
 def changed_classes(data: bytes) -> TypeChanged | None:
-    """Why the bytes would not open: classes that are not what they were, or are gone. Imports them, makes nothing."""
+    """Return the changed or missing classes of the bytes as an error, or None. Imports classes, makes no instance."""
     home, classes, _ = _split(data)
     reader = _Reader(b"", home, {form.name: form for form in classes})
     try:
@@ -64,7 +64,7 @@ def changed_classes(data: bytes) -> TypeChanged | None:
             reader.find_class(*form.name.split(":", 1))
     except TypeChanged as changed:
         return changed
-    except Exception as error:  # noqa: BLE001 - importing runs code of the user's
+    except Exception as error:  # noqa: BLE001 - importing runs the user's code
         return TypeChanged(f"a class of the value cannot be found: {type(error).__qualname__}: {error}", ())
     return None
 
@@ -78,7 +78,7 @@ def _split(data: bytes) -> tuple[str, tuple[ClassDef, ...], int]:
 
 
 class _Reader(pickle.Unpickler):
-    """Notes the form of each class that a pickle names; with `expected` refuses one that has another."""
+    """An unpickler that describes each named class; with `expected`, it refuses a class with another description."""
 
     def __init__(self, pickled: bytes, home: str, expected: Mapping[str, ClassDef] | None = None) -> None:
         super().__init__(io.BytesIO(pickled))
@@ -87,7 +87,7 @@ class _Reader(pickle.Unpickler):
         self._expected = expected
 
     def find_class(self, module: str, name: str, /) -> Any:
-        """Look up what the pickle names."""
+        """Look up a named object."""
         place = self.home if module == MAIN and self.home else module
         found = super().find_class(loaded_as(place), name)
         if isinstance(found, type):

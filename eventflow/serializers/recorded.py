@@ -1,4 +1,4 @@
-"""Opens what was kept under another declared type than today's: only where the bytes need no type, or else not at all."""
+"""Values recorded with another declared type than today's: opened only if their bytes need no type."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from eventflow.serializers.signed import PICKLE_PREFIX
 __all__ = ["AsRecorded", "opens_alone"]
 
 _ALONE: Final = frozenset({"msgpack", "tagged", "json"})
-"""Codecs whose bytes say all: builtin and standard types."""
+"""Codecs whose bytes need no type: builtin and standard types."""
 
 
 def opens_alone(codec: str) -> bool:
-    """Whether bytes of a codec open as the same value whatever is declared; pickles look after themselves."""
+    """Return whether a codec opens bytes as the same value with any declared type; pickles check themselves."""
     return codec in _ALONE or codec.startswith(PICKLE_PREFIX)
 
 
 class AsRecorded(msgspec.Struct, frozen=True):
-    """A serializer for values of a time when their declared type was another one."""
+    """A serializer for values recorded with another declared type."""
 
     today: ResultSerializer
     of: str
-    """Whose type it is, for the error: `the result of 'fetch'`."""
+    """The owner of the type, for the error: `the result of 'fetch'`."""
     differences: tuple[Difference, ...]
 
     def serialize(self, value: Any) -> Inline:
-        """Serialize as today."""
+        """Serialize with today's type."""
         return self.today.serialize(value)
 
     def deserialize(self, payload: Inline) -> Any:
-        """Give the identical value back, or raise `TypeChanged` where the bytes mean what the type says."""
+        """Return the identical value; raise `TypeChanged` if the meaning of the bytes depends on the type."""
         if isinstance(self.today, Serializer | JSONSerializer) and opens_alone(payload.codec):
             return self.today.deserialize(payload)
         raise TypeChanged(

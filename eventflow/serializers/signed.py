@@ -1,9 +1,9 @@
-"""Pickle, signed: the last resort, because opening a pickle runs code.
+"""Signed pickles: the last resort, because opening a pickle runs code.
 
-The data is 32 bytes of HMAC-SHA256, then the pickle behind the forms of its classes (`pickled_classes`); the codec
-name `pickle+hmac:<key id>` says which key signed.  Nothing is unpickled before the signature was compared.
+The data is 32 bytes of HMAC-SHA256, then the descriptions of the classes (`pickled_classes`), then the pickle.  The
+codec name `pickle+hmac:<key id>` names the signing key.  Nothing is unpickled before the signature is checked.
 
-Before a pickle counts it is opened, and every part that it does not give back is a reason to refuse the value.
+A new pickle is opened before it is accepted.  If it does not restore every part, the value is refused.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _KEY_BYTES_MIN: Final = 16
 
 
 class Keyring(msgspec.Struct, frozen=True):
-    """Signing keys by id; the first signs, all may open. Shown as ids only."""
+    """Signing keys by id; the first one signs, each of them opens. `repr` shows only the ids."""
 
     keys: Mapping[str, bytes]
 
@@ -47,10 +47,10 @@ class Keyring(msgspec.Struct, frozen=True):
 
 
 def sign_pickle(value: object, keyring: Keyring) -> tuple[str, bytes] | None:
-    """Give codec name and data, signed with the first key; None when the keyring is empty.
+    """Return codec name and data, signed with the first key; None if the keyring is empty.
 
-    Raises `SerializationError` when the value has no pickle, when its pickle does not give back the whole value, and
-    when an iterator is inside.
+    Raises `SerializationError` if the value has no pickle, if its pickle does not restore the whole value, or if it
+    contains an iterator.
     """
     for key_id, key in keyring.keys.items():
         try:
@@ -64,7 +64,7 @@ def sign_pickle(value: object, keyring: Keyring) -> tuple[str, bytes] | None:
 
 
 def _pickled(value: object) -> tuple[bytes, str | None]:
-    """What is signed, and why it does not count, if so."""
+    """Return the data to sign, and the reason to refuse it, if any."""
     pickled = pickle_of(value)
     if holds_once(pickled):
         return b"", "it holds an iterator, which can be read only once"
@@ -79,21 +79,21 @@ def _place(lost: str) -> str:
 
 
 def open_pickle(codec: str, data: bytes, keyring: Keyring | None) -> Any:
-    """Open a signed pickle; `PickleNotTrusted`, and nothing opened, unless a known key signed these bytes.
+    """Open a signed pickle; raise `PickleNotTrusted`, before opening it, unless a known key signed these bytes.
 
-    Where it is for want of the key, or of a sound one, that is `KeyUnavailable`. `TypeChanged` when a class in it
-    is not what it was when the value was kept.
+    Raises `KeyUnavailable` if the key is missing or unusable, and `TypeChanged` if a class has changed since the
+    value was recorded.
     """
     return load_same(_signed(codec, data, keyring))
 
 
 def changed_pickle(codec: str, data: bytes, keyring: Keyring | None) -> TypeChanged | None:
-    """Why a signed pickle would not open with today's classes; nothing is made of it. Raises `PickleNotTrusted`."""
+    """Return why a signed pickle does not match today's classes, or None. Opens nothing; raises `PickleNotTrusted`."""
     return changed_classes(_signed(codec, data, keyring))
 
 
 def _signed(codec: str, data: bytes, keyring: Keyring | None) -> bytes:
-    """What a known key has signed; raises `PickleNotTrusted`."""
+    """Return the data that a known key signed; raise `PickleNotTrusted`."""
     key_id = codec.removeprefix(PICKLE_PREFIX)
     key = None if keyring is None or key_id == codec else keyring.keys.get(key_id)
     if key is None:

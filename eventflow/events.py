@@ -21,18 +21,20 @@ is computed or allocated from it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
-from hashlib import blake2b
+from operator import itemgetter
 from typing import Annotated, Any, Final, Literal, TypeAlias, get_args
 from zlib import crc32
 
 import msgspec
 
+from eventflow.codecs.digests import number_of
 from eventflow.graph import Graph, Subscript, fault_of
 from eventflow.result import Payload
 
 __all__ = [
+    "FEATURES",
     "UPCASTERS",
     "WIDTH_MAX",
     "Address",
@@ -67,6 +69,7 @@ __all__ = [
     "encode_event",
     "flow_stream",
     "kind_of",
+    "missing_features",
     "name_digest",
     "run_of",
     "run_stream",
@@ -107,6 +110,15 @@ Option: TypeAlias = bool | int | float | str | None
 
 Source: TypeAlias = int | Annotated[tuple[Subscript, ...], msgspec.Meta(min_length=1)]
 """A value's place in its run: the version of its record, or `(version, *path)`."""
+
+
+FEATURES: Final[frozenset[str]] = frozenset()
+"""Words of `requires` that this version knows: so far there is none."""
+
+
+def missing_features(requires: Iterable[str]) -> tuple[str, ...]:
+    """Return those of the required words that this version does not know."""
+    return tuple(word for word in requires if word not in FEATURES)
 
 
 class LogDamaged(Exception):
@@ -184,6 +196,8 @@ class RunStarted(_Fact, frozen=True, kw_only=True, array_like=True, tag="run_sta
     """What started the run, where it was no plain call: `rerun`, `fork`, `schedule` …"""
     options: Mapping[str, Option] = {}
     """How the run is to be run, by name: queue, priority, timeout …; a reader passes over names it does not know."""
+    requires: tuple[str, ...] = ()
+    """Features that a runner must know to go on with the run, those of its graph included; see `FEATURES`."""
 
 
 class RunClaimed(_Fact, frozen=True, kw_only=True, array_like=True, tag="run_claimed"):
@@ -195,6 +209,8 @@ class RunClaimed(_Fact, frozen=True, kw_only=True, array_like=True, tag="run_cla
     """Host, process id, Python and engine version, and where the flow's code is found again."""
     flow: str
     """Digest of the graph in force from here on."""
+    requires: tuple[str, ...] = ()
+    """Features of what follows, those of the graph included; they add to those before."""
 
 
 class _Owned(_Fact, frozen=True, kw_only=True, array_like=True):
@@ -417,8 +433,8 @@ def encode_event(event: Event) -> bytes:
 
 @lru_cache(maxsize=1024)
 def name_digest(name: str) -> int:
-    """A number for a name: BLAKE2b with a digest of 8 bytes over its UTF-8, as a signed big-endian integer."""
-    return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), signed=True)
+    """Return the number of a name: the first 8 bytes of its SHA-256, as a signed big-endian integer."""
+    return number_of(name)
 
 
 def encode(stream: str, version: int, draft: Draft) -> bytes:
@@ -461,11 +477,30 @@ def _decode_other(position: int, stream: str, body: bytes, fault: msgspec.Valida
         raise LogDamaged(_of_another(position, stream))
     if kind in UPCASTERS:
         event: Event = _lift(position, stream, kind, raw.event)
-    elif kind in _KINDS.values():
+    elif kind in _KINDS.values() and not _requires_more(kind, raw.event):
         raise LogDamaged(f"record {position} of {stream!r} is a damaged {kind!r}: {fault}") from fault
     else:
         event = Unknown(kind, bytes(raw.event))
     return Record(position, stream, raw.version, raw.at, raw.key, event)
+
+
+_REQUIRES: Final[Mapping[str, Callable[[list[Any]], Any]]] = {
+    "flow_defined": lambda fields: fields[1]["requires"],
+    "run_started": itemgetter(RunStarted.__struct_fields__.index("requires") + 1),
+    "run_claimed": itemgetter(RunClaimed.__struct_fields__.index("requires") + 1),
+}
+"""Where the event of a kind names the features that it requires."""
+
+
+def _requires_more(kind: str, data: msgspec.Raw) -> bool:
+    """Whether an event that does not decode requires features that this version does not know."""
+    if kind not in _REQUIRES:
+        return False
+    try:
+        words = _REQUIRES[kind](msgspec.msgpack.decode(data, type=list))
+        return bool(missing_features(msgspec.convert(words, tuple[str, ...])))
+    except (*_BROKEN, LookupError, TypeError):
+        return False
 
 
 def _lift(position: int, stream: str, kind: str, data: msgspec.Raw) -> Event:

@@ -25,7 +25,7 @@ import sys
 from collections.abc import AsyncIterator, MutableMapping
 from contextlib import suppress
 from functools import cache
-from hashlib import blake2b
+from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar, get_type_hints
@@ -204,7 +204,7 @@ async def view_of(log: EventLog, first: Record) -> RunView:
     if isinstance(first.event, RunStarted):
         return RunView(run_id, Plan(await read_graph(log, first.event.flow)))
     if isinstance(first.event, Unknown):
-        raise RunNotFound(f"there is no run {run_id!r} in this log")
+        raise RunNotFound(f"run {run_id!r} begins with events of a newer eventflow: show it with that one")
     raise LogDamaged(f"run {run_id!r} begins with a {kind_of(first.event)!r}")
 
 
@@ -277,12 +277,12 @@ def code_of_fold(projection: Any) -> str:
 
 @cache
 def _code_of(name: str, version: int, modules: tuple[str, ...]) -> str:
-    found = blake2b(f"{name} {version}".encode("utf-8", "surrogatepass"), digest_size=16)
+    found = sha256(f"{name} {version}".encode("utf-8", "surrogatepass"))
     for module in modules:
         file = getattr(sys.modules.get(module) or import_module(module), "__file__", None)
         with suppress(OSError):  # an interactive session, or a module in an archive
             found.update(Path(file).read_bytes() if file else b"")
-    return found.hexdigest()
+    return found.hexdigest()[:32]
 
 
 def state_type(projection: Any) -> Any:

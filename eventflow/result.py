@@ -41,6 +41,7 @@ __all__ = [
     "ResultSerializer",
     "SerializationError",
     "Stored",
+    "UnknownEncoding",
     "UnknownSerializer",
     "Withheld",
     "default_serializer",
@@ -74,6 +75,13 @@ class KeyUnavailable(PickleNotTrusted):
     """The key that is needed is not at hand, or is no secret. No failure of a task: with the key it would go on."""
 
 
+class UnknownEncoding(DeserializationError):
+    """A later version made the stored bytes, or their digest, in a way that this version does not know.
+
+    No failure of a task: with that version it would go on.
+    """
+
+
 class ResultNotLoaded(ResultError):
     """The bytes are not at hand: stored elsewhere, withheld, or forgotten."""
 
@@ -85,7 +93,7 @@ class Inline(msgspec.Struct, frozen=True, array_like=True, tag="inline", gc=Fals
     """Chain of codec names, innermost first, e.g. `msgpack`."""
     data: bytes
     digest: bytes
-    """BLAKE2b-128 of the serialized plaintext."""
+    """Of the serialized plaintext: SHA-256, the first 16 bytes."""
 
 
 class Stored(msgspec.Struct, frozen=True, array_like=True, tag="stored", gc=False):

@@ -8,7 +8,6 @@ are offered whole values that none of its own (but signed pickle) can keep.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from hashlib import blake2b
 from typing import Any, Final, Protocol
 
 from eventflow.equality.identical import identical
@@ -18,9 +17,7 @@ __all__ = [
     "RESERVED",
     "Codec",
     "codec_named",
-    "digest_of",
     "guarded",
-    "has_digest",
     "is_kept",
     "register_codec",
     "registered_codecs",
@@ -88,16 +85,6 @@ def codec_named(name: str) -> Codec:
             f"no codec {name!r} in this process: import what registers it, or call "
             f"eventflow.serializers.register_codec with a codec of that name, before the value is opened"
         ) from None
-
-
-def digest_of(data: bytes) -> bytes:
-    """BLAKE2b-128 of serialized plaintext: the name under which bytes are stored and checked."""
-    return blake2b(data, digest_size=16).digest()
-
-
-def has_digest(data: bytes, digest: bytes) -> bool:
-    """Whether these are the bytes that were given that digest, which may be of another length than ours."""
-    return blake2b(data, digest_size=len(digest)).digest() == digest
 
 
 def guarded(codec: str, decode: Callable[[], Any]) -> Any:

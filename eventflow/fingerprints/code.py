@@ -21,7 +21,7 @@ import types
 from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
 from fractions import Fraction
-from hashlib import blake2b
+from hashlib import sha256
 from pathlib import PosixPath, PurePosixPath, PureWindowsPath, WindowsPath
 from typing import Any, Final, NamedTuple
 from uuid import UUID
@@ -30,6 +30,7 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
+from eventflow.codecs.digests import DIGEST_BYTES
 from eventflow.fingerprints.script_modules import home_of
 
 __all__ = ["Code", "code_of", "note_source"]
@@ -39,7 +40,7 @@ class Code(msgspec.Struct, frozen=True):
     """The digest of a function's code, or why there is none."""
 
     digest: bytes = b""
-    """BLAKE2b-128; empty when there is none."""
+    """16 bytes; empty when there is none."""
     reason: str = ""
     """Why there is none, in words that follow "its code has no digest because"."""
 
@@ -112,11 +113,11 @@ class _Undigestable(Exception):
 
 
 def _digest(*parts: bytes) -> bytes:
-    found = blake2b(digest_size=16)
+    found = sha256()
     for part in parts:
         found.update(len(part).to_bytes(8, "big"))
         found.update(part)
-    return found.digest()
+    return found.digest()[:DIGEST_BYTES]
 
 
 _Cells = list[tuple[tuple[Any, str], Any]]

@@ -27,7 +27,8 @@ from typing import Any, Final, Generic, Protocol
 
 import msgspec
 
-from eventflow.codecs.registry import digest_of, registered_codecs
+from eventflow.codecs.digests import digest_of
+from eventflow.codecs.registry import registered_codecs
 from eventflow.codecs.tagged import Extension, Rule, extension, rules_for
 from eventflow.equality.identical import attributes_beside, fields_of
 from eventflow.fingerprints.script_modules import home_of
@@ -54,7 +55,7 @@ class NoContent(TypeError):
 
 
 def content_of(value: object) -> bytes:
-    """BLAKE2b-128 of what a value is; raises `NoContent` when a part of it might be anything."""
+    """Return the digest of a value by its content; raises `NoContent` when a part of it might be anything."""
     try:
         data = _encode(_canonical(value))
     except RecursionError:

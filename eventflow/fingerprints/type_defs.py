@@ -16,7 +16,7 @@ from functools import cached_property
 
 import msgspec
 
-from eventflow.codecs.registry import digest_of
+from eventflow.codecs.digests import digest_of
 from eventflow.result import DeserializationError
 
 __all__ = ["ClassDef", "Description", "Difference", "FieldDef", "Type", "TypeChanged", "differences"]
@@ -39,7 +39,7 @@ class TypeChanged(DeserializationError):
         return TypeChanged, (self.what, self.differences)
 
 
-class Type(msgspec.Struct, frozen=True, array_like=True):
+class Type(msgspec.Struct, frozen=True, omit_defaults=True):
     """A type expression."""
 
     name: str
@@ -64,7 +64,7 @@ class Type(msgspec.Struct, frozen=True, array_like=True):
         return f"{name}[{', '.join(args)}]" if args else name
 
 
-class FieldDef(msgspec.Struct, frozen=True, array_like=True):
+class FieldDef(msgspec.Struct, frozen=True, omit_defaults=True):
     """A field of a class, or a member of an enum."""
 
     name: str
@@ -76,7 +76,7 @@ class FieldDef(msgspec.Struct, frozen=True, array_like=True):
     """The name under which it is written; empty if it is its own."""
 
 
-class ClassDef(msgspec.Struct, frozen=True, array_like=True):
+class ClassDef(msgspec.Struct, frozen=True, omit_defaults=True):
     """A class with what belongs to it."""
 
     name: str
@@ -100,7 +100,7 @@ class Description(msgspec.Struct, frozen=True, array_like=True, dict=True):
 
     @cached_property
     def digest(self) -> bytes:
-        """Its identity: BLAKE2b-128 of its MessagePack."""
+        """Its identity: the digest of its MessagePack."""
         return digest_of(msgspec.msgpack.encode(self))
 
 

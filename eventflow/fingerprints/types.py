@@ -6,7 +6,7 @@ from typing import Any, get_origin
 
 import msgspec
 
-from eventflow.codecs.registry import digest_of
+from eventflow.codecs.digests import digest_of
 from eventflow.equality.identical import fields_of
 from eventflow.fingerprints.content import content_of, full_name
 from eventflow.fingerprints.type_describer import describe

@@ -72,7 +72,7 @@ class DictOf(msgspec.Struct, frozen=True, array_like=True, tag="dict"):
 Arg: TypeAlias = Const | Ref | ListOf | TupleOf | DictOf
 
 
-class Input(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class Input(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """One argument of a task: its name, where it comes from, and whether it is mapped over."""
 
     name: str

@@ -35,7 +35,9 @@ __all__ = [
 ]
 
 
-class ParameterNode(msgspec.Struct, frozen=True, array_like=True, tag="parameter", gc=False):
+class ParameterNode(
+    msgspec.Struct, frozen=True, omit_defaults=True, tag_field="kind", tag="parameter", gc=False
+):
     """A parameter of the flow."""
 
     name: str
@@ -47,7 +49,7 @@ class ParameterNode(msgspec.Struct, frozen=True, array_like=True, tag="parameter
     """Its digest, which `Graph.types` describes; empty for none."""
 
 
-class TaskNode(msgspec.Struct, frozen=True, array_like=True, tag="task", gc=False):
+class TaskNode(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="kind", tag="task", gc=False):
     """One task in one place of the flow."""
 
     name: str
@@ -82,7 +84,7 @@ class KeyPart(msgspec.Struct, frozen=True, array_like=True):
     """Of an input or of a parameter; empty for the other kinds, which occur once."""
 
 
-class TypeDef(msgspec.Struct, frozen=True, array_like=True):
+class TypeDef(msgspec.Struct, frozen=True, omit_defaults=True):
     """A declared type, under the digest of its description."""
 
     digest: bytes
@@ -131,7 +133,7 @@ def _digest(value: object) -> bytes:
     return digest_of(msgspec.msgpack.encode(value))
 
 
-class Graph(msgspec.Struct, frozen=True, array_like=True, dict=True):
+class Graph(msgspec.Struct, frozen=True, omit_defaults=True, dict=True):
     """A flow as data. Immutable; properties derived from it are computed once."""
 
     name: str
@@ -145,6 +147,8 @@ class Graph(msgspec.Struct, frozen=True, array_like=True, dict=True):
     """Every declared type of tasks and parameters, once."""
     classes: tuple[ClassDef, ...] = ()
     """The classes that these reach; two may have one name."""
+    requires: tuple[str, ...] = ()
+    """Features that a runner must know to run this flow; a reader without them shows it. See `events.FEATURES`."""
 
     @cached_property
     def descriptions(self) -> Mapping[bytes, Description]:

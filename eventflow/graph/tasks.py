@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from hashlib import blake2b
-
 import msgspec
+
+from eventflow.serializers import digest_of
 
 __all__ = ["CachePolicy", "Policy", "TaskDef"]
 
 
-class CachePolicy(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class CachePolicy(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """When a task may take a result that an earlier call made."""
 
     namespace: str
@@ -24,14 +24,14 @@ class CachePolicy(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Whether the answer of the author's `cache_key` counts."""
 
 
-class Policy(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class Policy(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """How a task is run; may change between two processes of one run. Durations in microseconds."""
 
     retries: int = 0
     """Attempts after the first that failed."""
     retry_delay_us: int = 0
-    backoff: str = "fixed"
-    """`fixed`, `exponential`, `callable` or `error`; any other word is read as `fixed`."""
+    backoff: str = ""
+    """Empty for a fixed delay; `exponential`, `callable` or `error`. Any other word is read as empty."""
     backoff_max_us: int = 0
     """Upper bound of an exponential delay."""
     timeout_us: int = 0
@@ -42,7 +42,7 @@ class Policy(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """None for a task that is not cached."""
 
 
-class TaskDef(msgspec.Struct, frozen=True, array_like=True):
+class TaskDef(msgspec.Struct, frozen=True, omit_defaults=True):
     """One task function as the graph knows it; many nodes may share one."""
 
     name: str
@@ -70,19 +70,22 @@ class TaskDef(msgspec.Struct, frozen=True, array_like=True):
         count in the policy's order, then the answer of a `cache_key`. Raises `ValueError` for a task that is not
         cached.
         """
-        found = self.begin_key()
-        found.update(parts)
-        return found.hexdigest()
+        return digest_of(self.key_prefix() + parts).hex()
 
-    def begin_key(self) -> blake2b:
-        """Return the digest of a key before its parts are added; copy it to make many keys."""
+    def key_prefix(self) -> bytes:
+        """Return the bytes that the keys of this task begin with; the parts of a call follow them."""
         cache = self.policy.cache
         if cache is None or not self.code or self.codeless:
             raise ValueError(f"task {self.name!r} is not cached, so its calls have no keys")
         namespace = cache.namespace.encode("utf-8", "surrogatepass")
         made_of = (self.code, self.returns, self.keeper, self.keyer)
-        whole = blake2b(b"eventflow cache key 1 %d %d %d %d " % tuple(map(len, made_of)), digest_size=16)
-        whole.update(b"".join(made_of))
-        whole.update(msgspec.msgpack.encode((cache.inputs, cache.parameters, cache.keyed)))
-        whole.update(b"%d " % len(namespace) + namespace)
-        return whole
+        counted = msgspec.msgpack.encode((cache.inputs, cache.parameters, cache.keyed))
+        return b"".join(
+            (
+                b"eventflow cache key 1 %d %d %d %d " % tuple(map(len, made_of)),
+                *made_of,
+                counted,
+                b"%d " % len(namespace),
+                namespace,
+            )
+        )

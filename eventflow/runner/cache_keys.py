@@ -16,7 +16,6 @@ from __future__ import annotations
 from asyncio import CancelledError
 from collections.abc import Callable
 from functools import lru_cache
-from hashlib import blake2b
 from typing import Any
 
 from eventflow.fingerprints.content import NoContent, content_of, quick_content
@@ -49,7 +48,7 @@ class KeyMaker:
         self._plan = values.serializers.plan
         self._checked: set[str] = set()
         """Names of tasks whose code is that of the graph; see `recheck_code`."""
-        self._begun: dict[str, blake2b] = {}
+        self._prefixes: dict[str, bytes] = {}
         """Name of a task → the hash state after the part of its keys that all calls share."""
         self._constants: dict[int, bytes] = {}
         """`id` of a constant of the graph → its content, if the constant had to be opened."""
@@ -69,12 +68,10 @@ class KeyMaker:
     def key(self, node: int, parts: bytes) -> str:
         """Return the key of a call of a cached node: `TaskDef.cache_key`, faster for many calls."""
         task = self._plan.graph.task_of(node)
-        begun = self._begun.get(task.name)
-        if begun is None:
-            begun = self._begun[task.name] = task.begin_key()
-        whole = begun.copy()
-        whole.update(parts)
-        return whole.hexdigest()
+        prefix = self._prefixes.get(task.name)
+        if prefix is None:
+            prefix = self._prefixes[task.name] = task.key_prefix()
+        return digest_of(prefix + parts).hex()
 
     async def parts(self, facts: RunFacts, slot: int) -> bytes:
         """Return the key's parts for the call in a slot, which is due; raises `Opaque`."""
@@ -209,15 +206,11 @@ def _content_of(label: str, value: object) -> bytes:
 
 def _part(kind: bytes, name: str, content: Any) -> bytes:
     """Return one part of a key: a digest of its kind, its name, and its content or structure of contents."""
-    part = _begun(kind, name).copy()
-    if type(content) is not bytes:
-        part.update(b"made of ")
-        content = content_of(content)
-    part.update(content)
-    return part.digest()
+    made = content if type(content) is bytes else b"made of " + content_of(content)
+    return digest_of(_prefix(kind, name) + made)
 
 
 @lru_cache(maxsize=1024)
-def _begun(kind: bytes, name: str) -> blake2b:
+def _prefix(kind: bytes, name: str) -> bytes:
     text = name.encode("utf-8", "surrogatepass")
-    return blake2b(b"%b %d %b" % (kind, len(text), text), digest_size=16)
+    return b"%b %d %b" % (kind, len(text), text)

@@ -18,7 +18,7 @@ from typing import Final, TypeAlias, TypeVar
 from eventflow.events import CacheMiss, LogDamaged, Origin, Record, TaskSucceeded, run_of
 from eventflow.machine import ReuseTask, StartTask, Status
 from eventflow.ports import EventLog, World
-from eventflow.result import Inline, Stored
+from eventflow.result import Inline, Stored, UnknownEncoding
 from eventflow.runner.cache_keys import Declined, KeyMaker, Opaque
 from eventflow.runner.failures import brief
 from eventflow.runner.live_values import LiveValues
@@ -173,16 +173,19 @@ class Cache:
         for slot, payload in batch:
             value = found.get(payload.digest)
             if value is None:
-                unsound[slot] = ("lost", f"the bytes of {payload.digest.hex()} are gone or damaged")
+                unsound[slot] = (
+                    "lost",
+                    f"the bytes of {payload.digest.hex()} are gone, damaged or of a newer eventflow",
+                )
             else:
                 self._check(facts, slot, Inline(payload.codec, value.data, payload.digest), unsound)
 
     def _check(self, facts: RunFacts, slot: int, payload: Inline, unsound: dict[int, _Miss]) -> None:
         """See that a value opens as its consumers will open it."""
-        if not has_digest(payload.data, payload.digest):
-            unsound[slot] = ("lost", f"the bytes of {payload.digest.hex()} are damaged")
-            return
         try:
+            if not has_digest(payload.data, payload.digest):
+                unsound[slot] = ("lost", f"the bytes of {payload.digest.hex()} are damaged")
+                return
             self._serializers.serializer_of(slot, facts.run).deserialize(payload)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - opening runs what users wrote
             unsound[slot] = ("unreadable", f"{type(error).__qualname__}: {brief(error)}")
@@ -196,11 +199,11 @@ async def _sound(
     found: dict[_Name, _Found | None] = {}
     try:
         found.update(await read(different))
-    except LogDamaged:
+    except (LogDamaged, UnknownEncoding):
         for name in different:
             try:
                 found.update(await read([name]))
-            except LogDamaged:
+            except (LogDamaged, UnknownEncoding):
                 found[name] = None
     return found
 

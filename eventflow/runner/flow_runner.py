@@ -76,7 +76,9 @@ class FlowRunner:
         graph = view.plan.graph
         facts = await ownership.fold(log, view)
         run = facts.run
-        if run.phase == Phase.NEW:
+        if (
+            run.phase == Phase.NEW or facts.unknown or facts.missing
+        ):  # its owner refuses events of a newer version
             return facts
         await read_graphs(log, facts, serializers.graphs)
         is_continued = run.phase != Phase.FINISHED  # a finished run is only shown

@@ -10,7 +10,7 @@ from eventflow.events import WIDTH_MAX
 from eventflow.graph import Input, ListOf, Ref, TupleOf, unequal
 from eventflow.machine import BlockTask, MapTask, Plan
 from eventflow.machine.rules import SLOTS_MAX
-from eventflow.result import KeyUnavailable
+from eventflow.result import KeyUnavailable, UnknownEncoding
 from eventflow.runner.failures import failure_of, text_of
 from eventflow.runner.live_values import LiveValues
 from eventflow.views.run import RunFacts
@@ -32,8 +32,8 @@ async def map_or_block(plan: Plan, values: LiveValues, facts: RunFacts, slot: in
             return BlockTask(slot, f"what it maps over as {item.name!r} failed")
         try:
             widths[item.name] = await _width(values, facts, item)
-        except KeyUnavailable:
-            raise  # no failure of the task: the run can go on once the key is there
+        except (KeyUnavailable, UnknownEncoding):
+            raise  # no failure of the task: the run can go on where the value opens
         except Exception as error:  # noqa: BLE001 - `len()` and opening run what users wrote
             return MapTask(slot, 0, failure_of(TypeError(f"argument {item.name!r}: {text_of(error)}")))
     if len({*widths.values()}) > 1 and not node.zip_shortest:

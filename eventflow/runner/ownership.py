@@ -18,7 +18,7 @@ from typing import Final
 
 import anyio
 
-from eventflow.events import RunFinished, RunReleased, RunStarted
+from eventflow.events import RunFinished, RunReleased, RunStarted, missing_features
 from eventflow.machine import Phase
 from eventflow.ports import EventLog
 from eventflow.projections import Fold, begin, dump, read_graph
@@ -78,7 +78,11 @@ async def fold(log: EventLog, view: RunView) -> RunFacts:
     facts, graph = begun.state, view.plan.graph
     async for record in log.read(stream=view.stream, after=begun.position):
         event = record.event
-        if isinstance(event, RunStarted) and event.flow != graph.digest:
+        if (
+            isinstance(event, RunStarted)
+            and event.flow != graph.digest
+            and not missing_features(event.requires)
+        ):
             check_shape(await read_graph(log, event.flow), graph, view.run_id)
         facts = view.apply(facts, record)
     return facts
@@ -95,11 +99,19 @@ async def keep_snapshot(log: EventLog, view: RunView, facts: RunFacts, position:
 
 
 def check_known(facts: RunFacts, run_id: str) -> None:
-    """Refuse to write to a run that has events which this version does not know; raises `UnknownEvents`."""
+    """Refuse to write to a run with events, or of features, that this version does not know.
+
+    Raises `UnknownEvents`.
+    """
     if facts.unknown:
         raise UnknownEvents(
             f"run {run_id!r} has events of kinds that this version does not know "
             f"({', '.join(facts.unknown)}): a newer eventflow wrote them, so run it with that one"
+        )
+    if facts.missing:
+        raise UnknownEvents(
+            f"run {run_id!r} requires features that this version does not know ({', '.join(facts.missing)}): a newer "
+            "eventflow wrote it, so run it with that one"
         )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from eventflow.equality.identical import identical
 from eventflow.fingerprints.content import NoContent, content_of
 from eventflow.ports import EventLog
-from eventflow.result import Inline, KeyUnavailable, Payload, ResultNotLoaded, Stored
+from eventflow.result import Inline, KeyUnavailable, Payload, ResultNotLoaded, Stored, UnknownEncoding
 from eventflow.runner.failures import brief
 from eventflow.runner.request import Request
 from eventflow.views.run import RunFacts
@@ -30,7 +30,7 @@ async def check_parameters(
 ) -> None:
     """Refuse to resume with other parameters.
 
-    Raises `ParametersDiffer`, and `KeyUnavailable` where a pickle cannot be opened to be compared.
+    Raises `ParametersDiffer`, and `KeyUnavailable` or `UnknownEncoding` if a value cannot be opened to be compared.
     """
     differing: list[str] = []
     for name in sorted(request.given, key=list(request.parameters).index):
@@ -41,7 +41,7 @@ async def check_parameters(
             try:
                 if not await _same_values(log, serializers, facts, request, name):
                     differing.append(f"{name!r}")
-            except KeyUnavailable:
+            except (KeyUnavailable, UnknownEncoding):
                 raise
             except Exception as error:  # noqa: BLE001 - opening and comparing run what users wrote
                 differing.append(f"{name!r} (not comparable: {type(error).__qualname__}: {brief(error)})")

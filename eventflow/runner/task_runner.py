@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, TypeAlias, assert_never
 from eventflow.fingerprints.content import content_of, quick_content
 from eventflow.machine.commands import AbandonTask, FailTask, SkipTask, SucceedTask
 from eventflow.ports import BodyCancelled, BodyLost, BodyRaised, BodyReturned, Executor, Outcome, World
-from eventflow.result import Inline, KeyUnavailable, ResultSerializer
+from eventflow.result import Inline, KeyUnavailable, ResultSerializer, UnknownEncoding
 from eventflow.runner.body import (
     CLEANUP_S,
     Attempt,
@@ -131,7 +131,7 @@ class TaskRunner:
             arguments = await self._values.arguments(attempt.facts, attempt.slot)
         except (*_PASSES_THROUGH, asyncio.CancelledError):
             raise
-        except KeyUnavailable as error:  # the key can be put back, and the run then continues
+        except (KeyUnavailable, UnknownEncoding) as error:  # elsewhere it opens, and the run then continues
             self._inbox.fail(error)
             return None
         except BaseException as error:  # noqa: BLE001 - opening runs code of users: serializers, `__getitem__`

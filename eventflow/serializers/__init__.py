@@ -10,7 +10,8 @@
 Importing this package installs the default serializer, which `Result(value)` then uses.
 """
 
-from eventflow.codecs.registry import Codec, digest_of, has_digest, register_codec
+from eventflow.codecs.digests import digest_of, has_digest
+from eventflow.codecs.registry import Codec, register_codec
 from eventflow.fingerprints.type_defs import TypeChanged
 from eventflow.result import install_default_serializer
 from eventflow.serializers.default import JSONSerializer, Serializer, is_immutable, refuse_once, reopen

@@ -13,18 +13,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import date, timedelta
 from decimal import Decimal
-from hashlib import blake2b
 from typing import Any, Final
 from uuid import UUID
 
 import msgspec
 
+from eventflow.codecs.digests import digest_of, has_digest
 from eventflow.codecs.plain import JSON, MSGPACK, SCALARS, pack, unpack
 from eventflow.codecs.registry import (
     RESERVED,
     Codec,
     codec_named,
-    digest_of,
     guarded,
     is_kept,
     registered_codecs,
@@ -64,7 +63,7 @@ class Serializer(msgspec.Struct, frozen=True):
         data = pack(value)
         if data is None:
             return self._serialize_otherwise(value)
-        return Inline("msgpack", data, blake2b(data, digest_size=16).digest())
+        return Inline("msgpack", data, digest_of(data))
 
     def deserialize(self, payload: Inline) -> Any:
         """Give the identical value back.
@@ -74,7 +73,7 @@ class Serializer(msgspec.Struct, frozen=True):
         that no key at hand has signed.
         """
         data = payload.data
-        if payload.codec != "msgpack" or blake2b(data, digest_size=16).digest() != payload.digest:
+        if payload.codec != "msgpack" or digest_of(data) != payload.digest:
             return _open(payload, self.type, self.keyring)
         try:
             return unpack(data)
@@ -147,7 +146,7 @@ def _offer_registered(value: object, declared: Any) -> Inline | None:
 
 def _open(payload: Inline, declared: Any, keyring: Keyring | None) -> Any:
     name, data = payload.codec, payload.data
-    if digest_of(data) != payload.digest:
+    if not has_digest(data, payload.digest):
         raise DeserializationError(
             f"{len(data)} bytes of codec {name!r} are not those of digest {payload.digest.hex()}: "
             "they were damaged after they were written"

@@ -37,6 +37,7 @@ from eventflow.events import (
     TaskSucceeded,
     Unknown,
     kind_of,
+    missing_features,
     run_stream,
 )
 from eventflow.machine import IllegalEvent, Plan, RunState, causes
@@ -130,13 +131,17 @@ class RunFacts(msgspec.Struct):
     started_us: int = 0
     unknown: tuple[str, ...] = ()
     """Kinds of events that this version of eventflow does not know; if there are any, the facts may be incomplete."""
+    missing: tuple[str, ...] = ()
+    """Features that the run or its graph requires, and that this version of eventflow does not know."""
     message: str = ""
     """Why the finished run failed."""
 
     @classmethod
     def initial(cls, plan: Plan) -> RunFacts:
         """The facts before the first record."""
-        return cls(RunState.initial(plan), {}, {}, {}, {}, {}, {}, [])
+        facts = cls(RunState.initial(plan), {}, {}, {}, {}, {}, {}, [])
+        facts.missing = missing_features(plan.graph.requires)
+        return facts
 
     def flow_at(self, version: int) -> str:
         """Digest of the graph that was in force when a record was written."""
@@ -150,12 +155,19 @@ def _version_of(entry: tuple[int, str]) -> int:
 def advance(plan: Plan, facts: RunFacts, version: int, draft: Draft | Record) -> RunFacts:
     """Fold one event into `facts`, in place; raises `IllegalEvent` as `evolve` does.
 
-    An event of an unknown kind changes only the version and the list of unknown kinds.
+    An event of an unknown kind changes only the version and the list of unknown kinds. The same holds for an event that
+    is illegal here, if it follows one of an unknown kind, or if the run requires features that are not known here: by
+    the rules of a newer version it is legal.
     """
     event = draft.event
     if isinstance(event, Unknown):
         return _pass_by(facts, version, draft)
-    evolve(plan, facts.run, version, draft)
+    try:
+        evolve(plan, facts.run, version, draft)
+    except IllegalEvent:
+        if facts.unknown or facts.missing:
+            return _pass_by(facts, version, draft)
+        raise
     keep = _KEEPERS.get(type(event))
     if keep is not None:
         keep(facts, version, event)
@@ -163,6 +175,8 @@ def advance(plan: Plan, facts: RunFacts, version: int, draft: Draft | Record) ->
         facts.started_us = draft.at
     if type(event) is RunStarted or type(event) is RunClaimed:
         _keep_flow(plan, facts, version, event.flow)
+        if event.requires:
+            facts.missing = tuple(dict.fromkeys((*facts.missing, *missing_features(event.requires))))
     return facts
 
 

@@ -9,7 +9,7 @@ import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
-from hashlib import blake2b
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
 from zlib import crc32
@@ -71,9 +71,10 @@ def fields() -> dict[str, Table]:
     """The tables of structs, by tag, or by name where there is none."""
     found: dict[str, Table] = {}
     for heading, (header, *rows) in tables():
-        if header[0] == "#" and header[1].startswith("field"):
-            name = header[1].removeprefix("field").removeprefix(" of ").strip("`") or heading
-            assert name not in found, f"{name} stands there twice"
+        columns = header[1:] if header[0] == "#" else header
+        if columns[0].startswith("field"):
+            name = columns[0].removeprefix("field").removeprefix(" of ").strip("`") or heading
+            assert name not in found, f"{name} is there twice"
             found[name] = rows
     return found
 
@@ -95,24 +96,27 @@ def test_the_page_has_a_table_for_every_struct_and_no_other() -> None:
 
 @pytest.mark.parametrize("name", STRUCTS)
 def test_a_table_has_exactly_the_fields_in_the_order_of_the_wire(name: str) -> None:
-    """With their places, what stands for them where they are absent, and the words of closed vocabularies."""
+    """With the places of an array's, the values of absent ones, and the words of closed vocabularies."""
     kind = STRUCTS[name]
-    tag = kind.__struct_config__.tag
-    assert kind.__struct_config__.array_like
-    assert tag in (None, name)
+    config = kind.__struct_config__
+    assert config.tag in (None, name)
     hints = get_type_hints(kind)
-    first = 0 if tag is None else 1
-    found = fields()[name]
-    assert [int(row[0]) for row in found] == [*range(first, first + len(found))]
-    assert [row[1].strip("`") for row in found] == list(kind.__struct_fields__)
+    first = 0 if config.tag is None else 1
+    found = [[*row] for row in fields()[name]]
+    if config.array_like:
+        assert [int(row.pop(0)) for row in found] == [*range(first, first + len(found))]
+    else:
+        assert config.omit_defaults
+        assert config.tag_field in (None, "kind")
+    assert [row[0].strip("`") for row in found] == list(kind.__struct_fields__)
     for row, field in zip(found, msgspec.structs.fields(kind), strict=True):
-        told = ABSENT[row[3]] if row[3] in ABSENT else ast.literal_eval(row[3])
+        told = ABSENT[row[2]] if row[2] in ABSENT else ast.literal_eval(row[2])
         default = field.default
         if field.default_factory is not msgspec.NODEFAULT:
             default = field.default_factory()
         assert (type(told), told) == (type(default), default), field.name
         hint = hints[field.name]
-        words = re.findall(r"`(\w+)`", row[2]) if row[2].startswith("one of") else []
+        words = re.findall(r"`(\w+)`", row[1]) if row[1].startswith("one of") else []
         assert words == list(get_args(hint) if get_origin(hint) is Literal else ()), field.name
 
 
@@ -182,7 +186,7 @@ def test_the_record_in_hex_is_what_the_page_says() -> None:
 
 def digest(data: bytes, size: int = 16) -> bytes:
     """As the page says."""
-    return blake2b(data, digest_size=size).digest()
+    return sha256(data).digest()[:size]
 
 
 def number_of(name: str) -> int:
@@ -191,7 +195,7 @@ def number_of(name: str) -> int:
 
 
 class Reader:
-    """Reads a log with SQLite, MessagePack and BLAKE2b, and nothing of ours."""
+    """Reads a log with SQLite, MessagePack and SHA-256, and nothing of ours."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -242,7 +246,9 @@ class Reader:
         else:
             _, _, name, size, store = payload
             assert store == "log"
-            data, pack, offset, length = self.values[name]
+            encoding, length, data, pack, offset = self.values[name]
+            assert not encoding
+            assert length == size
             if data is None:
                 with Path(f"{self.path}.packs/{pack:06d}.pack").open("rb") as file:
                     file.seek(offset)
@@ -252,28 +258,33 @@ class Reader:
         return bytes(data)
 
 
-def key_of(task: list[Any], parts: bytes) -> str:
+def key_of(task: dict[str, Any], parts: bytes) -> str:
     """The key of a call, made as the page says."""
-    _, _, code, policy, returns, _, keeper, keyer, codeless = task
-    namespace = policy[6][0].encode()
-    assert not codeless
+    policy = task["policy"]["cache"]
+    namespace = policy["namespace"].encode()
+    assert not task.get("codeless")
+    code, returns, keeper, keyer = (task.get(name, b"") for name in ("code", "returns", "keeper", "keyer"))
     lengths = f"{len(code)} {len(returns)} {len(keeper)} {len(keyer)} ".encode()
     count = f"{len(namespace)} ".encode()
-    on = msgspec.msgpack.encode([policy[6][2], policy[6][3], policy[6][4]])
+    on = msgspec.msgpack.encode(
+        [policy.get("inputs"), policy.get("parameters", []), policy.get("keyed", False)]
+    )
     whole = (
         b"eventflow cache key 1 " + lengths + code + returns + keeper + keyer + on + count + namespace + parts
     )
     return digest(whole).hex()
 
 
-def check_types(graph: list[Any]) -> None:
+def check_types(graph: dict[str, Any]) -> None:
     """Every type is there under its digest, and whatever refers to one finds it."""
-    tasks, nodes, types, classes = graph[1], graph[2], graph[5], graph[6]
-    known = {name for name, _, _ in types}
-    for name, shown, reached in types:
-        assert digest(msgspec.msgpack.encode([shown, [classes[i] for i in reached]])) == name
-    used = [task[4] for task in tasks] + [name for task in tasks for _, name in task[5]]
-    used += [node[5] for node in nodes if node[0] == "parameter"]
+    known, classes = set(), graph.get("classes", [])
+    for entry in graph["types"]:
+        reached = [classes[i] for i in entry.get("classes", [])]
+        assert digest(msgspec.msgpack.encode([entry["type"], reached])) == entry["digest"]
+        known.add(entry["digest"])
+    used = [task.get("returns") for task in graph["tasks"]]
+    used += [name for task in graph["tasks"] for _, name in task.get("takes", [])]
+    used += [node.get("declared") for node in graph["nodes"] if node["kind"] == "parameter"]
     assert {name for name in used if name} == known
 
 
@@ -295,7 +306,7 @@ def content(value: Any) -> bytes:
 def test_a_reader_made_from_the_page_reads_the_golden_log(tmp_path: Path) -> None:
     """Places, checksums, digests, payloads in all three places, pickles' signatures, keys of the cache."""
     reader = Reader(make.copy(make.FOLDER, tmp_path))
-    graphs: dict[str, list[Any]] = {}
+    graphs: dict[str, dict[str, Any]] = {}
     flows: dict[str, str] = {}
     parts: dict[tuple[str, tuple[int, ...]], bytes] = {}
     places, codecs = set(), set()
@@ -319,7 +330,7 @@ def test_a_reader_made_from_the_page_reads_the_golden_log(tmp_path: Path) -> Non
             case "task_succeeded":
                 payload = found[3]
                 data, codec = reader.bytes_of(payload), payload[1]
-                in_pack = payload[0] == "stored" and reader.values[payload[2]][0] is None
+                in_pack = payload[0] == "stored" and reader.values[payload[2]][2] is None
                 places.add((payload[0], in_pack))
                 codecs.add(codec.partition(":")[0])
                 if codec.startswith("pickle"):
@@ -330,8 +341,9 @@ def test_a_reader_made_from_the_page_reads_the_golden_log(tmp_path: Path) -> Non
                 if key is not None:
                     address = tuple(found[1])
                     graph = graphs[flows[stream]]
-                    name, number = graph[2][address[0]][1:3]
-                    assert key == key_of(graph[1][number], parts[stream, address])
+                    node = graph["nodes"][address[0]]
+                    name, number = node["name"], node["task"]
+                    assert key == key_of(graph["tasks"][number], parts[stream, address])
                     by_name[name] = parts[stream, address], found[8]
     assert places == {("inline", False), ("stored", False), ("stored", True)}
     assert codecs == {"msgpack", "typed", "tagged", "pickle+hmac"}

@@ -102,11 +102,15 @@ class Bytes(msgspec.Struct, frozen=True):
 
 
 def packed(value: Any) -> bytes:
-    """MessagePack of lists with `Bytes` in them."""
+    """MessagePack of lists and maps with `Bytes` in them."""
     if isinstance(value, Bytes):
         return value.data
     if isinstance(value, list) and len(value) < 16:
         return bytes([0x90 | len(value)]) + b"".join(map(packed, value))
+    if isinstance(value, dict) and len(value) < 16:
+        return bytes([0x80 | len(value)]) + b"".join(
+            pack(name) + packed(part) for name, part in value.items()
+        )
     return pack(value)
 
 
@@ -174,7 +178,7 @@ def envelope_of(kind: str, **parts: Any) -> Shape:
     return forge
 
 
-def graph_of(change: Callable[[list[Any]], object]) -> Shape:
+def graph_of(change: Callable[[dict[str, Any]], object]) -> Shape:
     """Another graph under the digest of the old one."""
 
     def forge(connection: Connection) -> None:
@@ -347,22 +351,23 @@ NON_TEXT: Final = Bytes(b"\xa2\xff\xfe")
 ROW: Final = pack(["run", "r", "f", "n", 2**62, "running", "", {}, -(2**62), 2**62, {}, {}])
 
 
-def _node(graph: list[Any], name: str) -> list[Any]:
-    found: list[Any] = next(node for node in graph[2] if node[1] == name)
+def _node(graph: dict[str, Any], name: str) -> dict[str, Any]:
+    found: dict[str, Any] = next(node for node in graph["nodes"] if node["name"] == name)
     return found
 
 
-def _set_inputs(graph: list[Any], node: str, arg: Any) -> None:
-    _node(graph, node)[3] = [["n", arg, False]]
+def _set_inputs(graph: dict[str, Any], node: str, arg: Any) -> None:
+    _node(graph, node)["inputs"] = [{"name": "n", "arg": arg}]
 
 
-def _cached_on_all(graph: list[Any]) -> None:
-    square = next(task for task in graph[1] if task[0] == "square")
-    square[3][6] = ["ns", 0, None, None, False]
+def _cached_on_all(graph: dict[str, Any]) -> None:
+    square = next(task for task in graph["tasks"] if task["name"] == "square")
+    square["policy"]["cache"] = {"namespace": "ns", "parameters": None}
     node = _node(graph, "square")
-    graph[2] = [["parameter", f"p{i}", True, None, "", b""] for i in range(20_000)]
-    graph[2] += [["task", f"t{i}", node[2], [], [], False] for i in range(20_000)]
-    graph[3], graph[4] = None, []
+    graph["nodes"] = [{"kind": "parameter", "name": f"p{i}"} for i in range(20_000)]
+    graph["nodes"] += [{"kind": "task", "name": f"t{i}", "task": node["task"]} for i in range(20_000)]
+    graph.pop("value", None)
+    graph.pop("reference", None)
 
 
 # ── the shapes ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -450,18 +455,18 @@ _GRAPHS: Final[dict[str, Shape]] = {
     "a node that needs a list 300 deep": graph_of(lambda g: _set_inputs(g, "square", Bytes(b"\x92\xa4list\x91" * 300 + b"\x93\xa3ref\x00\x90"))),
     "a node that needs a list 50,000 deep": graph_of(lambda g: _set_inputs(g, "square", Bytes(b"\x92\xa4list\x91" * 50_000 + b"\x93\xa3ref\x00\x90"))),
     "a dict with more keys than items": graph_of(lambda g: _set_inputs(g, "square", ["dict", ["a", "b"], []])),
-    "a node of no task": graph_of(lambda g: _node(g, "square").__setitem__(2, 99)),
-    "a node of task -1": graph_of(lambda g: _node(g, "square").__setitem__(2, -1)),
-    "two nodes of one name": graph_of(lambda g: _node(g, "square").__setitem__(1, "large")),
-    "a node after node 2**40": graph_of(lambda g: _node(g, "square").__setitem__(4, [HUGE])),
-    "a map over a constant": graph_of(lambda g: _node(g, "double").__setitem__(3, [["n", ["const", ["inline", "msgpack", b"\x90", b"d" * 16]], True]])),
-    "a map over nothing": graph_of(lambda g: _node(g, "double").__setitem__(3, [])),
-    "success judged on node 2**40": graph_of(lambda g: g.__setitem__(4, [HUGE])),
-    "success judged on a parameter": graph_of(lambda g: g.__setitem__(4, [0])),
-    "a value of node -1": graph_of(lambda g: g.__setitem__(3, ["ref", -1, []])),
-    "a type of a class that is not there": graph_of(lambda g: g[5].append([b"d" * 16, ["class", 0], [77]])),
+    "a node of no task": graph_of(lambda g: _node(g, "square").update(task=99)),
+    "a node of task -1": graph_of(lambda g: _node(g, "square").update(task=-1)),
+    "two nodes of one name": graph_of(lambda g: _node(g, "square").update(name="large")),
+    "a node after node 2**40": graph_of(lambda g: _node(g, "square").update(after=[HUGE])),
+    "a map over a constant": graph_of(lambda g: _node(g, "double").update(inputs=[{"name": "n", "arg": ["const", ["inline", "msgpack", b"\x90", b"d" * 16]], "each": True}])),
+    "a map over nothing": graph_of(lambda g: _node(g, "double").update(inputs=[])),
+    "success judged on node 2**40": graph_of(lambda g: g.update(reference=[HUGE])),
+    "success judged on a parameter": graph_of(lambda g: g.update(reference=[0])),
+    "a value of node -1": graph_of(lambda g: g.update(value=["ref", -1, []])),
+    "a type of a class that is not there": graph_of(lambda g: g["types"].append({"digest": b"d" * 16, "type": {"name": "class"}, "classes": [77]})),
     "20,000 cached tasks on 20,000 parameters": graph_of(_cached_on_all),
-    "a graph of nothing": graph_of(lambda g: g.__setitem__(slice(1, None), [])),
+    "a graph of nothing": graph_of(lambda g: [g.pop(name) for name in [*g][1:]]),
     "a graph without a name": graph_of(lambda g: g.clear()),
 }  # fmt: skip
 
@@ -501,8 +506,8 @@ _TABLES: Final[dict[str, Shape]] = {
     "no kinds": sql("DELETE FROM kind"),
     "no values": sql("DELETE FROM value"),
     "values of other bytes": sql("UPDATE value SET data = zeroblob(length(data)) WHERE data IS NOT NULL"),
-    "values far out in packs": sql("UPDATE value SET pack = 999999, offset = 4611686018427387904, size = 4611686018427387904 WHERE pack > 0"),
-    "values of 2**60 bytes": sql("UPDATE value SET size = 1152921504606846976 WHERE pack > 0"),
+    "values far out in packs": sql("UPDATE value SET pack = 999999, offset = 4611686018427387904, stored_size = 4611686018427387904 WHERE pack > 0"),
+    "values of 2**60 bytes": sql("UPDATE value SET stored_size = 1152921504606846976 WHERE pack > 0"),
     "no marks": sql("UPDATE event SET mark = NULL"),
     "a body of 32 MB of zeros": sql("UPDATE event SET body = zeroblob(33554432) WHERE version = 5"),
     "a body of 260 MB of zeros": sql("UPDATE event SET body = zeroblob(272629760) WHERE version = 5 AND stream = 2"),

@@ -45,7 +45,9 @@ def sizes(path: Path) -> list[int]:
 def rows(path: Path) -> list[tuple[bytes, int | None, int | None, int | None]]:
     """Digest and place of all values, in the order of their making."""
     with closing(sqlite3.connect(path)) as connection:
-        return connection.execute("SELECT digest, pack, offset, size FROM value ORDER BY rowid").fetchall()
+        return connection.execute(
+            "SELECT digest, pack, offset, stored_size FROM value ORDER BY rowid"
+        ).fetchall()
 
 
 def open_files() -> int:
@@ -84,7 +86,7 @@ async def test_where_values_are(tmp_path: Path) -> None:
         }
         assert [log.peek(edge.digest), log.peek(beyond.digest)] == [edge, beyond]
     assert [log.peek(edge.digest), log.peek(beyond.digest)] == [edge, beyond]
-    assert rows(path) == [(edge.digest, None, None, None), (beyond.digest, 1, 0, 64 * KIB + 1)]
+    assert rows(path) == [(edge.digest, None, None, 64 * KIB), (beyond.digest, 1, 0, 64 * KIB + 1)]
     assert sizes(path) == [64 * KIB + 1]
 
 
@@ -269,7 +271,13 @@ async def test_a_file_that_was_put_back(tmp_path: Path) -> None:
 async def test_a_row_that_was_changed(tmp_path: Path) -> None:
     """A place beyond the end, of an absurd size or of another value gives no bytes, and takes no memory."""
     path = await make(tmp_path / "log.db", large(1), large(2))
-    for sql in ("size = 1 << 60", "offset = 1 << 60", "offset = 7", "pack = 1 << 40", "size = 5"):
+    for sql in (
+        "stored_size = 1 << 60",
+        "offset = 1 << 60",
+        "offset = 7",
+        "pack = 1 << 40",
+        "stored_size = 5",
+    ):
         breaking.execute(path, (f"UPDATE value SET {sql} WHERE digest = ?", (large(2).digest,)))
         with pytest.raises(LogDamaged, match=large(2).digest.hex()):
             SQLiteLog(path).peek(large(2).digest)

@@ -73,7 +73,7 @@ def test_a_graph_survives_json_and_msgpack() -> None:
         assert again == GRAPH
         assert again.digests == GRAPH.digests
         assert again.digest == GRAPH.digest
-    assert msgspec.to_builtins(GRAPH)[0] == "nightly"
+    assert msgspec.to_builtins(GRAPH)["name"] == "nightly"
 
 
 @pytest.mark.parametrize(

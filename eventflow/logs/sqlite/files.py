@@ -25,7 +25,8 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Final
 
-from eventflow.logs.sqlite.checksums import sum_of
+from eventflow.codecs.digests import ALGORITHM
+from eventflow.logs.sqlite.checksums import check_row, sum_of
 from eventflow.logs.sqlite.connection import Connection
 from eventflow.logs.sqlite.errors import has_journal
 from eventflow.logs.sqlite.process import identity_of, is_born
@@ -216,7 +217,20 @@ def check_ours(connection: sqlite3.Connection, path: Path) -> bool:
         )
     if not empty:
         check_schema(connection, path)
+        _check_digests(connection, path)
     return not empty
+
+
+def _check_digests(connection: sqlite3.Connection, path: Path) -> None:
+    """Refuse a log whose digests are of an algorithm that this version does not know."""
+    row = connection.execute("SELECT name, value, crc FROM info WHERE name = 'digest'").fetchone()
+    if row is None:
+        return  # no log of ours is without it, and whoever reads `info` says so
+    check_row(f"the row 'digest' of info in {path}", *row)
+    if row[1] != ALGORITHM:
+        raise LogUnusable(
+            f"{path} has digests by {row[1]!r}, this eventflow knows {ALGORITHM!r}: use a newer eventflow"
+        )
 
 
 def prepare(connection: Connection, path: Path) -> None:
@@ -233,7 +247,7 @@ def prepare(connection: Connection, path: Path) -> None:
     if empty:
         try:
             connection.executescript(SCHEMA.read_text(encoding="utf-8"))
-            created = {"id": token_hex(16), "created": str(time.time_ns() // 1000)}
+            created = {"id": token_hex(16), "created": str(time.time_ns() // 1000), "digest": ALGORITHM}
             rows = [(name, value, sum_of(name, value)) for name, value in created.items()]
             connection.executemany("INSERT INTO info (name, value, crc) VALUES (?, ?, ?)", rows)
             connection.execute("COMMIT")

@@ -30,7 +30,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from hashlib import blake2b
+from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
@@ -77,7 +77,7 @@ def _commands(descriptor: int) -> tuple[int, int, int]:
 
 
 def _byte_of(run: str) -> int:
-    return 1 + (int.from_bytes(blake2b(run.encode(), digest_size=8).digest()) >> 2)
+    return 1 + (int.from_bytes(sha256(run.encode()).digest()[:8]) >> 2)
 
 
 def _path_of(log: Path) -> Path:

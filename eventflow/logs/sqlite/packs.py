@@ -37,10 +37,13 @@ from eventflow.logs.sqlite.files import is_writable, sync_folder
 from eventflow.ports import LogReplaced, LogUnusable, Value
 from eventflow.serializers import has_digest
 
-__all__ = ["ROW_BYTES_MAX", "PackReader", "PackWriter", "Place", "find_rows"]
+__all__ = ["PLAINTEXT", "ROW_BYTES_MAX", "PackReader", "PackWriter", "Place", "find_rows"]
 
 ROW_BYTES_MAX: Final = 64 << 10
-"""Bytes of a value that still stands in the database itself."""
+"""Larger values are not in the database itself but in a pack."""
+
+PLAINTEXT: Final = ""
+"""The encoding of a row whose bytes are the plaintext; this version writes and knows no other."""
 
 PACK_BYTES_MAX: Final = 256 << 20
 """A pack of this size gets no more; it may be larger by its last batch."""
@@ -55,7 +58,7 @@ _READ_MAX: Final = 1 << 30
 _LOOKED_UP: Final = 512
 """Digests of one query."""
 
-_FIND: Final = "SELECT digest, codec, data, pack, offset, size FROM value"
+_FIND: Final = "SELECT digest, codec, encoding, data, pack, offset, stored_size FROM value"
 _NAME: Final = re.compile(r"(\d{6,})\.pack")
 
 
@@ -221,14 +224,16 @@ class PackWriter:
     def keep(self, connection: Connection, values: Mapping[bytes, Value], *, full: bool) -> list[Any]:
         """Write down the values that are not there, or not sound; gives their rows, to be inserted.
 
-        A row is digest, codec, pack, offset, size, one after another in a flat list. With `full` all the
+        A row is digest, codec, encoding, stored size, pack, offset, in a flat list. With `full` all the
         values are synced on return, those that were there included. Raises `LogWriteFailed`.
         """
         wanted = dict(values)
         found: set[int] = set()
-        for digest, _, data, pack, offset, size in find_rows(connection, tuple(wanted)):
+        for digest, _, encoding, data, pack, offset, size in find_rows(connection, tuple(wanted)):
             large = wanted[digest].data
-            if data is None and self._reader.holds(Place(pack, offset, size), large):
+            if encoding:  # a later version stored it, in bytes that cannot be compared here
+                pass
+            elif data is None and self._reader.holds(Place(pack, offset, size), large):
                 found.add(pack)
             elif data != large:
                 connection.execute("DELETE FROM value WHERE digest = ?", (digest,))
@@ -245,7 +250,7 @@ class PackWriter:
         self._relied_on = found | ({self._pack} if wanted else set())
         rows: list[Any] = []
         for value, place in zip(wanted.values(), places, strict=True):
-            rows += (value.digest, value.codec, place.pack, place.offset, place.size)
+            rows += (value.digest, value.codec, PLAINTEXT, place.size, place.pack, place.offset)
         return rows
 
     def check_place(self) -> None:
@@ -287,7 +292,7 @@ class PackWriter:
     def _open(self, connection: Connection) -> tuple[int, int]:
         """The pack to append to and its end: the last one, or a new one."""
         row = connection.execute(
-            "SELECT pack, offset, size FROM value WHERE pack IS NOT NULL ORDER BY pack DESC, offset DESC LIMIT 1"
+            "SELECT pack, offset, stored_size FROM value WHERE pack IS NOT NULL ORDER BY pack DESC, offset DESC LIMIT 1"
         ).fetchone()
         last = Place(*row) if row else Place(0, 0, 0)
         if self._descriptor is None or not self._fits(self._descriptor, last):

@@ -29,11 +29,12 @@ from eventflow.logs.sqlite.connection import Connection, Link, call, connect
 from eventflow.logs.sqlite.errors import explain, is_busy
 from eventflow.logs.sqlite.files import prepare_reader
 from eventflow.logs.sqlite.lookups import check_stream, end_of_log, end_of_stream, one_moment, streams_named
-from eventflow.logs.sqlite.packs import PackReader, Place, find_rows
+from eventflow.logs.sqlite.packs import PLAINTEXT, PackReader, Place, find_rows
 from eventflow.logs.sqlite.patience import outlast
 from eventflow.logs.sqlite.schema import BLOB_MAX
 from eventflow.logs.sqlite.transaction import digest_key
 from eventflow.ports import LogClosed, Value
+from eventflow.result import UnknownEncoding
 from eventflow.serializers import has_digest
 
 __all__ = [
@@ -372,8 +373,8 @@ def find_info(connection: sqlite3.Connection) -> Mapping[str, str]:
     for name, value, crc in connection.execute(_INFO).fetchall():
         check_row(f"the row {name!r} of info", name, value, crc)
         found[name] = value
-    if not {"id", "created"} <= found.keys():
-        raise LogDamaged("the log does not say any more which one it is, or when it was made")
+    if not {"id", "created", "digest"} <= found.keys():
+        raise LogDamaged("the log has lost its id, the time of its birth, or the algorithm of its digests")
     return found
 
 
@@ -437,9 +438,17 @@ def _check_key(record: Record, number: int) -> None:
 def find_values(
     connection: sqlite3.Connection, packs: PackReader, digests: Iterable[bytes]
 ) -> Mapping[bytes, Value]:
-    """The values that are there; one whose bytes are lost or have changed raises `LogDamaged`."""
+    """Return the values that are there.
+
+    Raises `LogDamaged` for one whose bytes are lost or changed, `UnknownEncoding` for one that a later version stored.
+    """
     found = {}
-    for digest, codec, data, *place in find_rows(connection, tuple(digests)):
+    for digest, codec, encoding, data, *place in find_rows(connection, tuple(digests)):
+        if encoding != PLAINTEXT:
+            raise UnknownEncoding(
+                f"the value {digest.hex()} is stored as {encoding!r}, which this version cannot open: use a newer "
+                "eventflow"
+            )
         if data is None:
             data = packs.read(digest, Place(*place))  # noqa: PLW2901 - the rest of the row
         elif not has_digest(data, digest):

@@ -1,13 +1,16 @@
-"""Whether the tables, indices and triggers of a file are exactly those of a log.
+"""Check that the tables, indices and triggers of a file are exactly those of a log.
 
 A database is also a program: a view in place of a table, a trigger, a generated column or an index on an expression
-runs when it is read or written, for ever if it likes.  So a file is compared with `schema.sql`, text by text, before
-anything else is asked of it, and with a bound on how long that may take: already the reading of the schema follows
-pages that somebody may have linked in circles.
+runs when it is read or written, perhaps without end.  So a file is compared with `schema.sql`, text by text, before
+any other query, and within a bounded time: even reading the schema follows pages, which a forger may link in a circle.
+
+Later versions may add tables, and indices on columns.  Their names begin with `x_`; this version passes over them.  No
+code in them runs here: such a table is neither read nor written, and an index on columns evaluates nothing.
 """
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -36,6 +39,8 @@ _HARDENED: Final = (
 
 _Part: TypeAlias = tuple[object, object, object, object]
 """Type, name, table, text."""
+_LATER: Final = "x_"
+_PLAIN_INDEX: Final = re.compile(r"CREATE INDEX x_\w+ ON \w+ \(\w+(, \w+)*\)")
 _READ: Final = "SELECT type, name, tbl_name, sql FROM sqlite_schema LIMIT 100"
 
 
@@ -64,13 +69,13 @@ def tables_in(connection: sqlite3.Connection) -> bool:
 
 
 def check_schema(connection: sqlite3.Connection, path: Path) -> None:
-    """Raise `LogDamaged` unless a file has what a log has, and nothing else."""
+    """Raise `LogDamaged` unless a file has the schema of a log, and at most additions of a later version."""
     with _bounded(connection):
-        found = connection.execute(_READ).fetchall()
+        parts = [part for part in connection.execute(_READ) if not _is_later(part)]
     expected = _expected()
-    if len(found) == len(expected) and expected.issuperset(found):
+    if len(parts) == len(expected) and expected.issuperset(parts):
         return
-    names = sorted({str(part[1]) for part in expected.symmetric_difference(found)})
+    names = sorted({str(part[1]) for part in expected.symmetric_difference(parts)})
     raise LogDamaged(
         f"{path} does not have the tables of a log: {', '.join(map(repr, names[:5]))} "
         f"{'is' if len(names) == 1 else 'are'} missing, changed, or of another program. Remove what was added, or "
@@ -78,9 +83,21 @@ def check_schema(connection: sqlite3.Connection, path: Path) -> None:
     )
 
 
+def _is_later(part: _Part) -> bool:
+    """Whether a part of a schema is a plain table, or an index without expressions, of a later version."""
+    kind, name, table, text = part
+    if not (isinstance(name, str) and isinstance(table, str)):
+        return False
+    if kind == "table":
+        return name.startswith(_LATER) and isinstance(text, str) and text.startswith(f"CREATE TABLE {name} (")
+    if kind != "index":
+        return False
+    return table.startswith(_LATER) or (isinstance(text, str) and _PLAIN_INDEX.fullmatch(text) is not None)
+
+
 @contextmanager
 def _bounded(connection: sqlite3.Connection) -> Iterator[None]:
-    """See that statements end; then SQLite says that they were interrupted."""
+    """Interrupt statements that take too many steps; SQLite then raises an error."""
     left = _STEPS_MAX // _STEPS
 
     def ask() -> bool:

@@ -1,10 +1,10 @@
--- The birth of a log file, format 1: all of it or nothing. Whoever runs this adds the rows of `info` and commits.
+-- The birth of a log file, format 1: all of it or nothing. `files.prepare` adds the rows of `info` and commits.
 --
--- A file whose tables, indices or triggers are not exactly these is refused, so that nothing in it runs but what
--- is written here (`schema`). Each `crc` is made by `sums`, and says that the row is what was written there.
--- Names of streams and kinds are stored once; an event has their numbers. `body` is the whole envelope
--- (`eventflow.events.encode`), `crc` its checksum; the other columns are what has to be found. `key` is a
--- 64-bit digest of the key, which stands in the body: half the space, and who finds one compares.
+-- A file with other tables, indices or triggers is refused, so that no code but this runs in it (`schema`). Later
+-- versions may add plain tables and indices, if their names begin with `x_`; readers and writers pass over those.
+-- Each `crc` is a checksum of its row (`checksums`). Names of streams and kinds are stored once; an event has their
+-- numbers. `body` is the whole envelope (`eventflow.events.encode`), `crc` its checksum; the other columns are for
+-- finding it. `key` is a 64-bit digest of the key in the body: half the space, and a reader compares the key.
 -- STRICT tables need SQLite 3.37.
 
 BEGIN IMMEDIATE;
@@ -54,16 +54,18 @@ CREATE TABLE pruned (
     crc   INTEGER NOT NULL
 ) STRICT;
 
--- A large value is not here but in a pack file, see `packs`.
+-- `digest` and `codec` are of the plaintext, `encoding` and `stored_size` of the bytes that are stored. A large value
+-- is in a pack file instead of `data`, see `packs`.
 CREATE TABLE value (
-    digest BLOB NOT NULL UNIQUE,
-    codec  TEXT NOT NULL,
-    data   BLOB,
-    pack   INTEGER CHECK (pack > 0),
-    offset INTEGER CHECK (offset >= 0),
-    size   INTEGER CHECK (size > 0),
+    digest      BLOB NOT NULL UNIQUE,
+    codec       TEXT NOT NULL,
+    encoding    TEXT NOT NULL, -- '' for the plaintext itself
+    stored_size INTEGER NOT NULL CHECK (stored_size >= 0),
+    data        BLOB,
+    pack        INTEGER CHECK (pack > 0),
+    offset      INTEGER CHECK (offset >= 0),
     CHECK ((data IS NULL) = (pack IS NOT NULL)),
-    CHECK ((pack IS NULL) = (offset IS NULL) AND (pack IS NULL) = (size IS NULL))
+    CHECK ((pack IS NULL) = (offset IS NULL))
 ) STRICT;
 
 CREATE UNIQUE INDEX value_place ON value (pack, offset) WHERE pack IS NOT NULL;

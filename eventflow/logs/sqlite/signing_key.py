@@ -21,7 +21,7 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from hashlib import blake2b
+from hashlib import sha256
 from pathlib import Path
 from secrets import token_bytes
 from typing import Any, Final
@@ -170,7 +170,7 @@ def _keys_of(texts: list[str], where: str) -> Mapping[str, bytes]:
                 f"{where} holds no key: it must be {2 * _KEY_BYTES} hexadecimal digits, as from "
                 "`openssl rand -hex 32`; restore it from a copy, or put a new one there, which opens no earlier pickle"
             )
-        keys[blake2b(key, digest_size=4).hexdigest()] = key
+        keys[sha256(key).hexdigest()[:8]] = key
     return keys
 
 

@@ -32,7 +32,7 @@ from eventflow.logs.sqlite.lookups import (
     segment_of,
     streams_named,
 )
-from eventflow.logs.sqlite.packs import ROW_BYTES_MAX, PackWriter, find_rows
+from eventflow.logs.sqlite.packs import PLAINTEXT, ROW_BYTES_MAX, PackWriter, find_rows
 from eventflow.ports import Conflict, Value, Write
 
 __all__ = ["Append", "Ledger", "digest_key", "stage", "store"]
@@ -47,6 +47,7 @@ than the statement while the event loop is busy: so they are few, and always the
 
 _LEARNT_MAX: Final = 500
 """Streams asked for at once."""
+_KEEP_VALUES: Final = "INSERT OR IGNORE INTO value (digest, codec, encoding, stored_size, data)"
 _KINDS: Final = "SELECT id, name, crc FROM kind LIMIT 10000"
 
 
@@ -309,7 +310,7 @@ class _Transaction:
             if len(value.data) > ROW_BYTES_MAX:
                 self._large.setdefault(value.digest, value)
             else:
-                self._values += (value.digest, value.codec, value.data)
+                self._values += (value.digest, value.codec, PLAINTEXT, len(value.data), value.data)
 
     def flush(self) -> None:
         """Insert what was accepted so far."""
@@ -321,24 +322,29 @@ class _Transaction:
             _insert(connection, head, rows, width)
             rows.clear()
         before = connection.total_changes
-        _insert(connection, "INSERT OR IGNORE INTO value (digest, codec, data)", self._values, 3)
-        if connection.total_changes - before < len(self._values) // 3:
+        _insert(connection, _KEEP_VALUES, self._values, 5)
+        if connection.total_changes - before < len(self._values) // 5:
             self._heal()
         self._values.clear()
 
     def _heal(self) -> None:
         """Of values that have rows already, put those right whose bytes are not what they were."""
         connection, values = self._connection, self._values
-        wanted = dict(zip(values[::3], values[2::3], strict=True))
-        for digest, _, data, *_ in list(find_rows(connection, tuple(wanted))):
-            if data is not None and data != wanted[digest]:
+        wanted = dict(zip(values[::5], values[4::5], strict=True))
+        for digest, _, encoding, data, *_ in list(find_rows(connection, tuple(wanted))):
+            if encoding == PLAINTEXT and data is not None and data != wanted[digest]:
                 connection.execute("DELETE FROM value WHERE digest = ?", (digest,))
-        _insert(connection, "INSERT OR IGNORE INTO value (digest, codec, data)", values, 3)
+        _insert(connection, _KEEP_VALUES, values, 5)
 
     def keep_large(self, packs: PackWriter, *, full: bool) -> None:
         """Put the large values into a pack, all at once, and say in rows where; the last act of a batch."""
         rows = packs.keep(self._connection, self._large, full=full)
-        _insert(self._connection, "INSERT INTO value (digest, codec, pack, offset, size)", rows, 5)
+        _insert(
+            self._connection,
+            "INSERT INTO value (digest, codec, encoding, stored_size, pack, offset)",
+            rows,
+            6,
+        )
 
     def _standing(self, write: _Staged, head: _Head) -> Iterable[Record]:
         """The records that already are what a write would store; `Conflict` when there are none."""

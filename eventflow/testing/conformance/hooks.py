@@ -5,11 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
-from hashlib import blake2b
 from typing import Final, Generic, TypeVar
 
 from eventflow.events import Draft, Record, RunClaimed, TaskMapped
 from eventflow.ports import EventLog, Value, Write
+from eventflow.serializers import digest_of
 
 __all__ = [
     "NOON",
@@ -72,7 +72,7 @@ def claim(stream: str, expect: int, owner: str) -> Write:
 
 def value(data: bytes) -> Value:
     """Return a value with its digest."""
-    return Value(blake2b(data, digest_size=16).digest(), "msgpack", data)
+    return Value(digest_of(data), "msgpack", data)
 
 
 def marks(records: Sequence[Record]) -> list[int]:

@@ -1,4 +1,4 @@
-"""What people see of a task or a run: PIN-4's tree of states, frozen and closed.
+"""The state of a task or a run as people see it: PIN-4's tree of states, frozen and closed.
 
     State
     ├── Pending ─┬─ Scheduled ─┬─ Retrying
@@ -13,13 +13,12 @@
                  │           └─ Crashed
                  └─ Cancelled
 
-Every state has a `message`, a `_result` (a `Result`, or `NoResult`), and the property `result`, the
-Python value.  Those that may run again carry `cached_inputs`.  States are built on access from the
-compact state that `evolve` keeps; nobody edits them.
+Every state has a `message`, a `_result` (a `Result`, or `NoResult`), and the property `result`, the Python value. States that
+may run again have `cached_inputs`. States are built on access from the compact state that `evolve` keeps, and never edited.
 
-They dump to JSON and MessagePack as a tagged union (`type` is the class name) and load back.  Dumping
-serializes every `Result` by itself; loading opens none.  Unknown fields are ignored, an unknown or
-missing `type` is a `msgspec.ValidationError`.
+They are dumped to JSON and MessagePack as a tagged union (`type` is the name of the class) and can be loaded again. Dumping
+serializes every `Result`; loading deserializes none. Unknown fields are ignored. An unknown or missing `type` raises
+`msgspec.ValidationError`.
 """
 
 from __future__ import annotations
@@ -64,10 +63,10 @@ __all__ = [
 
 
 class TaskError(Exception):
-    """A task failed: what its consumers are given in place of a value, and what `.value()` raises.
+    """A task failed. Downstream tasks that run all the same get it in place of a value; `.value()` raises it.
 
-    Rebuilt from the recorded failure, so it is the same live and after a crash. In the process in which
-    the body raised, `__cause__` is the live exception.
+    It is made from the recorded failure, so it is the same live and after a crash. In the process in which the body
+    raised, `__cause__` is the live exception.
     """
 
     def __init__(self, task: str, failure: Failure) -> None:
@@ -87,17 +86,17 @@ if TYPE_CHECKING:
 else:
 
     class AnyResult(ABC):  # noqa: B024 - a name for two classes that share no base
-        """What `_result` may hold, as the one type that msgspec's decoder hook can ask for."""
+        """The type of `_result`, as the one type that msgspec's decoder hook can ask for."""
 
     AnyResult.register(Result)
     AnyResult.register(NoResultType)
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True, eq=False, dict=True, tag_field="type"):
-    """What is known of a task or a run. Use its children.
+    """Base of all states; use the classes below it.
 
-    Two states are equal when they are of one class and all but the message is equal; the hash is the
-    object's own, so a state with an unhashable result can stand in a set.
+    Two states are equal if they have one class and equal fields, messages aside. The hash is that of the object, so a
+    state with an unhashable result can be in a set.
     """
 
     message: str = ""
@@ -105,9 +104,9 @@ class State(msgspec.Struct, frozen=True, kw_only=True, eq=False, dict=True, tag_
 
     @property
     def result(self) -> Any:
-        """The Python value, opened now if it is serialized; `NoResult` when there is none.
+        """The Python value, deserialized now if it is serialized; `NoResult` if there is none.
 
-        Raises `ResultNotLoaded` when the bytes are not at hand.
+        Raises `ResultNotLoaded` if the bytes are not in memory.
         """
         opened = self.__dict__.get("opened", self)
         if opened is self:
@@ -120,65 +119,65 @@ class State(msgspec.Struct, frozen=True, kw_only=True, eq=False, dict=True, tag_
         fields = self.__struct_fields__
         return all(getattr(self, name) == getattr(other, name) for name in fields if name != "message")
 
-    __ne__ = object.__ne__  # what is not equal; the Struct's own compares identity
+    __ne__ = object.__ne__  # the negation of `__eq__`; that of Struct compares identity
 
     def __hash__(self) -> int:
         return id(self) >> 4
 
     def __repr__(self) -> str:
-        """The class and the message; what else there is, its fields say."""
+        """Return the class and the message."""
         return f"<{type(self).__name__}: {self.message}>" if self.message else f"<{type(self).__name__}>"
 
     def is_pending(self) -> bool:
-        """Not begun, or to be begun again."""
+        """Return whether it has not begun, or will begin again."""
         return isinstance(self, Pending)
 
     def is_scheduled(self) -> bool:
-        """Waiting for a moment."""
+        """Return whether it waits for a moment."""
         return isinstance(self, Scheduled)
 
     def is_retrying(self) -> bool:
-        """Failed, and waiting for another attempt."""
+        """Return whether it failed and waits for another attempt."""
         return isinstance(self, Retrying)
 
     def is_paused(self) -> bool:
-        """Waiting for someone."""
+        """Return whether it waits for a person or a signal."""
         return isinstance(self, Paused)
 
     def is_queued(self) -> bool:
-        """Waiting for room."""
+        """Return whether it waits for a limit."""
         return isinstance(self, Queued)
 
     def is_running(self) -> bool:
-        """Executing."""
+        """Return whether it is being executed."""
         return isinstance(self, Running)
 
     def is_finished(self) -> bool:
-        """Over, in whichever way."""
+        """Return whether it has finished, with any outcome."""
         return isinstance(self, Finished)
 
     def is_successful(self) -> bool:
-        """Over and well; also cached and skipped, and mapped where all children are."""
+        """Return whether it finished well. Cached and skipped are; mapped is if all children are."""
         return isinstance(self, Success)
 
     def is_cached(self) -> bool:
-        """A result from elsewhere was taken."""
+        """Return whether a result was reused that was made before."""
         return isinstance(self, Cached)
 
     def is_mapped(self) -> bool:
-        """Children were made; says nothing of how they fared."""
+        """Return whether children were made, with any outcome."""
         return isinstance(self, Mapped)
 
     def is_skipped(self) -> bool:
-        """There was nothing to do."""
+        """Return whether there was nothing to do."""
         return isinstance(self, Skipped)
 
     def is_failed(self) -> bool:
-        """Over, and not well."""
+        """Return whether it finished, and not well."""
         return isinstance(self, Failed)
 
     def is_cancelled(self) -> bool:
-        """Ended by request; neither successful nor failed."""
+        """Return whether it was ended by request; then it is neither successful nor failed."""
         return isinstance(self, Cancelled)
 
 
@@ -186,68 +185,68 @@ CachedInputs: TypeAlias = Mapping[str, Result]
 
 
 class Pending(State, frozen=True, tag="Pending"):
-    """Waiting for its turn."""
+    """It waits for its turn."""
 
     cached_inputs: CachedInputs = {}
-    """Inputs of the last attempt, by name; an input made of several values has one entry for each."""
+    """Inputs of the last attempt, by name; an input of several values has one entry for each of them."""
 
 
 class Scheduled(Pending, frozen=True, tag="Scheduled"):
-    """To be run at a moment."""
+    """It will run at a moment."""
 
     start_time: datetime | None = None
 
 
 class Retrying(Scheduled, frozen=True, tag="Retrying"):
-    """Failed, and to be run again."""
+    """It failed, and will run again."""
 
     run_count: int = 1
-    """Attempts already made."""
+    """Attempts that were made already."""
 
 
 class Paused(Scheduled, frozen=True, tag="Paused"):
-    """Waiting for a person or a signal."""
+    """It waits for a person or a signal."""
 
     waiting_for: tuple[str, ...] = ()
 
 
 class Queued(Pending, frozen=True, tag="Queued"):
-    """Could run, but a limit is reached."""
+    """It could run, but a limit is reached."""
 
     start_time: datetime | None = None
 
 
 class Running(State, frozen=True, tag="Running"):
-    """Executing now."""
+    """It is being executed."""
 
     cached_inputs: CachedInputs = {}
 
 
 class Finished(State, frozen=True, tag="Finished"):
-    """Over. Use its children."""
+    """It has finished. Use the classes below it."""
 
 
 class Success(Finished, frozen=True, tag="Success"):
-    """Over and well."""
+    """It finished well."""
 
     cached_inputs: CachedInputs = {}
 
 
 class Cached(Success, frozen=True, tag="Cached"):
-    """The result was taken from where it was made before."""
+    """A result was reused that was made before."""
 
     source: tuple[str, int] | None = None
     """(stream, version) of the record that holds the original."""
     expires_at: datetime | None = None
-    """Until when it may be taken again; None for ever."""
+    """The moment until which it may be reused again; None for ever."""
 
 
 class Mapped(Success, frozen=True, tag="Mapped"):
-    """Children were made, one for each element. Their states travel beside it, not in it.
+    """Children were made, one for each element. Their states are dumped next to it, not in it.
 
-    The predicates answer for the children: a map has finished when all have, it has failed when it has finished
-    and any child failed, and it is cached or skipped when all are. So `is_successful()` can be False although the
-    class is below `Success`.
+    The predicates are computed from the children: a map has finished when all have, it has failed if it has finished and
+    any child failed, and it is cached or skipped if all are. So `is_successful()` can be False although the class is
+    below `Success`.
     """
 
     n_map_states: int = 0
@@ -259,18 +258,18 @@ class Mapped(Success, frozen=True, tag="Mapped"):
 
     @property
     def map_states(self) -> Sequence[State | None]:
-        """The children's states; after loading, as many None."""
-        found: Sequence[State | None] = self.__dict__.get("children", (None,) * self.n_map_states)
-        return found
+        """The states of the children; after loading, as many None."""
+        children: Sequence[State | None] = self.__dict__.get("children", (None,) * self.n_map_states)
+        return children
 
     @property
     def result(self) -> Any:
-        """The children's values, in order; `NoResult` for what is not known."""
+        """The values of the children, in order; `NoResult` for a child that has none or is not loaded."""
         return [NoResult if state is None else state.result for state in self.map_states]
 
     @classmethod
     def of(cls, children: Sequence[State]) -> Mapped:
-        """The state of a mapped task, with its children at hand; the message counts them."""
+        """Return the state of a mapped task with these children; the message counts them."""
         width, finished = len(children), sum(child.is_finished() for child in children)
         failed = sum(child.is_failed() for child in children)
         skipped = sum(child.is_skipped() for child in children)
@@ -283,7 +282,7 @@ class Mapped(Success, frozen=True, tag="Mapped"):
             "cached": cached,
             "cancelled": cancelled,
         }
-        listed = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+        listed = ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count)
         state = cls(
             message=f"{width} children: {listed}" if listed else f"{width} children",
             n_map_states=width,
@@ -297,31 +296,31 @@ class Mapped(Success, frozen=True, tag="Mapped"):
         return state
 
     def is_running(self) -> bool:
-        """Some children have not finished."""
+        """Return whether some children have not finished."""
         return self.n_finished < self.n_map_states
 
     def is_finished(self) -> bool:
-        """All children have finished."""
+        """Return whether all children have finished."""
         return self.n_finished == self.n_map_states
 
     def is_successful(self) -> bool:
-        """All children have finished, and none failed or was cancelled."""
+        """Return whether all children have finished, and none failed or was cancelled."""
         return self.is_finished() and not (self.n_failed or self.n_cancelled)
 
     def is_failed(self) -> bool:
-        """All children have finished, and some failed."""
+        """Return whether all children have finished, and some failed."""
         return self.is_finished() and self.n_failed > 0
 
     def is_cancelled(self) -> bool:
-        """All children have finished, and some were cancelled while none failed."""
+        """Return whether all children have finished, and some were cancelled while none failed."""
         return self.is_finished() and self.n_cancelled > 0 and not self.n_failed
 
     def is_cached(self) -> bool:
-        """There are children, and the results of all were taken from the cache."""
+        """Return whether there are children, and the results of all were reused."""
         return 0 < self.n_map_states == self.n_cached
 
     def is_skipped(self) -> bool:
-        """There are children, and all were skipped."""
+        """Return whether there are children, and all were skipped."""
         return 0 < self.n_map_states == self.n_skipped
 
 
@@ -334,19 +333,19 @@ class Failed(Finished, frozen=True, tag="Failed"):
 
     failure: Failure | None = None
     task: str = ""
-    """Name of the task that failed, for the error."""
+    """Name of the task that failed, for its `TaskError`."""
     cached_inputs: CachedInputs = {}
 
     @property
     def result(self) -> Any:
-        """The `TaskError`, with the live exception as its cause where it is at hand.
+        """The `TaskError`, with the live exception as its cause if this process has it.
 
-        A failed run gives what it has: the states of its tasks.
+        For a failed run the states of its tasks.
         """
         return super().result if self.failure is None else self.error()
 
     def error(self) -> TaskError:
-        """The failure as an exception; for a state that has one."""
+        """Return the failure as an exception. A failed run has none of its own."""
         assert self.failure is not None, "a failed run has no failure of its own, its tasks have"
         error = TaskError(self.task, self.failure)
         error.__cause__ = live = self.__dict__.get("live")
@@ -356,19 +355,19 @@ class Failed(Finished, frozen=True, tag="Failed"):
 
 
 class TimedOut(Failed, frozen=True, tag="TimedOut"):
-    """Its attempt took longer than `timeout`."""
+    """The attempt took longer than `timeout`."""
 
 
 class TriggerFailed(Failed, frozen=True, tag="TriggerFailed"):
-    """Its upstreams did not end as its trigger asks; the body did not run."""
+    """The upstreams did not end as the trigger asks; the body did not run."""
 
 
 class Crashed(Failed, frozen=True, tag="Crashed"):
-    """Its process died during several attempts in a row."""
+    """The process died during several attempts in a row."""
 
 
 class Cancelled(Finished, frozen=True, tag="Cancelled"):
-    """Ended by request."""
+    """It was ended by request."""
 
 
 AnyState: TypeAlias = (
@@ -393,7 +392,7 @@ AnyState: TypeAlias = (
 
 
 def _dec_hook(_kind: Any, value: Any) -> Any:
-    """Make the view of a payload; opens nothing."""
+    """Return the Result of a payload, serialized."""
     if value is None:
         return NoResult
     return Result(msgspec.convert(value, Payload), serialized=True)
@@ -405,51 +404,62 @@ _json_decoder: Final[msgspec.json.Decoder[AnyState]] = msgspec.json.Decoder(AnyS
 _msgpack_decoder: Final[msgspec.msgpack.Decoder[AnyState]] = msgspec.msgpack.Decoder(
     AnyState, dec_hook=_dec_hook
 )
-
-
 _mapping_decoder: Final[msgspec.msgpack.Decoder[dict[str, AnyState]]] = msgspec.msgpack.Decoder(
     dict[str, AnyState], dec_hook=_dec_hook
 )
 
 
 def encode_json(state: State) -> bytes:
-    """Dump a state as JSON; raises `SerializationError` when a value in it cannot be kept."""
+    """Return a state as JSON. Raises `SerializationError` if a value in it cannot be serialized.
+
+    >>> encode_json(Running(message="attempt 2"))
+    b'{"type":"Running","cached_inputs":{},"message":"attempt 2","_result":null}'
+    """
     return _json_encoder.encode(state)
 
 
 def encode_msgpack(state: State) -> bytes:
-    """Dump a state as MessagePack; raises `SerializationError` when a value in it cannot be kept."""
+    """Return a state as MessagePack. Raises `SerializationError` if a value in it cannot be serialized.
+
+    >>> decode_msgpack(encode_msgpack(Skipped(message="weekend")))
+    <Skipped: weekend>
+    """
     return _msgpack_encoder.encode(state)
 
 
 def decode_json(data: bytes | str) -> State:
-    """Load a state from JSON; its results stay serialized. Raises `msgspec.DecodeError`."""
+    """Return the state that was dumped as JSON, with its results serialized. Raises `msgspec.DecodeError`.
+
+    >>> state = decode_json(encode_json(Success(_result=Result(42))))
+    >>> state.is_successful(), state._result.serialized, state.result
+    (True, True, 42)
+    """
     return _json_decoder.decode(data)
 
 
 def decode_msgpack(data: bytes) -> State:
-    """Load a state from MessagePack; its results stay serialized. Raises `msgspec.DecodeError`."""
+    """Return the state that was dumped as MessagePack, with its results serialized. Raises `msgspec.DecodeError`."""
     return _msgpack_decoder.decode(data)
 
 
 class StatesSerializer:
-    """Keeps a mapping of names to states, which is what a run's own state has for its result.
+    """The serializer for the result of a run's state, which is a mapping of names to states.
 
-    Loaded, it is a plain dict, in which the children of a mapped task stand beside it, as `enrich[0]`.
+    The mapping is loaded as a plain dict, with an entry of its own for each child of a mapped task, as `enrich[0]`.
     """
 
     codec: Final = "states"
 
     def serialize(self, value: Mapping[str, State]) -> Inline:
-        """Dump every state; raises `SerializationError`."""
-        found: dict[str, State] = {}
+        """Dump every state. Raises `SerializationError`."""
+        flat: dict[str, State] = {}
         for name in value:
-            _add(found, name, value[name])
-        data = _msgpack_encoder.encode(found)
+            _add(flat, name, value[name])
+        data = _msgpack_encoder.encode(flat)
         return Inline(self.codec, data, digest_of(data))
 
     def deserialize(self, payload: Inline) -> Mapping[str, State]:
-        """Load the states; their own results stay serialized."""
+        """Load the states, with their own results serialized."""
         return _mapping_decoder.decode(payload.data)
 
     def __eq__(self, other: object) -> bool:
@@ -459,21 +469,22 @@ class StatesSerializer:
         return hash(self.codec)
 
 
-def _add(found: dict[str, State], name: str, state: State) -> None:
-    found[name] = state
+def _add(flat: dict[str, State], name: str, state: State) -> None:
+    """Add a state, and the states of its children under names of their own."""
+    flat[name] = state
     if isinstance(state, Mapped):
         for nth, child in enumerate(state.map_states):
             if child is not None:
-                _add(found, f"{name}[{nth}]", child)
+                _add(flat, f"{name}[{nth}]", child)
 
 
 class _StatesCodec:
-    """Opens what `StatesSerializer` wrote, for whoever loads a run's state without knowing that it is one."""
+    """The codec of `StatesSerializer`, for readers that do not know that a result is that of a run."""
 
     name: Final = StatesSerializer.codec
 
     def encode(self, _value: object, _declared: Any) -> None:
-        """Take no value: only a run's own result is kept like this."""
+        """Return None for every value: only the result of a run is kept by this codec."""
 
     def decode(self, data: bytes, _declared: Any) -> Mapping[str, State]:
         """Load the states."""

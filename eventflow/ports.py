@@ -1,7 +1,7 @@
 """Every protocol between the pure core and the world: log, clock, executor, code.
 
-What stands here says what; `logs/`, `executors/` and `runner/` do it.  An adapter is right when the
-conformance suite in `eventflow.testing` passes on it.
+The adapters are in `logs/`, `executors/` and `runs/`.  A log is correct if the conformance suite in
+`eventflow.testing` passes on it.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 import msgspec
 
-from eventflow.events import Draft, Record
+from eventflow.events import Draft, Failure, Record
 from eventflow.graph import Const, Subscript
-from eventflow.result import ResultSerializer
+from eventflow.result import Inline, ResultSerializer
 from eventflow.serializers import Keyring
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "EventLog",
     "Executor",
     "Keyring",
+    "LiveCall",
     "LogClosed",
     "LogForked",
     "LogOfAnotherLoop",
@@ -38,6 +39,7 @@ __all__ = [
     "LogWriteFailed",
     "Outcome",
     "OutcomeUnknown",
+    "RemoteCall",
     "RowsFound",
     "Ticket",
     "Value",
@@ -60,7 +62,7 @@ class Conflict(Exception):
 
 
 class OutcomeUnknown(Exception):
-    """An append was sent and its end could not be learnt; read the stream again to know."""
+    """An append was sent and its outcome is not known; read the stream again to learn it."""
 
 
 class LogClosed(Exception):
@@ -72,7 +74,7 @@ class LogUnusable(Exception):
 
 
 class LogWriteFailed(Exception):
-    """The file could not be written; nothing of the append stands. Once the cause is gone, append again."""
+    """The file could not be written; nothing of the append is stored. Once the cause is gone, append again."""
 
 
 class LogForked(LogUnusable):
@@ -88,7 +90,7 @@ class LogOfAnotherLoop(RuntimeError):
 
 
 class Write(msgspec.Struct, frozen=True):
-    """New records for one stream, to stand right after version `expect`."""
+    """New records for one stream, to be stored right after version `expect`."""
 
     stream: str
     expect: int
@@ -105,17 +107,17 @@ class Value(msgspec.Struct, frozen=True, gc=False):
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
-    """How far a table is folded, and by what code."""
+    """How far a read model is folded, and the code that folded it."""
 
     code: str
     position: int
 
 
 class RowsFound(msgspec.Struct, frozen=True):
-    """Rows of a table, all of one moment."""
+    """Rows of a read model, all of one moment."""
 
     checkpoint: Checkpoint | None
-    """None for a table that is not there."""
+    """None for a read model that does not exist."""
     rows: Mapping[str, bytes]
     """By name, in the order of names."""
 
@@ -129,15 +131,15 @@ class Ticket(Protocol):
         ...
 
     async def wait(self) -> Sequence[Record]:
-        """Wait for the commit and give the records; raises what `append` would have raised.
+        """Wait for the commit and return the records; raises as `append` does.
 
-        Cancelled, it stops waiting; the append goes on.
+        Cancelled, it stops waiting; the append continues.
         """
         ...
 
 
 class EventLog(Protocol):
-    """The only place where anything becomes true: streams of records, appended, never changed.
+    """The source of truth: streams of records, which are appended and never changed.
 
     Positions are dense from 1 over the log, versions dense from 1 in a stream; readers assert both,
     and each record's CRC-32 (`LogDamaged` names the record).
@@ -153,21 +155,23 @@ class EventLog(Protocol):
     ) -> Sequence[Record]:
         """Store all drafts of all writes, and all values, or nothing.
 
-        Returns the records after the commit, at `durability`. A write whose events and keys (not `at`)
-        already stand at those versions is satisfied, alone or beside new ones, so sending again succeeds
-        again; any other difference from `expect` raises `Conflict`. Writes to one stream may follow each
-        other. `at` is raised to its stream's last `at` where it would be less. A cancelled caller learns the outcome first: cancelled before the append was
-        taken up nothing is stored, after that it is stored, and only then the cancellation goes on.
+        Returns the records after the commit, at `durability`. A write is satisfied if its events and keys (not `at`)
+        are already stored at those versions, also if the append has other writes that are new; so sending an append
+        again succeeds again. Any other difference from `expect` raises `Conflict`. Writes to one stream may follow
+        each other. `at` is raised to its stream's last `at` if it would be less.
+
+        Cancellation: before the append is accepted, nothing is stored. After that the append completes, then
+        `CancelledError` is raised; if its outcome does not become known in time, `OutcomeUnknown`.
         """
         ...
 
     async def submit(
         self, *writes: Write, values: Iterable[Value] = (), after: Ticket | None = None
     ) -> Ticket:
-        """Take an append up and go on before it is committed, which will be at durability `normal`.
+        """Accept an append and return before it is committed, which will be at durability `normal`.
 
-        Appends are stored in the order in which they were taken up. One whose `after`, an earlier ticket of
-        this handle, was not stored is not stored either, for the same reason: so a chain of tickets is in the
+        Appends are stored in the order in which they were accepted. `after` is an earlier ticket of this handle: if
+        that was not stored, this append is not stored either, for the same reason. So a chain of tickets is in the
         log up to some link, without a hole. Waits only while too much is under way already.
         """
         ...
@@ -180,74 +184,74 @@ class EventLog(Protocol):
         until: int | None = None,
         backwards: bool = False,
     ) -> AsyncIterator[Record]:
-        """Give records in order, `after` < position ≤ `until` (both are positions, also with `stream`).
+        """Yield records in order, `after` < position ≤ `until` (both are positions, also with `stream`).
 
-        Reads in pages; records appended while it is read may or may not come. Nothing is held while
-        the caller's code runs, so it may be left at any point.
+        Reads in pages; records appended meanwhile may or may not be yielded. No lock or transaction is held while
+        the caller's code runs, so the caller may stop at any point.
         """
         ...
 
     async def latest(self, keys: Sequence[str], *, until: int | None = None) -> Mapping[str, Record]:
-        """For each key that any record bears, the last such record up to position `until`."""
+        """Return for each key the last record with that key, up to position `until`; other keys are left out."""
         ...
 
     async def head(self, stream: str | None = None) -> int:
-        """The last position of the log, or the last version of a stream; 0 when there is none."""
+        """Return the last position of the log, or the last version of a stream; 0 when there is none."""
         ...
 
     async def values(self, digests: Iterable[bytes]) -> Mapping[bytes, Value]:
-        """The values of those digests that are there; what is missing is left out."""
+        """Return the stored values of these digests; the others are left out."""
         ...
 
     def peek(self, digest: bytes) -> Value | None:
-        """Like `values` for one digest, synchronously, from local bytes; works after `aclose` too."""
+        """Return the value of one digest, synchronously, if its bytes are local; works after `aclose` too."""
         ...
 
     async def snapshot(self, name: str) -> bytes | None:
-        """What was kept under a name, if it still is."""
+        """Return the snapshot of that name, if the log still has it."""
         ...
 
     async def keep_snapshot(self, name: str, data: bytes) -> None:
-        """Keep something that can be made again from the events, in place of what had that name.
+        """Keep a snapshot, which can be made again from the events; it replaces an earlier one of that name.
 
         A log may forget it at any time.
         """
         ...
 
     async def rows(self, table: str, names: Sequence[str] | None = None, *, prefix: str = "") -> RowsFound:
-        """Rows that were kept: of those names, or all whose name begins with `prefix`."""
+        """Return rows of a read model: those of these names, or all whose name begins with `prefix`."""
         ...
 
     async def keep_rows(
         self, table: str, was: Checkpoint | None, now: Checkpoint, rows: Mapping[str, bytes | None]
     ) -> bool:
-        """Move a table's checkpoint and write rows with it, in one transaction; None removes a row.
+        """Move a read model's checkpoint and write rows with it, in one transaction; None removes a row.
 
-        Gives false, with nothing changed, when the checkpoint is not at `was`. Where `was` is None or of other code,
-        all its rows are removed first. A log may forget a table at any time.
+        Returns false, with nothing changed, when the checkpoint is not at `was`. If `was` is None or of other code,
+        all its rows are removed first. A log may forget a read model at any time.
         """
         ...
 
     def follow(self, *, after: int = 0) -> AsyncIterator[Record]:
-        """Give every record after a position, then whatever comes, in order, once; never ends by itself.
+        """Yield every record after a position, then new ones as they are appended, in order, each once.
 
-        Ends with `LogClosed` when the log is closed.
+        It never ends by itself; raises `LogClosed` when the log is closed.
         """
         ...
 
     def hold(self, run: str) -> AbstractAsyncContextManager[bool]:
-        """Try to be the one live runner of a run; gives whether it worked, without waiting.
+        """Try to become the one live runner of a run, without waiting; yields whether it succeeded.
 
-        A hold ends with its block or with its process. Ending one nudges those who `follow`.
+        A hold ends with its block or with its process. The end of a hold wakes the callers of `follow`.
         """
         ...
 
     async def is_live(self, run: str) -> bool:
-        """Whether anybody holds a run at this moment; it only asks, so it is in nobody's way."""
+        """Whether a process holds a run at this moment. It takes no hold, so it never prevents one."""
         ...
 
     async def aclose(self) -> None:
-        """Finish what was taken up, then refuse more. May be called twice."""
+        """Complete the appends that were accepted, then refuse more. May be called twice."""
         ...
 
 
@@ -278,16 +282,35 @@ class World(Protocol):
         ...
 
 
+class RemoteCall(msgspec.Struct, frozen=True):
+    """A body by reference with its arguments as bytes, for an executor that is not in this process."""
+
+    function: str
+    """`module:qualname`; where that is a task, its function is meant."""
+    arguments: Mapping[str, Inline]
+    run: str
+    task: str
+    attempt: int
+    started_us: int
+    """When the run started, microseconds UTC; with the three before it the body's `context`."""
+
+
+LiveCall: TypeAlias = Callable[[], Any]
+"""A body with its live arguments, for an executor in this process."""
+
+
 class BodyReturned(msgspec.Struct, frozen=True):
     """The body returned a value."""
 
     value: Any
+    """The live value; of a remote call its `Inline` payload, made by the task's serializer."""
 
 
 class BodyRaised(msgspec.Struct, frozen=True):
     """The body raised an exception."""
 
-    error: BaseException
+    error: BaseException | Failure
+    """The live exception; of a remote call its description."""
 
 
 class BodyLost(msgspec.Struct, frozen=True):
@@ -302,11 +325,16 @@ Outcome: TypeAlias = BodyReturned | BodyRaised | BodyLost | BodyCancelled
 
 
 class Executor(Protocol):
-    """Runs bodies off the event loop: in threads of this process.
+    """Runs bodies off the event loop: in threads, in other processes, on other machines.
 
     Every call that was submitted is answered once, with one outcome, until the executor is closed. An executor never
     repeats a call: a retry is decided by the runner and is an event.
     """
+
+    @property
+    def in_process(self) -> bool:
+        """Whether it is given live calls; if not, it is given `RemoteCall`s and needs no memory of this process."""
+        ...
 
     @property
     def unfinished(self) -> int:
@@ -324,10 +352,10 @@ class Executor(Protocol):
         """Give back lanes that were claimed and are not needed."""
         ...
 
-    def submit(self, call: Callable[[], Any], done: Callable[[Outcome], None]) -> None:
+    def submit(self, call: LiveCall | RemoteCall, done: Callable[[Outcome], None]) -> None:
         """Run `call`, then `done(outcome)` on the event loop; many outcomes may arrive at once.
 
-        It begins at once if a lane was claimed for it, and otherwise waits for one. `call` runs in a copy of the
+        It begins at once if a lane was claimed for it, and otherwise waits for one. A live call runs in a copy of the
         submitter's context variables. Raises `RuntimeError` when the executor is closed.
         """
         ...
@@ -342,18 +370,18 @@ class Executor(Protocol):
 
 
 class Body(msgspec.Struct, frozen=True):
-    """The live side of one `TaskDef`: what the graph, being data, cannot hold."""
+    """The live side of one `TaskDef`: code and serializers, which the graph, being data, cannot hold."""
 
     call: Callable[..., Any]
     is_async: bool
     serializer: ResultSerializer
-    """Bound to the declared type of what the body returns."""
+    """Bound to the declared type of the result."""
     constant: Callable[[str, tuple[Subscript, ...], Const], Any]
     """Opens a constant of the graph: argument name, path to it in nested lists and dicts, the constant."""
     delay: Callable[[int], float] | None = None
     """`retry_delay` given as a callable: number of failures so far → seconds."""
     cache_key: Callable[..., Any] | None = None
-    """Takes the task's arguments by name; what it gives counts in the key."""
+    """Takes the task's arguments by name; its result counts in the key."""
     digests: Callable[[], tuple[bytes, bytes]] | None = None
     """Digests of the code and of the code of `cache_key`, as they are at the moment; None where they cannot change."""
 

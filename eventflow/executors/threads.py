@@ -13,8 +13,8 @@ turns, however many calls each has waiting.
 
 A body that runs a flow waits for bodies that need lanes of their own.  So as long as a run was called from within
 a lane, that lane does not count, and the pool may have one thread more; otherwise a pool whose lanes all
-wait like this would wait for ever.  A body may also wait for a thread of its own that runs a flow, which cannot be
-seen from here.  So each event loop that has calls waiting has one lane at least, beyond the limit if need be.
+wait like this would wait for ever.  A body may also wait for a thread of its own that runs a flow; the pool cannot know
+that.  So each event loop that has calls waiting has one lane at least, beyond the limit if need be.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from queue import SimpleQueue
 from threading import Lock, Thread
 from typing import Any, Final, TypeAlias
 
-from eventflow.ports import BodyCancelled, BodyRaised, BodyReturned, Outcome
+from eventflow.ports import BodyCancelled, BodyRaised, BodyReturned, LiveCall, Outcome, RemoteCall
 
 __all__ = ["THREADS", "Lanes", "Pool", "shared_pool"]
 
 THREADS: Final = 32
-"""Threads of the process's pool where nothing else is said.
+"""Threads of the process's pool, by default.
 
 Bodies in threads mostly wait for disks and networks, so it does not depend on the number of processors.
 """
@@ -62,7 +62,7 @@ class _Job:
 
     __slots__ = ("call", "context", "done", "owner")
 
-    def __init__(self, owner: Lanes, context: Context, call: Callable[[], Any], done: Done) -> None:
+    def __init__(self, owner: Lanes, context: Context, call: LiveCall, done: Done) -> None:
         self.owner = owner
         self.context = context
         self.call = call
@@ -106,7 +106,7 @@ class Pool:
                 self._grant()
 
     def claim(self, owner: Lanes, wanted: int) -> int:
-        """Give a run up to `wanted` lanes; for what is missing it joins the queue."""
+        """Give a run up to `wanted` lanes; for the rest it joins the queue."""
         with self._lock:
             given = min(owner.granted, wanted)
             if given < owner.granted:
@@ -232,12 +232,12 @@ def _work(pool: Pool, jobs: SimpleQueue[_Job]) -> None:
             outcome = BodyReturned(job.context.run(_call, stay, job.call))
         except BaseException as error:  # noqa: BLE001 - every way to end is an outcome
             outcome = BodyRaised(error)
-        pool.end(stay, job.owner)  # first, so that whoever takes the outcome finds the lane free
+        pool.end(stay, job.owner)  # first, so that the lane is free when the outcome arrives
         job.owner.give_back(job.done, outcome)
         del job, outcome  # an idle lane keeps nothing alive
 
 
-def _call(stay: _Stay, call: Callable[[], Any]) -> Any:
+def _call(stay: _Stay, call: LiveCall) -> Any:
     _stay.set(stay)
     return call()
 
@@ -286,6 +286,11 @@ class Lanes:
             self._pool.lend(self._outer)
 
     @property
+    def in_process(self) -> bool:
+        """True: it is given live calls."""
+        return True
+
+    @property
     def unfinished(self) -> int:
         """Bodies submitted and not yet handed back."""
         return self._unfinished
@@ -306,13 +311,14 @@ class Lanes:
             self._claimed -= count
             self._pool.give_up(self, count)
 
-    def submit(self, call: Callable[[], Any], done: Callable[[Outcome], None]) -> None:
+    def submit(self, call: LiveCall | RemoteCall, done: Callable[[Outcome], None]) -> None:
         """Run `call` in a lane, in a copy of the caller's context variables, then `done` on the loop.
 
         It begins at once in a lane that was claimed; otherwise it waits for one.
         """
         if self._closed:
             raise RuntimeError("the executor is closed")
+        assert not isinstance(call, RemoteCall), "an executor in this process is given live calls"
         self._unfinished += 1
         job = _Job(self, copy_context(), call, done)
         if self._claimed:
@@ -332,7 +338,7 @@ class Lanes:
         self._call_soon(lambda: self._loop.call_later(START_AGAIN_S, self._wake))
 
     def nudge(self) -> bool:
-        """Have the loop look at what it was given; false when it is closed. From any thread."""
+        """Have the loop take the lanes that were granted; false when it is closed. From any thread."""
         with self._lock:
             if self._waking:
                 return True
@@ -351,7 +357,7 @@ class Lanes:
     def _call_soon(self, callback: Callable[[], object]) -> bool:
         try:
             self._loop.call_soon_threadsafe(callback)
-        except RuntimeError:  # the loop is gone, and with it everyone who waited
+        except RuntimeError:  # the loop is closed, and with it everything that waited
             self._closed = True
             return False
         return True
@@ -362,14 +368,14 @@ class Lanes:
             self._waking = False
             batch, self._finished = self._finished, deque()
         if self._closed:
-            return  # nobody waits for them any more
+            return  # the outcomes are not awaited any more
         self._unfinished -= len(batch)
         for done, outcome in batch:
             done(outcome)
         if self._backlog:
             self._serve()
         elif self.wanted or self.granted:
-            assert self._on_free is not None, "whoever claims lanes says how to be told of them"
+            assert self._on_free is not None, "a claim has a callback for free lanes"
             self._on_free()
 
     def cancel_queued(self) -> None:

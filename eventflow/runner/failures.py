@@ -1,11 +1,11 @@
 """An exception as data: type, message, traceback without the engine's own frames, notes, members, cause.
 
-Describing a failure never raises, whatever the exception does: a run in which one could not be described would
-wait for its outcome for ever.  So an exception is read past its own hooks, by the descriptors of `BaseException`,
-and what only its own code can say (`__str__`) is asked for under guard.
+Describing a failure never raises, not even for an exception with broken methods: a run would wait for the outcome
+for ever.  So an exception is read past its own hooks, by the descriptors of `BaseException`, and its own code
+(`__str__`) is called under guard.
 
-A failure is recorded in its event, so its size is bounded: in characters, in causes and in members.  What is cut is
-said where it was.
+A failure is recorded in its event, so its size is bounded: in characters, in causes and in members.  A cut is noted
+where it was made.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _BRIEF_MAX: Final = 400
 _DEPTH_MAX: Final = 8
 """Causes of causes, and members of members."""
 _GROUPS_DEEP: Final = 4
-"""Groups in groups; below them only what is at the bottom, with its causes, is described."""
+"""Groups in groups; below them only the exceptions at the bottom, with their causes, are described."""
 _MEMBERS_MAX: Final = 8
 """Members of one group."""
 _FAILURES_MAX: Final = 64
@@ -57,7 +57,7 @@ def failure_of(error: BaseException) -> Failure:
 
 
 class _Describing:
-    """One description under way: what is left of its bounds."""
+    """One description under way, and the rest of its bounds."""
 
     def __init__(self) -> None:
         self._characters = _TOTAL_MAX
@@ -126,7 +126,7 @@ def _is_group(error: BaseException) -> bool:
 def _parts_of(error: BaseException, *, deep: bool) -> tuple[list[BaseException], int]:
     """The members of a group that are described, and how many are not.
 
-    `deep` down the groups in between are left out, and what is at their bottom is given.
+    If `deep`, the groups in between are left out, and the exceptions at their bottom are returned.
     """
     if not _is_group(error):
         return [], 0
@@ -208,7 +208,7 @@ def _traceback(error: BaseException, notes: list[str], parts: list[BaseException
 
 
 def _clip(text: str, limit: int, *, middle: bool = False) -> str:
-    """An exact `str` of at most so many characters and what says how many are missing, encodable."""
+    """Return an exact, encodable `str` of at most so many characters, and a note of how many are missing."""
     limit = min(limit, _TEXT_MAX)
     missing = str.__len__(text) - limit
     if missing <= 0:

@@ -24,6 +24,7 @@ from eventflow.runner import ownership
 from eventflow.runner.body import Caller
 from eventflow.runner.cache_lookup import Cache
 from eventflow.runner.compatibility import check_finished
+from eventflow.runner.executor_calls import ExecutorCalls
 from eventflow.runner.failures import LiveErrors
 from eventflow.runner.inbox import Inbox
 from eventflow.runner.live_values import LiveValues
@@ -37,6 +38,7 @@ from eventflow.runner.scheduler import Scheduler
 from eventflow.runner.start_gate import StartGate
 from eventflow.runner.task_runner import TaskRunner
 from eventflow.runner.workers import Workers
+from eventflow.serializers import Serializer
 from eventflow.views.run import RunFacts, RunView
 from eventflow.views.run_serializers import RunSerializers
 
@@ -132,5 +134,6 @@ class FlowRunner:
         cache = Cache(view, values, log, world)
         scheduler = Scheduler(view.plan, values, cache, gate, RetryTimers(world), inbox)
         workers = Workers(view.run_id, inbox)
-        tasks = TaskRunner(view, values, world, executor, workers, inbox, caller, self._errors)
+        calls = ExecutorCalls(executor, Serializer(keyring=log.keyring), world.monotonic)
+        tasks = TaskRunner(view, values, world, calls, workers, inbox, caller, self._errors)
         return RunLoop(writer, values, scheduler, tasks, workers, inbox, executor, world.monotonic)

@@ -49,7 +49,7 @@ WATCH_S: Final = 0.5
 
 
 class OwnershipLost(Exception):
-    """Another runner claimed the run; this one may append nothing more."""
+    """Another runner claimed the run; this one must append nothing more."""
 
 
 class UnknownEvents(RuntimeError):
@@ -73,7 +73,7 @@ def check_not_awaited(run_id: str) -> None:
 
 
 async def fold(log: EventLog, view: RunView) -> RunFacts:
-    """The run as it stands in the log; raises `FlowChanged` when it is of another flow or shape."""
+    """Fold the run from the log; raises `FlowChanged` when it is of another flow or shape."""
     begun = await begin(log, view)
     facts, graph = begun.state, view.plan.graph
     async for record in log.read(stream=view.stream, after=begun.position):
@@ -89,7 +89,7 @@ async def fold(log: EventLog, view: RunView) -> RunFacts:
 
 
 async def keep_snapshot(log: EventLog, view: RunView, facts: RunFacts, position: int) -> None:
-    """Have the log keep the fold of a long run at a record's position; what hinders that is only told."""
+    """Have the log keep the fold of a long run at a record's position; an error is only logged."""
     if facts.run.version < SNAPSHOT_EVENTS_MIN:
         return
     try:
@@ -132,7 +132,7 @@ def _fixed_environment() -> Mapping[str, str]:
 
 
 def environment(entry: str) -> Mapping[str, str]:
-    """What is written beside a claim: where it runs, and where the flow's code is found again."""
+    """Return the facts that a claim records: host and process, versions, and the entry of the flow's code."""
     return {**_fixed_environment(), "pid": str(os.getpid()), "entry": entry}
 
 

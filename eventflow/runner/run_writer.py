@@ -21,7 +21,7 @@ from eventflow.machine.commands import AbandonTask, ClaimRun, ReleaseRun, StartR
 from eventflow.ports import Conflict, EventLog, OutcomeUnknown, Ticket, World, Write
 from eventflow.runner import ownership
 from eventflow.runner.body import Caller
-from eventflow.runner.graph_record import Definition
+from eventflow.runner.graph_record import GraphRecord
 from eventflow.runner.inbox import Report
 from eventflow.runner.ownership import OwnershipLost
 from eventflow.runner.request import Request
@@ -45,7 +45,7 @@ class RunWriter:
         self._world = world
         self._request = request
         self._caller = caller
-        self._graph_record = Definition(log, view.plan.graph)
+        self._graph_record = GraphRecord(log, view.plan.graph)
         self._position = 0
         """Of the last record that is known to be stored."""
         self._ticket: Ticket | None = None

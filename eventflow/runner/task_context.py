@@ -1,7 +1,6 @@
-"""What a body sees of the run it is part of, and what it may raise to steer it.
+"""The context of a task's body: the facts of its run, and the exception that skips its task.
 
-A body is plain code: it takes values and returns one.  The few things it can ask or say beyond that
-stand here.
+A body is plain code: it takes values and returns one.  Anything else that it can ask or do is here.
 
     from eventflow import context
 
@@ -80,7 +79,7 @@ current: Final[ContextVar[TaskContext]] = ContextVar("eventflow-task")
 
 
 class _Context:
-    """Stands for the `TaskContext` of the body that asks."""
+    """A proxy of the `TaskContext` of the running body."""
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -94,5 +93,5 @@ class _Context:
         return f"<context of {here.idempotency_key}>" if here else "<context outside a task>"
 
 
-context: Final[TaskContext] = _Context()  # type: ignore[assignment]  # it stands for one
+context: Final[TaskContext] = _Context()  # type: ignore[assignment]  # it is a proxy of one
 """The running task's context; outside a body each attribute raises `NoContext`."""

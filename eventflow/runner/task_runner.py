@@ -13,10 +13,17 @@ from contextvars import copy_context
 from datetime import timedelta
 from typing import Any, Final, Literal, TypeAlias, assert_never
 
+from eventflow.events import Failure
 from eventflow.fingerprints.content import content_of, quick_content
 from eventflow.machine.commands import AbandonTask, FailTask, SkipTask, SucceedTask
-from eventflow.ports import BodyCancelled, BodyLost, BodyRaised, BodyReturned, Executor, Outcome, World
-from eventflow.result import Inline, KeyUnavailable, ResultSerializer, UnknownEncoding
+from eventflow.ports import BodyCancelled, BodyLost, BodyRaised, BodyReturned, Outcome, World
+from eventflow.result import (
+    Inline,
+    KeyUnavailable,
+    ResultSerializer,
+    SerializationError,
+    UnknownEncoding,
+)
 from eventflow.runner.body import (
     CLEANUP_S,
     Attempt,
@@ -25,12 +32,14 @@ from eventflow.runner.body import (
     run_in_context,
     undo_cancellations,
 )
+from eventflow.runner.executor_calls import ExecutorCalls
 from eventflow.runner.failures import LiveErrors, failure_of, forget_frames, skip_reason, text_of
 from eventflow.runner.inbox import Inbox, Report
 from eventflow.runner.live_values import LiveValues, to_store
 from eventflow.runner.task_context import Skip, TaskContext, current
 from eventflow.runner.workers import Worker, Workers
 from eventflow.serializers import Serializer, refuse_once
+from eventflow.states import TaskError
 from eventflow.views.run import RunFacts, RunView
 
 __all__ = ["TaskRunner"]
@@ -41,6 +50,7 @@ JITTER: Final = 0.25
 """How far an exponential delay is varied, as a part of it: retries of many do not meet again."""
 _PASSES_THROUGH: Final = (KeyboardInterrupt, GeneratorExit)
 """Exceptions of a user's code that are never its failure."""
+_SKIP_TYPE: Final = "eventflow.Skip"
 Reason: TypeAlias = Literal["raised", "timed_out", "unserializable", "input"]
 
 
@@ -92,7 +102,7 @@ class TaskRunner:
         view: RunView,
         values: LiveValues,
         world: World,
-        executor: Executor,
+        calls: ExecutorCalls,
         workers: Workers,
         inbox: Inbox,
         caller: Caller,
@@ -103,7 +113,7 @@ class TaskRunner:
         self._values = values
         self._world = world
         self._monotonic = world.monotonic
-        self._executor = executor
+        self._calls = calls
         self._workers = workers
         self._inbox = inbox
         self._caller = caller
@@ -136,12 +146,11 @@ class TaskRunner:
             return None
         except BaseException as error:  # noqa: BLE001 - opening runs code of users: serializers, `__getitem__`
             if not body.is_async:
-                self._executor.give_up(1)
+                self._calls.give_up_lane()
             return self._failed(attempt, error, "input")
         if body.is_async:
             return await self._call(attempt, arguments, worker)
-        self._submit(attempt, arguments)
-        return None
+        return self._submit(attempt, arguments)
 
     # -- async bodies -----------------------------------------------------------------------------
 
@@ -195,16 +204,8 @@ class TaskRunner:
 
     # -- plain functions --------------------------------------------------------------------------
 
-    def _submit(self, attempt: Attempt, arguments: dict[str, Any]) -> None:
-        monotonic, body, context = self._monotonic, attempt.body, attempt.context
-
-        def call() -> Any:
-            current.set(context)
-            attempt.began_us = monotonic()
-            try:
-                return body.call(**arguments)
-            finally:
-                attempt.ended_us = monotonic()
+    def _submit(self, attempt: Attempt, arguments: dict[str, Any]) -> Report | None:
+        """Submit a body to the executor; returns a report only if that failed."""
 
         def done(outcome: Outcome) -> None:
             try:
@@ -215,14 +216,23 @@ class TaskRunner:
                 if report is not None:
                     self._inbox.post(report)
 
-        self._executor.submit(call, done)
+        try:
+            self._calls.submit(attempt, arguments, done)
+        except SerializationError as error:
+            self._calls.give_up_lane()
+            return self._failed(attempt, error, "input")
+        return None
 
     def _answered(self, attempt: Attempt, outcome: Outcome) -> Report | None:
         """Report the outcome of a body that an executor ran."""
         match outcome:
             case BodyReturned(value=value):
-                return self._returned(attempt, value)
+                if self._calls.in_process:
+                    return self._returned(attempt, value)
+                return self._returned_payload(attempt, value)
             case BodyRaised(error=error):
+                if isinstance(error, Failure):
+                    return self._raised_elsewhere(attempt, error)
                 return self._raised(attempt, error)
             case BodyLost():
                 return Report(AbandonTask(attempt.slot, attempt.context.attempt, "lost"))
@@ -244,7 +254,6 @@ class TaskRunner:
                 refuse_once(value)
                 payload = serializer.serialize(value)
                 _check(payload)
-            stored, stored_value = to_store(payload)
         except _PASSES_THROUGH:
             raise
         except KeyUnavailable as error:
@@ -252,6 +261,29 @@ class TaskRunner:
             return None
         except BaseException as error:  # noqa: BLE001 - the serializer may be the user's own
             return self._failed(attempt, _forgotten_await(value) or error, "unserializable")
+        return self._succeeded(attempt, value, payload, serializer)
+
+    def _returned_payload(self, attempt: Attempt, payload: Inline) -> Report | None:
+        """Report a result that another process has serialized."""
+        serializer = self._values.serializers.serializer_of(attempt.slot, attempt.facts.run)
+        try:
+            _check(payload)
+            value = serializer.deserialize(payload)
+        except _PASSES_THROUGH:
+            raise
+        except KeyUnavailable as error:
+            self._inbox.fail(error)
+            return None
+        except BaseException as error:  # noqa: BLE001 - the serializer may be the user's own
+            return self._failed(attempt, error, "unserializable")
+        return self._succeeded(attempt, value, payload, serializer)
+
+    def _succeeded(
+        self, attempt: Attempt, value: Any, payload: Inline, serializer: ResultSerializer
+    ) -> Report:
+        """Keep a value for downstream tasks and report the success."""
+        slot, run = attempt.slot, attempt.facts.run
+        stored, stored_value = to_store(payload)
         content, counted = None, self._view.plan.counted
         if counted and run.node(slot) in counted:
             content = _content(value, payload, serializer)
@@ -269,7 +301,17 @@ class TaskRunner:
             return Report(SkipTask(attempt.slot, reason, attempt.context.attempt))
         return self._failed(attempt, error, "raised")
 
-    def _failed(self, attempt: Attempt, error: BaseException, reason: Reason) -> Report:
+    def _raised_elsewhere(self, attempt: Attempt, failure: Failure) -> Report:
+        """Report an exception that another process has described."""
+        if failure.type == _SKIP_TYPE:
+            return Report(SkipTask(attempt.slot, failure.message, attempt.context.attempt))
+        error = TaskError(attempt.context.task, failure)
+        return self._failed(attempt, error, "raised", failure)
+
+    def _failed(
+        self, attempt: Attempt, error: BaseException, reason: Reason, failure: Failure | None = None
+    ) -> Report:
+        """Report a failure; `failure` describes the error if another process has described it already."""
         delay_us = 0
         try:
             delay_us = self._delay_us(attempt)
@@ -277,10 +319,11 @@ class TaskRunner:
             raise
         except BaseException as broken:  # noqa: BLE001 - the user's callable
             broken.__context__ = error
-            error, reason = broken, "input"
+            error, reason, failure = broken, "input", None
         body_us = max(0, attempt.ended_us - attempt.began_us)
-        failure = failure_of(error)
-        self._errors.keep(attempt.slot, error)
+        if failure is None:
+            failure = failure_of(error)
+            self._errors.keep(attempt.slot, error)
         number = attempt.context.attempt
         return Report(FailTask(attempt.slot, number, failure, reason, delay_us, body_us))
 

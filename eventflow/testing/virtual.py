@@ -21,7 +21,7 @@ from typing import Any, Final, TypeVar
 
 from eventflow.executors.limit import thread_limit
 from eventflow.executors.threads import Lanes, shared_pool
-from eventflow.ports import Executor, Outcome
+from eventflow.ports import Executor, LiveCall, Outcome, RemoteCall
 from eventflow.runs.world import uuid7
 
 __all__ = ["StillExecutor", "VirtualLoop", "VirtualWorld", "simulate", "simulated"]
@@ -66,7 +66,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def advance(self, seconds: float) -> None:
         """Move the clock forward."""
         self._virtual_now += seconds
-        # asyncio calls what is due before time + resolution; after half a year of virtual time the fixed
+        # asyncio calls timers that are due before time + resolution; after half a year of virtual time the fixed
         # resolution is lost in rounding, and a timer that is due right now would never be called.
         self._clock_resolution = max(1e-9, 2 * math.ulp(self._virtual_now))
 
@@ -128,6 +128,11 @@ class StillExecutor:
         self._under_way = 0
 
     @property
+    def in_process(self) -> bool:
+        """As of the executor inside."""
+        return self._executor.in_process
+
+    @property
     def unfinished(self) -> int:
         """As of the executor inside."""
         return self._executor.unfinished
@@ -140,7 +145,7 @@ class StillExecutor:
         """As the executor inside."""
         self._executor.give_up(count)
 
-    def submit(self, call: Callable[[], Any], done: Callable[[Outcome], None]) -> None:
+    def submit(self, call: LiveCall | RemoteCall, done: Callable[[Outcome], None]) -> None:
         """Hold the clock until the call is answered."""
 
         def answer(outcome: Outcome) -> None:
@@ -165,7 +170,7 @@ class StillExecutor:
 
 
 def simulate(main: Callable[[VirtualWorld], Awaitable[T]], *, seed: int = 0) -> T:
-    """Run `main(world)` to its end on a virtual clock, and give what it returns.
+    """Run `main(world)` to its end on a virtual clock, and return its result.
 
     Real time is spent on computing only. A simulation in which nothing can ever happen again, though a task waits,
     hangs as a real program would; give the test a time limit.

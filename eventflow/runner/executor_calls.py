@@ -1,0 +1,82 @@
+"""Calls of bodies as an executor takes them: live in this process, by reference and as bytes anywhere else.
+
+An executor in this process is given a function that closes over the body and its live arguments.  Any other is given a
+`RemoteCall`: the body's name, its arguments as payloads, and the facts of the task context.  Both answer with an
+`Outcome`; that of a remote call holds a payload in place of a value and a `Failure` in place of an exception.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from eventflow.ports import Executor, Outcome, RemoteCall
+from eventflow.result import ResultSerializer
+from eventflow.runner.body import Attempt
+from eventflow.runner.task_context import current
+
+__all__ = ["ExecutorCalls"]
+
+
+class ExecutorCalls:
+    """Submits the plain functions of one run to its executor."""
+
+    def __init__(
+        self, executor: Executor, serializer: ResultSerializer, monotonic: Callable[[], int]
+    ) -> None:
+        """`serializer` makes payloads of arguments, where the executor needs them."""
+        self._executor = executor
+        self._serializer = serializer
+        self._monotonic = monotonic
+
+    @property
+    def in_process(self) -> bool:
+        """Whether outcomes hold live values."""
+        return self._executor.in_process
+
+    def submit(self, attempt: Attempt, arguments: Mapping[str, Any], done: Callable[[Outcome], None]) -> None:
+        """Submit a body; `done` is called once, on the event loop.
+
+        Raises the serializer's `SerializationError` if an argument has to be sent and cannot.
+        """
+        if self._executor.in_process:
+            self._executor.submit(self._live_call(attempt, arguments), done)
+        else:
+            self._executor.submit(self._remote_call(attempt, arguments), self._timed(attempt, done))
+
+    def give_up_lane(self) -> None:
+        """Give back the lane of a body that will not be submitted."""
+        self._executor.give_up(1)
+
+    def _live_call(self, attempt: Attempt, arguments: Mapping[str, Any]) -> Callable[[], Any]:
+        monotonic, body, context = self._monotonic, attempt.body, attempt.context
+
+        def call() -> Any:
+            current.set(context)
+            attempt.began_us = monotonic()
+            try:
+                return body.call(**arguments)
+            finally:
+                attempt.ended_us = monotonic()
+
+        return call
+
+    def _remote_call(self, attempt: Attempt, arguments: Mapping[str, Any]) -> RemoteCall:
+        function, context = attempt.body.call, attempt.context
+        return RemoteCall(
+            function=f"{function.__module__}:{function.__qualname__}",
+            arguments={name: self._serializer.serialize(value) for name, value in arguments.items()},
+            run=context.run,
+            task=context.task,
+            attempt=context.attempt,
+            started_us=attempt.facts.started_us,
+        )
+
+    def _timed(self, attempt: Attempt, done: Callable[[Outcome], None]) -> Callable[[Outcome], None]:
+        """Note when a remote call ended, by the clock of this process."""
+
+        def answer(outcome: Outcome) -> None:
+            attempt.ended_us = self._monotonic()
+            done(outcome)
+
+        return answer

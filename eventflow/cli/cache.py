@@ -55,7 +55,7 @@ _VALUE_WIDTH: Final = 72
 
 @click.group()
 def cache() -> None:
-    """Show what is cached, what that has saved, and why a task ran all the same."""
+    """Show the entries of the cache, the time it has saved, and why a task ran all the same."""
 
 
 async def _rows(log: EventLog, prefix: str) -> dict[str, CacheRow]:
@@ -162,7 +162,7 @@ def _stats(task: CachedTask) -> dict[str, Any]:
 @log_option
 @json_option
 def explain_task(run: str, task: str, log: str | None, as_json: bool) -> None:
-    """Show why a task was taken from the cache, or what differs from the nearest entry."""
+    """Show why a task was taken from the cache, or why it ran."""
 
     async def read(opened: EventLog) -> Explanation:
         return await explain(opened, await find_run(opened, run), task)

@@ -133,14 +133,14 @@ def write_table(head: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
 
 
 def _draw_table(head: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
-    """Draw a table as wide as the terminal; text that does not fit goes on in the next line of its cell."""
+    """Draw a table as wide as the terminal; long text in its first and last column is folded."""
     from rich.table import Table  # noqa: PLC0415 - costs 45 ms, and is for terminals only
     from rich.text import Text  # noqa: PLC0415
 
     console = terminal(sys.stdout)
     table = Table(box=None, pad_edge=False, header_style="" if console.no_color else "bold")
-    for name in head:
-        table.add_column(name, overflow="fold")
+    for i, name in enumerate(head):
+        table.add_column(name, overflow="fold", no_wrap=0 < i < len(head) - 1)
     for row in rows:
         cells = []
         for text, state, _ in map(_safe, row):

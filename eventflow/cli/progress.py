@@ -1,7 +1,7 @@
-"""What a person sees of a run while it goes on: a projection that follows the log, drawn on stderr.
+"""The progress of a run on stderr: a projection that follows the log, and bars or lines that show it.
 
-One step of the fold is a few dictionary operations; drawing happens at most ten times a second, whatever
-the number of events.  Rich is imported for a terminal only.
+One step of the fold is a few dictionary operations. Bars are drawn at most ten times a second, whatever the number of
+events. Rich is imported for a terminal only.
 """
 
 from __future__ import annotations
@@ -45,27 +45,27 @@ _LINES = 12
 
 
 class Counts(msgspec.Struct):
-    """How many tasks of each group (task definition) there are, run now, and have ended how."""
+    """Numbers of tasks, by group; a group is the tasks of one definition."""
 
     total: Counter[str]
     running: Counter[str]
     done: Counter[str]
-    """Ended well: succeeded, taken from elsewhere, or skipped."""
+    """Succeeded, reused or skipped."""
     failed: Counter[str]
     blocked: Counter[str]
-    """Never ran, since something they wait for failed."""
+    """Never ran, because an upstream task failed."""
     news: list[str] = []
-    """Lines worth telling, until somebody takes them."""
+    """Lines that have not been shown yet."""
     outcome: str = ""
-    """Of the run, once it has finished."""
+    """Of the run; empty until it has finished."""
     cached: int = 0
-    """Tasks whose results were taken from the cache."""
+    """Number of tasks whose results were taken from the cache."""
     saved_us: int = 0
-    """What those had taken."""
+    """Time that these tasks took when they ran."""
 
 
 def task_name(graph: Graph, address: Address) -> str:
-    """The name of a task at an address: `enrich`, `enrich[3]`."""
+    """Return the name of the task at an address: `enrich`, `enrich[3]`."""
     return graph.nodes[address[0]].name + "".join(f"[{step}]" for step in address[1:])
 
 
@@ -82,9 +82,9 @@ class Progress:
         ]
 
     def initial(self) -> Counts:
-        """Everything is still to come."""
+        """Count all tasks as outstanding."""
         groups = [group for group in self._groups if group]
-        # All keys from the start: the thread that draws may be iterating when a count changes.
+        # All keys exist from the start, because the thread that draws may iterate when a count changes.
         none = dict.fromkeys(groups, 0)
         return Counts(Counter(groups), Counter(none), Counter(none), Counter(none), Counter(none))
 
@@ -98,7 +98,7 @@ class Progress:
                 group = self._groups[event.task[0]]
                 state.running[group] = max(0, state.running[group] - 1)
                 if isinstance(event, TaskFailed):
-                    self._tell_failure(state, record, event)
+                    self._add_failure(state, record, event)
                 if isinstance(event, TaskSucceeded):
                     self._end(state, state.done, group)
                 elif isinstance(event, TaskFailed) and event.retry_at is None:
@@ -120,8 +120,8 @@ class Progress:
                 assert_never(event)
         return state
 
-    def _end(self, state: Counts, how: Counter[str], group: str) -> None:
-        how[group] += 1
+    def _end(self, state: Counts, counter: Counter[str], group: str) -> None:
+        counter[group] += 1
         done, failed, blocked = state.done[group], state.failed[group], state.blocked[group]
         if done + failed + blocked == state.total[group]:
             rest = ended_badly(failed, blocked)
@@ -130,29 +130,30 @@ class Progress:
                 + (f"of {group} {rest}" if rest else f"all of {group}")
             )
 
-    def _tell_failure(self, state: Counts, record: Record, event: TaskFailed) -> None:
-        told = f"{task_name(self._graph, event.task)}: attempt {event.attempt} failed: {short(event.failure.type)}"
-        told += f": {cut(event.failure.message.partition(chr(10))[0])}"
+    def _add_failure(self, state: Counts, record: Record, event: TaskFailed) -> None:
+        name, failure = task_name(self._graph, event.task), event.failure
+        message = cut(failure.message.partition("\n")[0])
+        line = f"{name}: attempt {event.attempt} failed: {short(failure.type)}: {message}"
         if event.retry_at is not None:
-            told += f"; again in {max(0, event.retry_at - record.at) / 1e6:.1f} s"
-        state.news.append(told)
+            line += f"; again in {max(0, event.retry_at - record.at) / 1e6:.1f} s"
+        state.news.append(line)
 
 
 def ended_badly(failed: int, blocked: int) -> str:
-    """How many of some tasks failed and never ran, in words; nothing if none did."""
+    """Return how many tasks failed and how many never ran, in words; empty if there are none."""
     counts = {"failed": failed, "not run": blocked}
-    return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    return ", ".join(f"{count} {word}" for word, count in counts.items() if count)
 
 
 def short(kind: str) -> str:
-    """The name of an exception without its module."""
+    """Return the name of an exception without its module."""
     return kind.rpartition(".")[2]
 
 
 async def watch(log: EventLog, graph: Graph, run_id: str, *, quiet: bool) -> Counts:
-    """Follow a run until it has finished, showing it as the terminal allows; cancel it to stop earlier."""
+    """Follow a run and show its progress until it has finished; return the final counts. Cancel it to stop earlier."""
     projection = Progress(graph)
-    with _shown(graph.name, quiet=quiet) as show:
+    with _display(graph.name, quiet=quiet) as show:
         async for fold in follow(log, projection, stream=run_stream(run_id)):
             show(fold.state)
             if fold.state.outcome:
@@ -161,7 +162,7 @@ async def watch(log: EventLog, graph: Graph, run_id: str, *, quiet: bool) -> Cou
 
 
 @contextmanager
-def _shown(name: str, *, quiet: bool) -> Iterator[Callable[[Counts], None]]:
+def _display(name: str, *, quiet: bool) -> Iterator[Callable[[Counts], None]]:
     if quiet:
         yield lambda counts: counts.news.clear()
     elif sys.stderr.isatty():
@@ -179,7 +180,7 @@ def _print_news(counts: Counts) -> None:
 
 @contextmanager
 def _bars(name: str) -> Iterator[Callable[[Counts], None]]:
-    """Bars on a terminal, drawn by a thread of rich's, ten times a second."""
+    """Show bars on a terminal, drawn by a thread of rich ten times a second."""
     from rich.live import Live  # noqa: PLC0415 - for a terminal only
 
     console = terminal(sys.stderr)
@@ -191,7 +192,7 @@ def _bars(name: str) -> Iterator[Callable[[Counts], None]]:
     def show(counts: Counts) -> None:
         latest[:] = [counts]
         for line in counts.news:
-            if "failed:" in line:  # that a group is done is seen
+            if "failed:" in line:  # the bars show which groups are done
                 console.print(escaped(line))
         counts.news.clear()
 
@@ -202,7 +203,7 @@ def _bars(name: str) -> Iterator[Callable[[Counts], None]]:
 
 
 def _table(name: str, counts: Counts) -> Any:
-    """One bar for the run and one for each group, those at work first when there are too many."""
+    """Return one bar for the run and one for each group; if there are too many, those with running tasks first."""
     from rich.progress_bar import ProgressBar  # noqa: PLC0415 - for a terminal only
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415

@@ -1,7 +1,7 @@
-"""The demo of `eventflow demo`: a run is killed with SIGKILL, resumed by a new process, checked, and run again.
+"""The demo: a run is killed with SIGKILL, resumed by a new process, checked, and run again from the cache.
 
-Executions are counted by a file to which the bodies append, not by the engine. The expected results are computed
-without the engine, too.
+Executions are counted by a file that the tasks' bodies append to, not by the engine.  The expected results are computed
+without the engine.
 """
 
 from __future__ import annotations
@@ -24,38 +24,43 @@ import msgspec
 
 from eventflow.demo.montage import COUNT_VARIABLE, RECORDING, SECONDS_VARIABLE
 from eventflow.demo.workload import expected_digest, load
-from eventflow.events import RunFinished, TaskReused, TaskStarted, TaskSucceeded, run_stream
+from eventflow.events import TaskReused, TaskSucceeded, run_stream
 from eventflow.logs.open import open_log
 from eventflow.ports import EventLog
-from eventflow.projections import open_run, replay
-from eventflow.views.run_states import RunStates
+from eventflow.projections import RunReport
+from eventflow.runs.launch import state_of
+from eventflow.runs.report import read_report
 
 __all__ = ["play"]
 
 _RUN: Final = "montage"
 _AGAIN: Final = "montage-again"
 _STREAM: Final = run_stream(_RUN)
+_SHOWN: Final = ("Success", "Running", "Pending")
 _KILL_AT: Final = 0.4
-"""Share of the tasks that have finished when the process is killed, from 0 to 1."""
+"""Share of the tasks that have finished when the process is killed."""
 
 
-class _Moment(msgspec.Struct):
-    """The state of the log and of the counting file right after the kill."""
+class _Kill(msgspec.Struct):
+    """The run right after the kill, by its log and by the counting file."""
 
-    version: int
-    finished: set[str]
-    in_flight: set[str]
+    report: RunReport
     executed: Counter[str]
+    """Task → how often its body has run."""
+
+    def tasks(self, state: str) -> set[str]:
+        """Names of the tasks in a state."""
+        return {task.name for task in self.report.tasks if task.state == state}
 
 
 def play(seconds: float, keep: str | None) -> int:
-    """Show the demo on the terminal; return 1 if a promise was broken, 2 if the folder `keep` already has a demo."""
+    """Play the demo on the terminal; return 1 if a check failed, 2 if the folder `keep` has a demo already."""
     if keep is None:
         with TemporaryDirectory(prefix="eventflow-demo-") as temporary:
             return asyncio.run(_Demo(Path(temporary), seconds, kept=False).play())
     folder = Path(keep).absolute()
     if (folder / "montage.db").exists():
-        click.echo(f"error: {str(folder)!r} holds a demo already; name another folder", err=True)
+        click.echo(f"error: {str(folder)!r} has a demo already; name another folder", err=True)
         return 2
     folder.mkdir(parents=True, exist_ok=True)
     return asyncio.run(_Demo(folder, seconds, kept=True).play())
@@ -79,81 +84,71 @@ class _Demo:
         """Run, kill, resume, check, look back."""
         async with open_log(self._url) as log:
             _heading("1. A run of 103 tasks, to be killed in the middle")
-            moment = await self._killed(log)
-            if moment is None:
+            kill = await self._run_and_kill(log)
+            if kill is None:
                 click.echo("The run ended before it could be killed: give it more --seconds.", err=True)
                 return 1
             _heading("2. kill -9")
-            click.echo(f"The process is gone. The log has {moment.version} events:")
-            click.echo(f"{len(moment.finished)} tasks had finished, {len(moment.in_flight)} were in flight.")
+            finished, in_flight = kill.tasks("Success"), kill.tasks("Running")
+            click.echo(f"The process is gone. The log has {kill.report.version} events:")
+            click.echo(f"{len(finished)} tasks had finished, {len(in_flight)} were in flight.")
             _heading("3. A new process resumes it")
             resumed = self._child("resume", _RUN)
             code = await asyncio.to_thread(resumed.wait)
             _heading("4. What ran, counted outside the engine")
-            good = self._tell_counts(moment) and code == 0
-            run_states = await _states(log, None)
-            good = self._tell_digests(run_states) and good
-            _heading(f"5. The past: as of event {moment.version} of {await log.head(_STREAM)}, at the kill")
-            await _tell_past(log, moment.version)
+            good = self._check_counts(kill) and code == 0
+            good = await self._check_digests(log, _RUN) and good
+            version = kill.report.version
+            _heading(f"5. The past: as of event {version} of {await log.head(_STREAM)}, at the kill")
+            _show_states(await read_report(log, _RUN, version=version))
             _heading("6. Run again: nothing has changed, so the cache has it all")
             good = await self._run_again(log) and good
-        self._tell_commands(moment)
+        self._show_commands(version)
         return 0 if good else 1
 
     def _child(self, *words: str) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "eventflow", *words, "--log", self._url]
         return subprocess.Popen(command, env=self._environment)  # noqa: S603 - ourselves
 
-    async def _killed(self, log: EventLog) -> _Moment | None:
-        """Start the run and kill it when enough tasks have finished; return None if the run ended before that."""
+    async def _run_and_kill(self, log: EventLog) -> _Kill | None:
+        """Start the run and kill its process once enough tasks have finished; None if it ended before."""
         child = self._child("run", "eventflow.demo.montage:montage", "--run-id", _RUN)
         try:
-            watching = asyncio.ensure_future(_far_enough(log, int(_KILL_AT * len(self._expected))))
+            enough = int(_KILL_AT * len(self._expected))
+            watching = asyncio.ensure_future(_wait_for_successes(log, enough))
             ending = asyncio.ensure_future(asyncio.to_thread(child.wait))
             await asyncio.wait([watching, ending], return_when=asyncio.FIRST_COMPLETED)
             watching.cancel()
-            early = ending.done()
+            has_ended = ending.done()
         finally:
             child.kill()
             child.wait()
         await ending
         if sys.stderr.isatty():
-            click.echo("\x1b[?25h", err=True)  # the live display had hidden the cursor
-        started, finished, version = set[str](), set[str](), 0
-        view = await open_run(log, _RUN)
-        async for record in log.read(stream=_STREAM):
-            version = record.version
-            match record.event:
-                case TaskStarted(task=address):
-                    started.add(view.plan.graph.nodes[address[0]].name)
-                case TaskSucceeded(task=address):
-                    finished.add(view.plan.graph.nodes[address[0]].name)
-                case RunFinished():
-                    early = True
-                case _:
-                    pass
-        return None if early else _Moment(version, finished, started - finished, self._executed())
+            click.echo("\x1b[?25h", err=True)  # show the cursor, which the live display had hidden
+        report = await read_report(log, _RUN)
+        return None if has_ended or report.state != "Running" else _Kill(report, self._executed())
 
     def _executed(self) -> Counter[str]:
         return Counter(self._count.read_text(encoding="utf-8").split()) if self._count.exists() else Counter()
 
-    def _tell_counts(self, moment: _Moment) -> bool:
+    def _check_counts(self, kill: _Kill) -> bool:
+        """Show how many tasks ran and ran again; return whether only those in flight did."""
+        finished, in_flight = kill.tasks("Success"), kill.tasks("Running")
         executed = self._executed()
-        after = executed - moment.executed
-        again = [name for name in moment.finished if after[name]]
+        after = executed - kill.executed
+        again = [name for name in finished if after[name]]
         repeated = [name for name in executed if executed[name] > 1]
         click.echo(f"tasks                          {len(self._expected):>4}")
         click.echo(f"executed                       {executed.total():>4}")
+        click.echo(f"finished before the kill       {len(finished):>4}   run again after it {len(again):>4}")
         click.echo(
-            f"finished before the kill       {len(moment.finished):>4}   run again after it {len(again):>4}"
+            f"in flight at the kill          {len(in_flight):>4}   run again after it {len(repeated):>4}"
         )
-        click.echo(
-            f"in flight at the kill          {len(moment.in_flight):>4}   run again after it {len(repeated):>4}"
-        )
-        return not again and set(executed) == set(self._expected) and set(repeated) <= moment.in_flight
+        return not again and set(executed) == set(self._expected) and set(repeated) <= in_flight
 
     async def _run_again(self, log: EventLog) -> bool:
-        """Run the flow again with every result in the cache; print its duration and the time saved."""
+        """Run the flow a second time, with every result in the cache; show its duration and the time saved."""
         before, began = self._executed(), monotonic()
         child = self._child("run", "eventflow.demo.montage:montage", "--run-id", _AGAIN)
         code = await asyncio.to_thread(child.wait)
@@ -163,24 +158,25 @@ class _Demo:
         async for record in log.read(stream=run_stream(_AGAIN)):
             if isinstance(record.event, TaskReused):
                 hits, saved_us = hits + 1, saved_us + record.event.saved_us
-        run_states = await _states(log, None, _AGAIN)
         click.echo(f"taken from the cache           {hits:>4}")
         click.echo(f"executed                       {executed:>4}")
         click.echo(
             f"{took_s:.2f} s, Python's start included, for {saved_us / 1e6:.0f} s of work, all tasks added up"
         )
-        good = self._tell_digests(run_states)
+        good = await self._check_digests(log, _AGAIN)
         return good and code == 0 and executed == 0 and hits == len(self._expected)
 
-    def _tell_digests(self, run_states: RunStates) -> bool:
-        same = 0
+    async def _check_digests(self, log: EventLog, run_id: str) -> bool:
+        """Show how many results of a run are right; return whether all are."""
+        states = (await state_of(run_id, log=log)).result
+        equal = 0
         for job, digest in self._expected.items():
-            state = run_states[job]
-            same += state.is_successful() and state.result == digest
-        click.echo(f"results equal to those computed without the engine: {same} of {len(self._expected)}")
-        return same == len(self._expected)
+            state = states[job]
+            equal += state.is_successful() and state.result == digest
+        click.echo(f"results equal to those computed without the engine: {equal} of {len(self._expected)}")
+        return equal == len(self._expected)
 
-    def _tell_commands(self, moment: _Moment) -> None:
+    def _show_commands(self, version: int) -> None:
         _heading("Look further")
         url = self._url
         if not self._kept:
@@ -188,7 +184,7 @@ class _Demo:
             url = "sqlite:///demo/montage.db"
         click.echo(f"  export EVENTFLOW_LOG={url}")
         click.echo("  eventflow runs")
-        click.echo(f"  eventflow show {_RUN} --at {moment.version}")
+        click.echo(f"  eventflow show {_RUN} --at {version}")
         click.echo(f"  eventflow events {_RUN}")
         click.echo("  eventflow cache stats")
         click.echo(f"  eventflow cache explain {_AGAIN} {self._last}")
@@ -198,8 +194,8 @@ def _heading(text: str) -> None:
     click.secho(f"\n{text}", bold=True)
 
 
-async def _far_enough(log: EventLog, tasks: int) -> None:
-    """Return when so many tasks have finished durably."""
+async def _wait_for_successes(log: EventLog, tasks: int) -> None:
+    """Return when so many tasks of the run have succeeded, according to the log."""
     finished = 0
     records: AsyncIterator[Any] = log.follow()
     async with aclosing(records):  # type: ignore[type-var]  # a generator, which the port does not promise
@@ -209,25 +205,12 @@ async def _far_enough(log: EventLog, tasks: int) -> None:
                 return
 
 
-async def _states(log: EventLog, version: int | None, run_id: str = _RUN) -> RunStates:
-    """Return the state of a run after one of its events, or now, from the log alone."""
-    view = await open_run(log, run_id)
-    until = None
-    if version is not None:
-        async for record in log.read(stream=view.stream):
-            if record.version == version:
-                until = record.position
-    fold = await replay(log, view, stream=view.stream, until=until)
-    return RunStates(view, fold.state, peek=log.peek)
-
-
-async def _tell_past(log: EventLog, version: int) -> None:
-    run_states = await _states(log, version)
-    kinds: dict[str, Counter[str]] = {}
+def _show_states(report: RunReport) -> None:
+    """Show how many tasks of each kind were in which state."""
+    states = {task.name: task.state for task in report.tasks}
+    counts: dict[str, Counter[str]] = {}
     for job in load(RECORDING).tasks:
-        kinds.setdefault(job.kind, Counter())[type(run_states[job.id]).__name__] += 1
-    for kind, states in kinds.items():
-        cells = (
-            f"{states[name]:>3} {name}" if states[name] else "" for name in ("Success", "Running", "Pending")
-        )
-        click.echo("".join(f"{cell:<14}" for cell in (f"{kind}", *cells)).rstrip())
+        counts.setdefault(job.kind, Counter())[states[job.id]] += 1
+    for kind, numbers in counts.items():
+        cells = [f"{numbers[name]:>3} {name}" if numbers[name] else "" for name in _SHOWN]
+        click.echo("".join(f"{cell:<14}" for cell in (kind, *cells)).rstrip())

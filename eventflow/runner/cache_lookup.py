@@ -1,12 +1,11 @@
-"""Asks the cache before tasks start: whether an entry may stand for their work.
+"""Asks the cache before tasks start, whether an entry has the result already.
 
-An entry is the last success that bears the key (see `eventflow.runner.cache_keys`).  It must be in time by the clock
-that is recorded, by what it said then and by what the task says today, and not be from the future.  Its bytes must
-be there and be sound, and open as the task's consumers will open them.  Otherwise the task runs, and its success is
-the next entry.
+An entry is the last success that was recorded with the key of the call (see `eventflow.runner.cache_keys`).  A hit is an
+entry that has not expired, by its own record and by the task's options of today, and is not from the future; its bytes
+are there and sound, and open as the task's declared type.  Otherwise the task runs, and its success is the next entry.
 
-Nothing is decided here: what is found goes to the machine as commands, `ReuseTask` for a hit and `StartTask` with the
-reason for a miss.
+Nothing is decided here.  The answers are commands for the machine: `ReuseTask` for a hit, `StartTask` with the reason for
+a miss.
 """
 
 from __future__ import annotations
@@ -25,19 +24,19 @@ from eventflow.runner.live_values import LiveValues
 from eventflow.serializers import has_digest
 from eventflow.views.run import RunFacts, RunView
 
-__all__ = ["Cache"]
+__all__ = ["CacheLookup"]
 
 _logger: Final = getLogger("eventflow.cache")
-_READ_MAX: Final = 16 << 20
+_BATCH_BYTES_MAX: Final = 16 << 20
 """Bytes of entries' values that are in memory at once while they are checked."""
 _Name = TypeVar("_Name", str, bytes)
-_Found = TypeVar("_Found")
+_Item = TypeVar("_Item")
 _Miss: TypeAlias = tuple[str, str]
 """Reason and detail of a `CacheMiss`."""
 
 
-class Cache:
-    """The cache, as one run asks it."""
+class CacheLookup:
+    """Looks up the results of one run's calls."""
 
     def __init__(self, view: RunView, values: LiveValues, log: EventLog, world: World) -> None:
         self._view = view
@@ -46,18 +45,22 @@ class Cache:
         self._serializers = values.serializers
         self._log = log
         self._world = world
-        self._told: set[str] = set()
-        """Tasks of which it was said that they are not cached."""
-        self.keys: dict[int, str] = {}
-        """Slots of attempts under way → the key that their success will bear."""
+        self._warned: set[str] = set()
+        """Names of tasks with a warning that they are not cached; each is given once in a run."""
+        self._keys: dict[int, str] = {}
+        """Slot → the key of a call that was a miss, for its success."""
 
     def forget(self) -> None:
-        """The run is folded anew, and perhaps by others' records: keep nothing of what it was."""
-        self.keys.clear()
+        """Drop everything about the run's values: the run is folded again, perhaps with records of another owner."""
+        self._keys.clear()
         self._maker.forget()
 
+    def take_key(self, slot: int) -> str | None:
+        """Remove and return the cache key of a task that was started; None if its success is no cache entry."""
+        return self._keys.pop(slot, None) if self._keys else None
+
     async def ask(self, facts: RunFacts, slots: Sequence[int], now: int) -> list[StartTask | ReuseTask]:
-        """What is to be decided on each of these slots, which are due, at `now`; one look-up for all."""
+        """Return a command for each of these slots, which are due at `now`; all keys are looked up at once."""
         run = facts.run
         self._maker.recheck_code()
         commands: dict[int, StartTask | ReuseTask] = {}
@@ -69,75 +72,66 @@ class Cache:
             try:
                 parts = await self._maker.parts(facts, slot)
             except Opaque as error:
-                why = brief(error)
-                self.keys.pop(slot, None)
-                if not isinstance(error, Declined):
-                    self._tell(facts, slot, why)
-                commands[slot] = StartTask(slot, CacheMiss(b"", "opaque", why))
+                commands[slot] = self._opaque(facts, slot, error)
                 continue
-            self.keys[slot] = self._maker.key(run.node(slot), parts)
+            self._keys[slot] = self._maker.key(run.node(slot), parts)
             if run.status[slot] == Status.RETRYING:
                 commands[slot] = StartTask(slot, CacheMiss(parts, "retry"))
             else:
                 commands[slot] = StartTask(slot, CacheMiss(parts, "new"))
                 asked[slot] = parts
         if asked:
-            found = await _sound(self._log.latest, [self.keys[slot] for slot in asked])
-            if found:
-                commands.update(await self._judge(facts, asked, found, now))
+            entries = await _read_sound(self._log.latest, [self._keys[slot] for slot in asked])
+            if entries:
+                commands.update(await self._judge(facts, asked, entries, now))
         return [commands[slot] for slot in slots]
 
-    def _tell(self, facts: RunFacts, slot: int, why: str) -> None:
-        """Tell once in a run of a task that is not cached though it says so; its events tell of every call."""
+    def _opaque(self, facts: RunFacts, slot: int, error: Opaque) -> StartTask:
+        """Start a call that has no key; a task that should be cached is warned about, once in a run."""
+        reason = brief(error)
+        self._keys.pop(slot, None)
         task = self._plan.graph.task_of(facts.run.node(slot)).name
-        if task not in self._told:
-            self._told.add(task)
+        if not isinstance(error, Declined) and task not in self._warned:
+            self._warned.add(task)
             name, run_id = facts.run.name(self._plan, slot), self._view.run_id
-            _logger.warning("task %r of run %r is not cached: %s", name, run_id, why)
+            _logger.warning("task %r of run %r is not cached: %s", name, run_id, reason)
+        return StartTask(slot, CacheMiss(b"", "opaque", reason))
 
     async def _judge(
-        self, facts: RunFacts, asked: Mapping[int, bytes], found: Mapping[str, Record | None], now: int
+        self, facts: RunFacts, asked: Mapping[int, bytes], entries: Mapping[str, Record | None], now: int
     ) -> dict[int, StartTask | ReuseTask]:
-        """What becomes of the slots for whose keys there are entries."""
-        answers: dict[int, StartTask | ReuseTask] = {}
+        """Return the commands for those of the slots that have an entry; `asked` has the parts of their keys."""
+        commands: dict[int, StartTask | ReuseTask] = {}
         hits: list[ReuseTask] = []
         for slot, parts in asked.items():
-            if self.keys[slot] not in found:
+            key = self._keys[slot]
+            if key not in entries:
                 continue
-            entry = found[self.keys[slot]]
-            event = None if entry is None else entry.event
-            if entry is None or not isinstance(event, TaskSucceeded):
-                answers[slot] = StartTask(
-                    slot, CacheMiss(parts, "lost", "the record of its entry cannot be read")
-                )
-            elif entry.at > max(now, self._world.now()):  # which may be of a moment after this round began
-                answers[slot] = StartTask(slot, CacheMiss(parts, "future", _in_the_future(entry, now)))
-            elif (since := self._expired(facts.run.node(slot), entry, event, now)) is not None:
-                answers[slot] = StartTask(slot, CacheMiss(parts, "expired", _out_of_date(entry, since)))
+            answer = self._hit_or_miss(facts.run.node(slot), entries[key], now)
+            if isinstance(answer, tuple):
+                commands[slot] = StartTask(slot, CacheMiss(parts, *answer))
             else:
-                hits.append(
-                    ReuseTask(
-                        slot,
-                        event.result,
-                        Origin(entry.stream, entry.version),
-                        "cache",
-                        parts,
-                        event.content,
-                        event.expires_at,
-                        event.body_us + event.encode_us,
-                    )
-                )
-        unsound = await self._unsound(facts, hits)
+                hits.append(_reuse(slot, parts, answer))
+        unusable = await self._unusable(facts, hits)
         for hit in hits:
-            if hit.slot in unsound:
-                answers[hit.slot] = StartTask(hit.slot, CacheMiss(hit.parts, *unsound[hit.slot]))
+            if hit.slot in unusable:
+                commands[hit.slot] = StartTask(hit.slot, CacheMiss(hit.parts, *unusable[hit.slot]))
             else:
-                answers[hit.slot] = hit
-                del self.keys[hit.slot]
-        return answers
+                commands[hit.slot] = hit
+                del self._keys[hit.slot]
+        return commands
 
-    def _expired(self, node: int, entry: Record, event: TaskSucceeded, now: int) -> int | None:
-        """How long ago an entry went out of date, by its own word or by the task's of today; None if it did not."""
+    def _hit_or_miss(self, node: int, entry: Record | None, now: int) -> Record | _Miss:
+        """Return an entry that may be reused by its record alone, or the reason why not."""
+        if entry is None or not isinstance(entry.event, TaskSucceeded):
+            return "lost", "the record of its entry cannot be read"
+        if entry.at > max(now, self._world.now()):  # the entry may be made after this round began
+            return "future", _in_the_future(entry, now)
+        since = self._expired_us(node, entry, entry.event, now)
+        return entry if since is None else ("expired", _out_of_date(entry, since))
+
+    def _expired_us(self, node: int, entry: Record, event: TaskSucceeded, now: int) -> int | None:
+        """Return the time since an entry expired, by its record or by the task's options of today; None if it did not."""
         ends = [] if event.expires_at is None else [event.expires_at]
         policy = self._plan.graph.task_of(node).policy.cache
         if policy is not None and policy.for_us:
@@ -145,67 +139,85 @@ class Cache:
         over = now - min(ends, default=now + 1)
         return over if over >= 0 else None
 
-    async def _unsound(self, facts: RunFacts, hits: Sequence[ReuseTask]) -> dict[int, _Miss]:
-        """Slots whose entries' values cannot be had."""
-        unsound: dict[int, _Miss] = {}
+    async def _unusable(self, facts: RunFacts, hits: Sequence[ReuseTask]) -> dict[int, _Miss]:
+        """Return the slots whose entries have no usable value, each with the reason."""
+        unusable: dict[int, _Miss] = {}
         batch: list[tuple[int, Stored]] = []
         size = 0
         for hit in hits:
             payload = hit.result
             if isinstance(payload, Inline):
-                self._check(facts, hit.slot, payload, unsound)
+                self._check(facts, hit.slot, payload, unusable)
             elif isinstance(payload, Stored):
-                if size + payload.size > _READ_MAX and batch:
-                    await self._check_stored(facts, batch, unsound)
+                if size + payload.size > _BATCH_BYTES_MAX and batch:
+                    await self._check_stored(facts, batch, unusable)
                     batch, size = [], 0
                 batch.append((hit.slot, payload))
                 size += payload.size
             else:
-                unsound[hit.slot] = ("lost", f"the value was not kept: {payload.reason}")
+                unusable[hit.slot] = ("lost", f"the value was not kept: {payload.reason}")
         if batch:
-            await self._check_stored(facts, batch, unsound)
-        return unsound
+            await self._check_stored(facts, batch, unusable)
+        return unusable
 
     async def _check_stored(
-        self, facts: RunFacts, batch: Sequence[tuple[int, Stored]], unsound: dict[int, _Miss]
+        self, facts: RunFacts, batch: Sequence[tuple[int, Stored]], unusable: dict[int, _Miss]
     ) -> None:
-        found = await _sound(self._log.values, [payload.digest for _, payload in batch])
+        values = await _read_sound(self._log.values, [payload.digest for _, payload in batch])
         for slot, payload in batch:
-            value = found.get(payload.digest)
+            value = values.get(payload.digest)
             if value is None:
-                unsound[slot] = (
+                unusable[slot] = (
                     "lost",
                     f"the bytes of {payload.digest.hex()} are gone, damaged or of a newer eventflow",
                 )
             else:
-                self._check(facts, slot, Inline(payload.codec, value.data, payload.digest), unsound)
+                self._check(facts, slot, Inline(payload.codec, value.data, payload.digest), unusable)
 
-    def _check(self, facts: RunFacts, slot: int, payload: Inline, unsound: dict[int, _Miss]) -> None:
-        """See that a value opens as its consumers will open it."""
+    def _check(self, facts: RunFacts, slot: int, payload: Inline, unusable: dict[int, _Miss]) -> None:
+        """Check that a value opens as downstream tasks will open it."""
         try:
             if not has_digest(payload.data, payload.digest):
-                unsound[slot] = ("lost", f"the bytes of {payload.digest.hex()} are damaged")
+                unusable[slot] = ("lost", f"the bytes of {payload.digest.hex()} are damaged")
                 return
             self._serializers.serializer_of(slot, facts.run).deserialize(payload)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - opening runs what users wrote
-            unsound[slot] = ("unreadable", f"{type(error).__qualname__}: {brief(error)}")
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - opening runs code of users
+            unusable[slot] = ("unreadable", f"{type(error).__qualname__}: {brief(error)}")
 
 
-async def _sound(
-    read: Callable[[Sequence[_Name]], Awaitable[Mapping[_Name, _Found]]], names: Sequence[_Name]
-) -> Mapping[_Name, _Found | None]:
-    """What `read` finds under these names; None for what is damaged, which shows when each is read alone."""
+def _reuse(slot: int, parts: bytes, entry: Record) -> ReuseTask:
+    event = entry.event
+    assert isinstance(event, TaskSucceeded), "as in _hit_or_miss"
+    return ReuseTask(
+        slot,
+        event.result,
+        Origin(entry.stream, entry.version),
+        "cache",
+        parts,
+        event.content,
+        event.expires_at,
+        event.body_us + event.encode_us,
+    )
+
+
+async def _read_sound(
+    read: Callable[[Sequence[_Name]], Awaitable[Mapping[_Name, _Item]]], names: Sequence[_Name]
+) -> Mapping[_Name, _Item | None]:
+    """Read the items under these names; those that are damaged are None.
+
+    If any is damaged, each is read alone, to find out which.
+    """
     different = list(dict.fromkeys(names))
-    found: dict[_Name, _Found | None] = {}
+    items: dict[_Name, _Item | None] = {}
     try:
-        found.update(await read(different))
+        items.update(await read(different))
     except (LogDamaged, UnknownEncoding):
         for name in different:
             try:
-                found.update(await read([name]))
+                items.update(await read([name]))
             except (LogDamaged, UnknownEncoding):
-                found[name] = None
-    return found
+                items[name] = None
+    return items
 
 
 def _in_the_future(entry: Record, now: int) -> str:

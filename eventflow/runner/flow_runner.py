@@ -22,7 +22,7 @@ from eventflow.ports import Bindings, EventLog, Executor, World
 from eventflow.projections import read_graph, read_graphs
 from eventflow.runner import ownership
 from eventflow.runner.body import Caller
-from eventflow.runner.cache_lookup import Cache
+from eventflow.runner.cache_lookup import CacheLookup
 from eventflow.runner.compatibility import check_finished
 from eventflow.runner.executor_calls import ExecutorCalls
 from eventflow.runner.failures import LiveErrors
@@ -131,7 +131,7 @@ class FlowRunner:
         inbox = Inbox()
         values = LiveValues(self._serializers, self._bindings, log)
         gate = StartGate(view.plan, executor, values.is_plain, inbox)
-        cache = Cache(view, values, log, world)
+        cache = CacheLookup(view, values, log, world)
         scheduler = Scheduler(view.plan, values, cache, gate, RetryTimers(world), inbox)
         workers = Workers(view.run_id, inbox)
         calls = ExecutorCalls(executor, Serializer(keyring=log.keyring), world.monotonic)

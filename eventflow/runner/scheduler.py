@@ -14,7 +14,7 @@ from typing import Final
 from eventflow.machine import Plan, RunState
 from eventflow.machine.commands import BlockTask, FinishRun, ReuseTask, SkipTask, StartTask
 from eventflow.machine.ready import Due, ready
-from eventflow.runner.cache_lookup import Cache
+from eventflow.runner.cache_lookup import CacheLookup
 from eventflow.runner.inbox import Inbox
 from eventflow.runner.live_values import LiveValues
 from eventflow.runner.map_width import map_or_block
@@ -35,7 +35,13 @@ class Scheduler:
     """Decides for one run which tasks are started next."""
 
     def __init__(
-        self, plan: Plan, values: LiveValues, cache: Cache, gate: StartGate, timers: RetryTimers, inbox: Inbox
+        self,
+        plan: Plan,
+        values: LiveValues,
+        cache: CacheLookup,
+        gate: StartGate,
+        timers: RetryTimers,
+        inbox: Inbox,
     ) -> None:
         self._plan = plan
         self._values = values
@@ -55,7 +61,7 @@ class Scheduler:
 
     def take_key(self, slot: int) -> str | None:
         """Take the cache key of a task that was started; None when its success is no cache entry."""
-        return self._cache.keys.pop(slot, None) if self._cache.keys else None
+        return self._cache.take_key(slot)
 
     def recount(self, facts: RunFacts) -> None:
         """Continue from facts that were folded from the log."""

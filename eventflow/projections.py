@@ -85,7 +85,51 @@ S = TypeVar("S")
 
 
 class Projection(Protocol[S]):
-    """How records become a state of type `S`; `initial` is annotated with that type."""
+    """Folds records into a state of type `S`, which is the return annotation of `initial`.
+
+    ```python
+    from eventflow import MemoryLog, flow, replay, task
+
+
+    @task
+    def double(number: int) -> int:
+        return 2 * number
+
+
+    @flow
+    def doubled(number: int) -> int:
+        return double(number)
+
+
+    log = MemoryLog()
+    await doubled.options(log=log, run_id="a").run(number=21)
+    class Kinds:
+        name = "kinds"
+        version = 1
+
+        def initial(self) -> dict[str, int]:
+            return {}
+
+        def apply(self, state: dict[str, int], record) -> dict[str, int]:
+            kind = type(record.event).__name__
+            state[kind] = state.get(kind, 0) + 1
+            return state
+
+
+    fold = await replay(log, Kinds(), stream="run/a")
+    print(fold.state)
+
+    by_hand = Kinds().initial()
+    async for record in log.read(stream="run/a"):
+        by_hand = Kinds().apply(by_hand, record)
+    print(by_hand == fold.state)
+    ```
+
+    ```text
+    {'RunStarted': 1, 'RunClaimed': 1, 'TaskStarted': 1, 'TaskSucceeded': 1, 'RunFinished': 1}
+    True
+    ```
+    """
 
     @property
     def name(self) -> str:
@@ -94,20 +138,51 @@ class Projection(Protocol[S]):
 
     @property
     def version(self) -> int:
-        """To be raised when the state comes to mean something else, and the file that defines it did not change."""
+        """Must be raised when the meaning of the state changes and the file that defines the projection does not."""
         ...
 
     def initial(self) -> S:
-        """The state before the first record; a new one each time."""
+        """Return the state before the first record, a new one each time."""
         ...
 
     def apply(self, state: S, record: Record) -> S:
-        """Give the state after a record; may change the one it was given, which is its own."""
+        """Return the state after a record; it may be the same object, changed in place."""
         ...
 
 
 class Fold(Generic[S]):
-    """A projection's state after the record at `position`; it goes on from there."""
+    """A projection's state after the record at `position`.
+
+    ```python
+    from eventflow import Fold, MemoryLog, Runs, flow, task
+
+
+    @task
+    def double(number: int) -> int:
+        return 2 * number
+
+
+    @flow
+    def doubled(number: int) -> int:
+        return double(number)
+
+
+    log = MemoryLog()
+    await doubled.options(log=log, run_id="a").run(number=21)
+    fold = Fold.start(Runs())
+    async for record in log.read():
+        fold.push(record)
+        if record.version == 1:
+            early = fold.frozen()
+    print(early.position, Runs.of(early.state)["a"].status)
+    print(fold.position, Runs.of(fold.state)["a"].status)
+    ```
+
+    ```text
+    2 started
+    6 finished
+    ```
+    """
 
     __slots__ = ("position", "projection", "state")
 
@@ -115,11 +190,11 @@ class Fold(Generic[S]):
         self.projection = projection
         self.state = state
         self.position = position
-        """The last record that was applied; 0 when there was none."""
+        """The position of the last record that was applied; 0 if there was none."""
 
     @classmethod
     def start(cls, projection: Projection[S]) -> Fold[S]:
-        """The fold of nothing."""
+        """Return the fold of no records."""
         return cls(projection, projection.initial())
 
     def push(self, record: Record) -> None:
@@ -129,7 +204,7 @@ class Fold(Generic[S]):
         self.position = record.position
 
     def frozen(self) -> Fold[S]:
-        """A copy that later records do not change."""
+        """Return a copy that later records do not change."""
         body = msgspec.msgpack.encode(self.state)
         state = msgspec.msgpack.decode(body, type=state_type(self.projection))
         return Fold(self.projection, state, self.position)
@@ -146,10 +221,37 @@ async def replay(
     until: int | None = None,
     start: Fold[S] | None = None,
 ) -> Fold[S]:
-    """Fold the log, or one stream, up to and with position `until`; nothing but the log is needed.
+    """Fold the log, or one stream, up to and including position `until`; no user code runs.
 
-    With `start` the work begins there, and that fold itself moves on and is given back. Without it, a
-    projection that has a `snapshot_name` is begun with the snapshot that the log keeps under it.
+    A fold passed as `start` is continued in place and returned. Without it, a projection that has a `snapshot_name`
+    continues the log's snapshot with this name, if there is one.
+
+    ```python
+    from eventflow import MemoryLog, Runs, flow, replay, task
+
+
+    @task
+    def double(number: int) -> int:
+        return 2 * number
+
+
+    @flow
+    def doubled(number: int) -> int:
+        return double(number)
+
+
+    log = MemoryLog()
+    await doubled.options(log=log, run_id="a").run(number=21)
+    early = await replay(log, Runs(), until=2)
+    print(Runs.of(early.state)["a"].status)
+    late = await replay(log, Runs())
+    print(Runs.of(late.state)["a"].outcome)
+    ```
+
+    ```text
+    started
+    success
+    ```
     """
     fold = await begin(log, projection, until=until) if start is None else start
     apply, state, position = projection.apply, fold.state, fold.position
@@ -167,9 +269,34 @@ async def follow(
     stream: str | None = None,
     start: Fold[S] | None = None,
 ) -> AsyncIterator[Fold[S]]:
-    """Give the fold once it has caught up, then again after each new record; ends with `LogClosed`.
+    """Yield the fold once it has caught up, then after each new record; ends with `LogClosed`.
 
-    It is one and the same fold, which moves on: take `.frozen()` to keep what it shows.
+    It is always the same fold, changed in place: take `.frozen()` to keep one.
+
+    ```python
+    from eventflow import MemoryLog, Runs, flow, follow, task
+
+
+    @task
+    def double(number: int) -> int:
+        return 2 * number
+
+
+    @flow
+    def doubled(number: int) -> int:
+        return double(number)
+
+
+    log = MemoryLog()
+    await doubled.options(log=log, run_id="a").run(number=21)
+    async for fold in follow(log, Runs()):
+        print(Runs.of(fold.state)["a"].outcome)
+        break
+    ```
+
+    ```text
+    success
+    ```
     """
     head = await log.head()
     fold = await replay(log, projection, stream=stream, until=head, start=start)
@@ -189,9 +316,30 @@ async def open_run(log: EventLog, run_id: str) -> RunView:
 
     Reads the first record of the run and its graph. Raises `RunNotFound`.
 
-        view = await open_run(log, run_id)
-        fold = await replay(log, view, stream=view.stream)
-        RunStates(view, fold.state, peek=log.peek)["total"].result
+    ```python
+    from eventflow import MemoryLog, RunStates, flow, open_run, replay, task
+
+
+    @task
+    def double(number: int) -> int:
+        return 2 * number
+
+
+    @flow
+    def doubled(number: int) -> int:
+        return double(number)
+
+
+    log = MemoryLog()
+    await doubled.options(log=log, run_id="a").run(number=21)
+    view = await open_run(log, "a")
+    fold = await replay(log, view, stream=view.stream)
+    print(RunStates(view, fold.state, peek=log.peek)["double"].result)
+    ```
+
+    ```text
+    42
+    ```
     """
     async for record in log.read(stream=run_stream(run_id)):
         return await view_of(log, record)
@@ -228,13 +376,13 @@ async def read_graphs(log: EventLog, facts: RunFacts, known: MutableMapping[str,
 
 
 async def begin(log: EventLog, projection: Projection[S], *, until: int | None = None) -> Fold[S]:
-    """The fold to go on from: of the log's snapshot, if it has a sound one up to `until`, or of nothing."""
+    """Return the fold to continue: of the log's snapshot, if there is a sound one up to `until`, or of no records."""
     name: str | None = getattr(projection, "snapshot_name", None)
     data = await log.snapshot(name) if name is not None else None
-    found = restore(data, projection) if data is not None else None
-    if found is None or (until is not None and found.position > until):
+    fold = restore(data, projection) if data is not None else None
+    if fold is None or (until is not None and fold.position > until):
         return Fold.start(projection)
-    return found
+    return fold
 
 
 class _Snapshot(msgspec.Struct, frozen=True, array_like=True):
@@ -244,31 +392,31 @@ class _Snapshot(msgspec.Struct, frozen=True, array_like=True):
 
 
 def dump(fold: Fold[Any]) -> bytes:
-    """The snapshot of a fold: its state, with the code that folded it, and its position."""
+    """Encode a fold as a snapshot: its state, its position, and the digest of the code that folded it."""
     state = msgspec.Raw(msgspec.msgpack.encode(fold.state))
     body = msgspec.msgpack.encode(_Snapshot(code_of_fold(fold.projection), fold.position, state))
     return checksum(body).to_bytes(4, "big") + body
 
 
 def restore(data: bytes, projection: Projection[S]) -> Fold[S] | None:
-    """The fold of a snapshot; None when the bytes are not one of this very projection."""
+    """Decode a snapshot; None if the bytes are damaged, or not of this projection and its code."""
     if data[:4] != checksum(data[4:]).to_bytes(4, "big"):
         return None
     try:
-        found = msgspec.msgpack.decode(data[4:], type=_Snapshot)
-        if found.code != code_of_fold(projection):
+        snapshot = msgspec.msgpack.decode(data[4:], type=_Snapshot)
+        if snapshot.code != code_of_fold(projection):
             return None
-        state = msgspec.msgpack.decode(found.state, type=state_type(projection))
+        state = msgspec.msgpack.decode(snapshot.state, type=state_type(projection))
     except msgspec.DecodeError:  # the state's type has changed, in another file
         return None
-    return Fold(projection, state, found.position)
+    return Fold(projection, state, snapshot.position)
 
 
 def code_of_fold(projection: Any) -> str:
-    """A digest of the code by which a projection folds: of the file that defines it, and of its `modules`.
+    """Return a digest of the code that folds a projection: of the file that defines it, and of its `modules`.
 
-    A state that other code has folded is not used, even if its version is the same. Code that has no file is known by its
-    version only. Raises `ImportError` if one of `modules` does not exist.
+    A state that was folded by other code is not used, even if its version is the same. Code without a file is known by
+    its version only. Raises `ImportError` if one of `modules` does not exist.
     """
     own = getattr(type(projection).apply, "__globals__", vars(type(projection))).get("__name__")
     modules = (own or type(projection).__module__, *getattr(projection, "modules", ()))
@@ -277,12 +425,12 @@ def code_of_fold(projection: Any) -> str:
 
 @cache
 def _code_of(name: str, version: int, modules: tuple[str, ...]) -> str:
-    found = sha256(f"{name} {version}".encode("utf-8", "surrogatepass"))
+    digest = sha256(f"{name} {version}".encode("utf-8", "surrogatepass"))
     for module in modules:
         file = getattr(sys.modules.get(module) or import_module(module), "__file__", None)
         with suppress(OSError):  # an interactive session, or a module in an archive
-            found.update(Path(file).read_bytes() if file else b"")
-    return found.hexdigest()[:32]
+            digest.update(Path(file).read_bytes() if file else b"")
+    return digest.hexdigest()[:32]
 
 
 def state_type(projection: Any) -> Any:

@@ -1,7 +1,8 @@
-"""A new run that keeps an old one's successes: fix the bug and go on.
+"""Rerun: a new run that keeps an old run's successes, so that a bug can be fixed and the rest be run again.
 
-A success is kept when its task still has the same name, task and inputs, its type and the classes in it are what they
-were, its bytes are sound, and everything upstream of it was kept.  So it is found by names, not by numbers, and a graph that grew or shrank is no hindrance.
+A success is kept if its node has the same name, task and inputs, the declared type and the classes in its value are
+the same, its bytes are sound, and everything upstream of it was kept.  Nodes are matched by name, so the graph may have grown or
+shrunk.
 Each kept result enters the new run as `TaskReused(why="fork")`, so the new run is complete in itself.
 """
 
@@ -47,11 +48,11 @@ class _Keeper:
         """Digest → graph, of those that were in force in the old run."""
         self.new = new
         self.same: dict[tuple[str, int, int], bool] = {}
-        """Graph in force, node then, node now → whether its results are still of the same type."""
+        """Graph in force, node then, node now → whether the node's results have the same type."""
         self.kept: set[int] = set()
-        """Nodes of the new graph whose work is all there."""
+        """Nodes of the new graph whose results are all kept."""
         self.children: dict[int, set[int]] = {}
-        """Mapped nodes of the new graph that have their children → those that are kept."""
+        """Mapped node of the new graph that has its children → the children whose results are kept."""
         self.next_slot = len(new.nodes)
 
     def commands(self) -> Iterator[Command]:
@@ -98,21 +99,21 @@ class _Keeper:
             self.kept.add(slot)
 
     def _has_inputs(self, slot: int, nth: int) -> bool:
-        """Whether what child `nth` waits for by itself is kept."""
+        """Return whether the results that only child `nth` depends on are kept."""
         if any(nth not in self.children[up] for up in self.new.followed.get(slot, ())):
             return False
         return all(up in self.kept for item in self._lists(slot, nth) for up in item)
 
     def _lists(self, slot: int, nth: int | None = None) -> Iterator[set[int]]:
-        """The task nodes in the written lists that a mapped node is mapped over, or in their item `nth`."""
+        """Yield the task nodes in each list that a mapped node is mapped over, or in item `nth` of each."""
         for item in self.new.tasks[slot].inputs:
             if item.each and isinstance(item.arg, ListOf | TupleOf):
                 parts = item.arg.items if nth is None else item.arg.items[nth : nth + 1]
-                found = {ref.node for part in parts for ref in refs(part)}
-                yield {up for up in found if up in self.new.tasks}
+                nodes = {ref.node for part in parts for ref in refs(part)}
+                yield {node for node in nodes if node in self.new.tasks}
 
     def _reuse(self, slot: int, before: int, node: int) -> ReuseTask | None:
-        """The command that keeps what the slot `before` has for `slot`, which is of `node`; None if it cannot be kept."""
+        """Return the command that keeps the old result of slot `before` for `slot`, a slot of `node`; None if it cannot be kept."""
         run = self.facts.run
         if run.status[before] not in _SUCCEEDED:
             return None
@@ -126,23 +127,20 @@ class _Keeper:
         return ReuseTask(slot, payload, Origin(self.old.stream, version), "fork", content=content)
 
     def _is_of_type(self, node: int, before: int, version: int) -> bool:
-        """Whether result and constants of a task, or child of one, are declared to be what they were."""
+        """Return whether a task's result and constants have the declared types that they had."""
         flow = self.facts.flow_at(version)
         was = self.facts.run.node(before)
-        found = self.same.get((flow, was, node))
-        if found is None:
+        same = self.same.get((flow, was, node))
+        if same is None:
             then, now = self.graphs[flow], self.new.graph
-            found = not serialization_differences(then, was, now, node) and not any(
+            same = not serialization_differences(then, was, now, node) and not any(
                 constants_differ(then, was, now, node)
             )
-            self.same[flow, was, node] = found
-        return found
+            self.same[flow, was, node] = same
+        return same
 
     def _is_there(self, payload: Inline | Stored) -> bool:
-        """Whether its bytes can be read, are those that were written, and have today's classes in them.
-
-        If not, its task runs again.
-        """
+        """Return whether a result's bytes can be read, are undamaged, and contain today's classes; if not, the task runs again."""
         if isinstance(payload, Stored):
             try:
                 payload = self.fetch(payload)
@@ -157,8 +155,8 @@ class _Keeper:
 
 
 def _described(graph: Graph, node: int) -> bytes:
-    """What a task node is, in names instead of numbers."""
-    found = graph.task_nodes[node]
+    """Describe a task node by names instead of numbers."""
+    described = graph.task_nodes[node]
 
     def named(arg: Arg) -> object:
         match arg:
@@ -170,5 +168,7 @@ def _described(graph: Graph, node: int) -> bytes:
                 keys = getattr(arg, "keys", ())
                 return (type(arg).__name__, keys, [named(part) for part in arg.items])
 
-    inputs = [(item.name, named(item.arg), item.each) for item in found.inputs]
-    return msgspec.msgpack.encode((graph.tasks[found.task].name, inputs, found.mapped, found.zip_shortest))
+    inputs = [(item.name, named(item.arg), item.each) for item in described.inputs]
+    return msgspec.msgpack.encode(
+        (graph.tasks[described.task].name, inputs, described.mapped, described.zip_shortest)
+    )

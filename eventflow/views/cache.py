@@ -1,14 +1,14 @@
-"""What the cache holds and what it has saved, folded from the log.
+"""The cache index: its entries, hits, misses and the time saved, folded from the log.
 
 A row projection (see `eventflow.read_models`) with four kinds of rows:
 
-    entry/<namespace>, <key>   the last success that bears a key
-    task/<flow>, <task>        how often a task's result was taken, made, and why it was made
+    entry/<namespace>, <key>   the last success recorded with a key
+    task/<flow>, <task>        how often a task's result was reused or made, and why it was made
     flow/<digest>              the cached tasks of a graph
     run/<id>                   calls of cached tasks under way; gone when the run has finished
 
-Where there is a comma, a line break stands in the name: it is the one character that no part can have.
-Flows without a cached task, and their runs, leave no row.
+In a row's name, a line break separates the two parts; no other character is excluded from both.
+Flows without a cached task, and their runs, have no row.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class CacheEntry(msgspec.Struct, array_like=True, tag="entry"):
     made_at: int
     """Microseconds UTC."""
     first: Origin
-    """The first success that bore the key."""
+    """The first success that was recorded with the key."""
     first_at: int
     expires_at: int | None
     size: int
@@ -91,7 +91,7 @@ class CacheEntry(msgspec.Struct, array_like=True, tag="entry"):
 
 
 class CachedTask(msgspec.Struct, array_like=True, tag="task"):
-    """What the cache has done for the calls of one node, in all runs."""
+    """Hits, misses and time saved for the calls of one node, in all runs."""
 
     flow: str
     task: str
@@ -112,13 +112,14 @@ class CachedFlow(msgspec.Struct, array_like=True, tag="flow"):
     """Node → its name, and its indices in `tasks` and `key_parts`."""
 
     def at(self, event: TaskStarted | TaskSucceeded | TaskReused) -> tuple[str, TaskDef]:
-        """Name and definition of the node that an event is about."""
-        found = self.nodes.get(event.task[0])
-        if found is None:
+        """Return the name and definition of the node that an event is about."""
+        node = self.nodes.get(event.task[0])
+        if node is None:
             raise LogDamaged(
                 f"a run of {self.name!r} asked the cache for node {event.task[0]}, which is not cached"
             )
-        return found[0], self.tasks[found[1]]
+        name, task, _ = node
+        return name, self.tasks[task]
 
 
 class CachedRun(msgspec.Struct, array_like=True, tag="run"):
@@ -142,11 +143,11 @@ class CacheHits:
     modules = ("eventflow.events", "eventflow.graph.flow_graph", "eventflow.graph.tasks")
 
     def initial(self) -> dict[str, CacheRow]:
-        """No rows."""
+        """Return no rows."""
         return {}
 
     def needs(self, rows: Mapping[str, CacheRow], record: Record) -> tuple[str, ...]:
-        """Names of the rows that a record is about, as far as they can be told from `rows`."""
+        """Return the names of the rows that a record is about, as far as `rows` are enough to know them."""
         event = record.event
         if isinstance(event, FlowDefined | RunFinished):
             return (record.stream,)
@@ -167,7 +168,7 @@ class CacheHits:
         return names if key is None else (*names, _entry(task, key))
 
     def apply(self, state: _Rows, record: Record) -> _Rows:
-        """Take one record in."""
+        """Fold one record."""
         event = record.event
         match event:
             case FlowDefined():
@@ -195,15 +196,15 @@ class CacheHits:
 
     @staticmethod
     def entries(rows: Mapping[str, CacheRow]) -> list[CacheEntry]:
-        """The entries, those used or made last first."""
-        found = [row for row in rows.values() if isinstance(row, CacheEntry)]
-        return sorted(found, key=lambda row: row.used_at or row.made_at, reverse=True)
+        """Return the entries, the latest used or made first."""
+        entries = [row for row in rows.values() if isinstance(row, CacheEntry)]
+        return sorted(entries, key=lambda row: row.used_at or row.made_at, reverse=True)
 
     @staticmethod
     def tasks(rows: Mapping[str, CacheRow]) -> list[CachedTask]:
-        """What was done for each task, by flow and name."""
-        found = [row for row in rows.values() if isinstance(row, CachedTask)]
-        return sorted(found, key=lambda row: (row.flow, row.task))
+        """Return the counts of each task, by flow and name."""
+        tasks = [row for row in rows.values() if isinstance(row, CachedTask)]
+        return sorted(tasks, key=lambda row: (row.flow, row.task))
 
 
 def _is_about_cache(record: Record) -> bool:
@@ -235,7 +236,7 @@ def _task(flow: CachedFlow, node: str) -> str:
 
 
 def entries_under(namespace: str) -> str:
-    """How the names of a namespace's entries begin; no name has a line break in it."""
+    """Return the prefix of the names of a namespace's entries; a namespace contains no line break."""
     return f"entry/{namespace}\n"
 
 
@@ -304,11 +305,11 @@ def _add_entry(rows: _Rows, run: CachedRun, flow: CachedFlow, record: Record, ev
     node, task = flow.at(event)
     assert record.key is not None, "such successes only"
     assert task.policy.cache is not None, "as in its graph"
-    place = _entry(task, record.key)
-    before = rows.get(place)
+    name = _entry(task, record.key)
+    before = rows.get(name)
     known = before if isinstance(before, CacheEntry) else None
     source = Origin(record.stream, record.version)
-    rows[place] = CacheEntry(
+    rows[name] = CacheEntry(
         key=record.key,
         namespace=task.policy.cache.namespace,
         code=task.code,
@@ -353,15 +354,15 @@ def _count_hit(rows: _Rows, flow: CachedFlow, record: Record, event: TaskReused)
     row = _stats(rows, flow, node)
     row.hits += 1
     row.saved_us += event.saved_us
-    place = _entry(task, _key(task, event.parts))
-    entry = rows.get(place)
+    name = _entry(task, _key(task, event.parts))
+    entry = rows.get(name)
     if isinstance(entry, CacheEntry):
         entry.hits += 1
         entry.used_at = record.at
-        rows[place] = entry
+        rows[name] = entry
 
 
-# ── why not ──────────────────────────────────────────────────────────────────────────────────────────────────
+# ── why a call was a miss ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def differences(

@@ -5,9 +5,7 @@
 are encodable, so a snapshot of them is a snapshot of the run.  The runner folds the same projection, so its decisions,
 the states that it returns and a replay agree.
 
-    view = await open_run(log, run_id)
-    fold = await replay(log, view, stream=view.stream, until=position)
-    RunStates(view, fold.state)["total"].result
+`eventflow.views.run_states` shows the facts as States.
 """
 
 from __future__ import annotations
@@ -51,7 +49,40 @@ _LINE_MAX: Final = 2_000
 
 
 class RunView:
-    """Projection: one run's stream → `RunFacts`."""
+    """Projection: one run's stream → `RunFacts`.
+
+    ```python
+    from eventflow import MemoryLog, RunStates, flow, open_run, task
+
+
+    @task
+    def double(number: int) -> int:
+        return 2 * number
+
+
+    @flow
+    def doubled(number: int) -> int:
+        return double(number)
+
+
+    log = MemoryLog()
+    await doubled.options(log=log, run_id="a").run(number=21)
+    view = await open_run(log, "a")
+    facts = view.initial()
+    async for record in log.read(stream=view.stream):
+        facts = view.apply(facts, record)
+        states = RunStates(view, facts)
+        print(record.version, type(record.event).__name__, type(states["double"]).__name__)
+    ```
+
+    ```text
+    1 RunStarted Pending
+    2 RunClaimed Pending
+    3 TaskStarted Running
+    4 TaskSucceeded Success
+    5 RunFinished Success
+    ```
+    """
 
     name: Final = "run"
     version: Final = 1

@@ -63,25 +63,58 @@ class RunRow(msgspec.Struct, array_like=True, tag="run"):
     finished_at: int | None = None
     labels: Mapping[str, str] = {}
     parameters: Mapping[str, Payload] = {}
-    """As recorded; nobody opens them here."""
+    """As recorded; they are not opened here."""
 
 
 RunsRow: TypeAlias = RunRow | FlowRow
 
 
 class Runs:
-    """One row for each run of the log, and one for each graph."""
+    """One row for each run of the log, and one for each graph.
+
+    ```python
+    from eventflow import MemoryLog, Runs, flow, replay, task
+
+
+    @task
+    def double(number: int) -> int:
+        return 2 * number
+
+
+    @flow
+    def doubled(number: int) -> int:
+        return double(number)
+
+
+    log = MemoryLog()
+    await doubled.options(log=log, run_id="a").run(number=21)
+    fold = await replay(log, Runs())
+    row = Runs.of(fold.state)["a"]
+    print(row.name, row.status, row.outcome, row.tasks)
+
+    rows = Runs().initial()
+    async for record in log.read():
+        names = Runs().needs(rows, record)  # the only rows that `apply` reads or writes
+        rows = Runs().apply(rows, record)
+    print(names, rows == fold.state)
+    ```
+
+    ```text
+    doubled finished success {'succeeded': 1}
+    ('run/a',) True
+    ```
+    """
 
     name = "runs"
     version = 1
     modules = ("eventflow.events",)
 
     def initial(self) -> dict[str, RunsRow]:
-        """No rows."""
+        """Return no rows."""
         return {}
 
     def needs(self, rows: Mapping[str, RunsRow], record: Record) -> tuple[str, ...]:  # noqa: ARG002 - see `RowProjection`
-        """Names of the rows that a record is about."""
+        """Return the names of the rows that a record is about."""
         event = record.event
         if type(event) in _HANDLERS:
             if isinstance(event, RunStarted | RunClaimed):
@@ -90,7 +123,7 @@ class Runs:
         return (record.stream,) if isinstance(event, FlowDefined) else ()
 
     def apply(self, state: MutableMapping[str, RunsRow], record: Record) -> MutableMapping[str, RunsRow]:
-        """Take one record in, by its kind."""
+        """Fold one record, by its kind."""
         event = record.event
         if (handler := _HANDLERS.get(type(event))) is not None:
             row = state.get(record.stream)
@@ -105,7 +138,7 @@ class Runs:
 
     @staticmethod
     def of(rows: Mapping[str, RunsRow]) -> dict[str, RunRow]:
-        """The rows of runs, by id, in the order of their start."""
+        """Return the rows of runs, by id, in the order of their start."""
         runs = [row for row in rows.values() if isinstance(row, RunRow)]
         return {row.run: row for row in sorted(runs, key=lambda row: row.started_at)}
 
@@ -115,10 +148,10 @@ _Rows: TypeAlias = MutableMapping[str, RunsRow]
 
 def _name(rows: _Rows, row: RunRow, flow: str) -> None:
     row.flow = flow
-    found = rows.get(flow_stream(flow))
-    if isinstance(found, FlowRow):
-        row.name = found.name
-        row.nodes = row.nodes or found.tasks
+    flow_row = rows.get(flow_stream(flow))
+    if isinstance(flow_row, FlowRow):
+        row.name = flow_row.name
+        row.nodes = row.nodes or flow_row.tasks
 
 
 def _started(rows: _Rows, row: RunRow, record: Record, event: RunStarted) -> None:

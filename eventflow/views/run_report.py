@@ -1,11 +1,4 @@
-"""Joins the states of a run's tasks with their timings: one row for each task, as a screen shows a run.
-
-view = await open_run(log, run_id)
-facts = (await replay(log, view, stream=view.stream)).state
-timeline = (await replay(log, Timeline(), stream=view.stream)).state
-report = run_report(view, facts, timeline)
-[(task.name, task.state, task.elapsed_us) for task in report.tasks]
-"""
+"""Joins the states of a run's tasks with their timings: one row for each task, as a screen shows a run."""
 
 from __future__ import annotations
 
@@ -72,6 +65,37 @@ def run_report(view: RunView, facts: RunFacts, timeline: TimelineState) -> RunRe
     """Join the facts of a run, as `view` has folded them, with its timeline; both folded up to the same event.
 
     No value is opened, and of the children of mapped tasks only the states of those that failed are built.
+
+    ```python
+    from eventflow import MemoryLog, Timeline, flow, open_run, replay, run_report, task
+
+
+    @task
+    def double(number: int) -> int:
+        return 2 * number
+
+
+    @flow
+    def doubled(number: int) -> int:
+        return double(number)
+
+
+    log = MemoryLog()
+    await doubled.options(log=log, run_id="a").run(number=21)
+    view = await open_run(log, "a")
+    facts = (await replay(log, view, stream=view.stream)).state
+    timeline = (await replay(log, Timeline(), stream=view.stream)).state
+    report = run_report(view, facts, timeline)
+    print(report.flow, report.state)
+    print([(row.name, row.state, row.attempt) for row in report.tasks])
+    print(report.tasks[0].elapsed_us >= 0)
+    ```
+
+    ```text
+    doubled Success
+    [('double', 'Success', 1)]
+    True
+    ```
     """
     run_states = RunStates(view, facts)
     state = run_states.state

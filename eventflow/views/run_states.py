@@ -48,12 +48,48 @@ _INDICES: Final = re.compile(r"(\[(0|[1-9][0-9]{0,8})\])+")
 class RunStates(Mapping[Any, State]):
     """The states of a run's tasks by name (`enrich`, `enrich[3]`), by address, or by node.
 
-    Iterating gives the names of the nodes; mapped children are found by name but not listed.
+    Iterating gives the names of the nodes; mapped children are not listed, but can be looked up by name.
 
-        view = await open_run(log, run_id)
-        fold = await replay(log, view, stream=view.stream)
-        run_states = RunStates(view, fold.state, peek=log.peek)
-        run_states["total"].result
+    ```python
+    from eventflow import MemoryLog, RunStates, flow, open_run, replay, task
+
+
+    @task
+    def inverse(number: int) -> float:
+        return 1 / number
+
+
+    @flow
+    def inverses(numbers: list[int]) -> list[float]:
+        return inverse.map(numbers)
+
+
+    log = MemoryLog()
+    await inverses.options(log=log, run_id="a").run(numbers=[4, 0])
+
+    view = await open_run(log, "a")
+    fold = await replay(log, view, stream=view.stream)
+    run_states = RunStates(view, fold.state, peek=log.peek)
+    print(run_states["inverse[0]"].result, type(run_states["inverse[1]"]).__name__)
+    print(run_states.state.message)
+    print(run_states.root_error())
+
+    slot = run_states.slot("inverse[1]")
+    print(run_states.at(slot).message)
+    print({name: result.deserialize().value for name, result in run_states.inputs(slot).items()})
+    print(len(run_states.statuses_below(run_states.slot("inverse"))))
+    print(type(run_states.at_ref(view.plan.graph.value)).__name__)
+    ```
+
+    ```text
+    0.25 Failed
+    inverse[1] failed: ZeroDivisionError: division by zero
+    task 'inverse[1]' failed: ZeroDivisionError: division by zero
+    ZeroDivisionError: division by zero
+    {'number': 0}
+    2
+    Mapped
+    ```
     """
 
     def __init__(

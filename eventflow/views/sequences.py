@@ -1,10 +1,11 @@
-"""What a task can be mapped over: values with a length whose elements have positions.
+"""Sequences, over which a task can be mapped: values with a length whose elements have positions.
 
-    list, tuple, range, deque and whatever else is a `collections.abc.Sequence`, but texts and bytes
+    list, tuple, range, deque and any other `collections.abc.Sequence` except text and bytes
     arrays of one dimension (numpy, array.array and others that have `ndim` or `shape`)
     Series of pandas and polars, in order of position: a label is no position
 
-A mapping has keys and a set no order, so an element would not be known by its number; a table has rows and columns.
+Elements are identified by number.  So mappings, sets and tables are refused: a mapping has keys, a set has no order, and
+a table has rows and columns.
 """
 
 from __future__ import annotations
@@ -19,29 +20,29 @@ _TEXTS: Final = (str, UserString, bytes, bytearray, memoryview)
 
 
 def length_of(value: Any) -> int:
-    """How many elements there are to map over; raises `TypeError` with the fix for what is no sequence."""
+    """Return the number of elements; raises `TypeError` for anything but a sequence, and says what to write instead."""
     refusal = refused(value)
     if refusal is not None:
-        what = refusal.what if " of " in refusal.what else f"a {type(value).__qualname__}"
-        raise TypeError(f"cannot map over {what}: {refusal.fix}")
+        kind = refusal.what if " of " in refusal.what else f"a {type(value).__qualname__}"
+        raise TypeError(f"cannot map over {kind}: {refusal.fix}")
     return len(value)
 
 
 def item_at(value: Any, position: int) -> Any:
-    """The element at a position, of a Series whatever its labels."""
+    """Return the element at a position; the labels of a Series are ignored."""
     by_position = None if isinstance(value, list | tuple) else getattr(value, "iloc", None)
     return value[position] if by_position is None else by_position[position]
 
 
 def follow_path(value: Any, path: Sequence[int | str], *, is_element: bool) -> Any:
-    """The part of a value under a path of keys; with `is_element` the last of them is the position of an element."""
+    """Return the part of a value under a path of keys; with `is_element` the last key is the position of an element."""
     for depth, key in enumerate(path, 1):
         value = item_at(value, int(key)) if is_element and depth == len(path) else value[key]
     return value
 
 
 def elements_of(value: Any) -> list[Any]:
-    """All elements in order, as Python's own values where an array or a Series can give them."""
+    """Return all elements in order; those of an array or a Series as Python's own values, if it can convert them."""
     length_of(value)
     for name in ("tolist", "to_list"):
         plain = getattr(value, name, None)
@@ -59,24 +60,24 @@ def _is_sequence(value: Any) -> bool:
 
 
 def _dimensions(value: Any) -> int | None:
-    found = getattr(value, "ndim", None)
+    dimensions = getattr(value, "ndim", None)
     shape = getattr(value, "shape", None)
-    if isinstance(found, int):
-        return found
+    if isinstance(dimensions, int):
+        return dimensions
     return len(shape) if isinstance(shape, tuple) else None
 
 
 class Refusal(NamedTuple):
-    """Why something is not mapped over."""
+    """The reason why a value cannot be mapped over."""
 
     what: str
-    """As `a dict`."""
+    """The kind of value, such as `a dict`."""
     fix: str
-    """What to write instead."""
+    """The code to write instead."""
 
 
 def refused(value: Any) -> Refusal | None:
-    """Why a value is not mapped over; None for a sequence."""
+    """Return the reason why a value cannot be mapped over; None for a sequence."""
     if _is_sequence(value):
         return None
     kind, dimensions = type(value), _dimensions(value)
@@ -92,7 +93,7 @@ def refused(value: Any) -> Refusal | None:
 
 
 def refused_type(kind: Any) -> Refusal | None:
-    """Why no value of a type is mapped over; None where the type does not say."""
+    """Return the reason why no value of a type can be mapped over; None if that depends on the value."""
     if not isinstance(kind, type):
         return None
     what = f"a {kind.__qualname__}"

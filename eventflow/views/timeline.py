@@ -61,7 +61,39 @@ class TimelineState(msgspec.Struct):
 
 
 class Timeline:
-    """When each task of one run ran, waited and ended; to be folded over that run's stream."""
+    """When each task of one run ran, waited and ended; to be folded over that run's stream.
+
+    ```python
+    from eventflow import MemoryLog, Timeline, flow, replay, task
+
+
+    @task
+    def double(number: int) -> int:
+        return 2 * number
+
+
+    @flow
+    def doubled(number: int) -> int:
+        return double(number)
+
+
+    log = MemoryLog()
+    await doubled.options(log=log, run_id="a").run(number=21)
+    fold = await replay(log, Timeline(), stream="run/a")
+    for line in fold.state.tasks.values():
+        print(line.task, [(attempt.attempt, attempt.outcome) for attempt in line.attempts])
+
+    timeline = Timeline().initial()
+    async for record in log.read(stream="run/a"):
+        timeline = Timeline().apply(timeline, record)
+    print(timeline == fold.state)
+    ```
+
+    ```text
+    (1,) [(1, 'succeeded')]
+    True
+    ```
+    """
 
     name = "timeline"
     version = 1

@@ -1,16 +1,15 @@
-"""One hop: whole functions on the thread of an aiosqlite connection, by public means only.
+"""Whole functions on the thread of an aiosqlite connection, in one hop and by public means only.
 
-aiosqlite queues one call of a `sqlite3.Connection` at a time, and each costs a thread switch there and
-back (some 70 µs).  `factory=` lets us say what such a call does: `Connection.executemany`, given `RUN` in
-place of a statement, runs functions instead.  So a transaction of any length is one hop, and no `await`
-lies within it.
+aiosqlite queues one call of a `sqlite3.Connection` at a time.  Each call costs a thread switch there and back (some
+70 µs).  With `factory=` we define such a call: `Connection.executemany`, given `RUN` in place of a statement, runs
+functions.  So a transaction of any length is one hop, without an `await` inside it.
 
-An aiosqlite thread is no daemon: a log that was left open, by an uncaught exception say, would keep the
-process alive for ever.  A thread inherits that property from the one that made it, so we make them in a
-daemon.  Nothing is lost by that: what was not acknowledged may die with the process.
+A thread of aiosqlite is not a daemon.  So a log that was left open, by an uncaught exception for example, would keep
+the process alive for ever.  A thread inherits this property from its creator, so a daemon thread creates ours.
+Nothing is lost by that: an append without acknowledgement may be lost with the process.
 
-Never open the database with `open()`: closing any descriptor of a file drops all POSIX locks that this
-process has on it, SQLite's too.
+Never open the database with `open()`: closing any descriptor of a file drops all POSIX locks that this process has
+on it, including SQLite's.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ __all__ = ["BUSY_S", "Connection", "Link", "call", "connect", "open_here", "serv
 T = TypeVar("T")
 
 BUSY_S: Final = 2.0
-"""Seconds that SQLite itself waits for a lock before we are asked; then we ask again."""
+"""Seconds for which SQLite waits for a lock; after that, our own code retries."""
 
 RUN: Final = "-- functions, not a statement"
 _TRIES: Final = 3
@@ -43,12 +42,12 @@ Link: TypeAlias = aiosqlite.Connection
 
 
 class Connection(sqlite3.Connection):
-    """A connection that runs functions, too, and knows which file it has open."""
+    """A connection that can also run functions, and knows which file it has open."""
 
     identity: Identity | None = None
 
     def executemany(self, sql: str, parameters: Iterable[Any], /) -> sqlite3.Cursor:
-        """As in sqlite3; given `RUN`, call each function with this connection instead."""
+        """As in sqlite3; with `RUN` as statement, call each function with this connection."""
         if sql is not RUN:
             return super().executemany(sql, parameters)
         cursor = self.cursor()  # before the work, which may close the connection
@@ -66,15 +65,15 @@ class Connection(sqlite3.Connection):
 
 
 def uri(path: Path, mode: str) -> str:
-    """The name under which SQLite opens a file: in mode `rw`, `ro` or `immutable`."""
+    """Return the URI with which SQLite opens a file: in mode `rw`, `ro` or `immutable`."""
     how = "immutable=1" if mode == "immutable" else f"mode={mode}"
     return f"file:{quote(str(path))}?{how}"
 
 
 def open_here(path: Path, mode: str) -> Connection:
-    """Open a connection on the file at a path, which is there; to be used by one thread at a time.
+    """Open a connection on an existing file, for use by one thread at a time.
 
-    Which file SQLite has opened it does not tell; it is the one that was at the path both before and after.
+    SQLite does not report which file it has opened. It is the file that was at the path both before and after.
     Raises `LogForked` or `LogReplaced` for a file that cannot be used in this process.
     """
     for _ in range(_TRIES):
@@ -93,7 +92,7 @@ def open_here(path: Path, mode: str) -> Connection:
 
 
 async def connect(path: Path, mode: str) -> Link:
-    """Open a connection with a thread of its own, which does not outlive the process."""
+    """Open a connection with its own thread, which does not keep the process alive."""
 
     def make() -> None:
         made.append(aiosqlite.Connection(partial(open_here, path, mode), iter_chunk_size=64))
@@ -106,7 +105,7 @@ async def connect(path: Path, mode: str) -> Link:
 
 
 async def call(link: Link, work: Callable[[Connection], T]) -> T:
-    """Run a function on the connection's thread, inside SQLite. Cancelled, it leaves at once and `work` goes on."""
+    """Run a function on the connection's thread, inside SQLite. If cancelled, return at once while `work` continues."""
     found: list[T] = []
 
     def run(connection: Connection) -> None:
@@ -118,5 +117,5 @@ async def call(link: Link, work: Callable[[Connection], T]) -> T:
 
 
 async def serve(link: Link, work: Callable[[Connection], None]) -> None:
-    """Run a function on the connection's thread that says for itself when it is inside SQLite."""
+    """Run a function on the connection's thread; the function itself marks when it is inside SQLite."""
     await link.executemany(RUN, [(work,)])

@@ -1,7 +1,7 @@
-"""What can be wrong with a log file, each told once: which file, what about it, and what to do.
+"""Errors of a log file: each message names the file, the fault and the fix.
 
-SQLite's own errors never leave this package.  A busy database is no error here at all: whoever meets it
-waits and tries again (`is_busy`).
+SQLite's own errors never leave this package.  A busy database is not an error: the caller waits and retries
+(`is_busy`).
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _BUSY: Final = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTO
 
 _DAMAGE: Final = {
     sqlite3.SQLITE_CORRUPT,
-    sqlite3.SQLITE_ERROR,  # our statements are right, so a table is not what it should be
+    sqlite3.SQLITE_ERROR,  # our statements are right, so a table has been changed
     sqlite3.SQLITE_SCHEMA,
-    sqlite3.SQLITE_CONSTRAINT,  # what is stored was checked, so an index contradicts its table
+    sqlite3.SQLITE_CONSTRAINT,  # stored rows were checked, so an index contradicts its table
     sqlite3.SQLITE_MISMATCH,
     sqlite3.SQLITE_TOOBIG,
     sqlite3.SQLITE_INTERRUPT,  # by us, when reading the schema takes for ever
@@ -37,17 +37,17 @@ _DAMAGE: Final = {
 
 
 def _code(error: BaseException) -> int:
-    """The primary code of SQLite; 0 for what did not come from it."""
+    """Return the primary code of SQLite; 0 if the error is not from SQLite."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
 def is_busy(error: BaseException) -> bool:
-    """Whether somebody else is at it, so that waiting helps."""
+    """Return whether another process has the lock, so that waiting helps."""
     return isinstance(error, sqlite3.OperationalError) and _code(error) in _BUSY
 
 
 def explain(error: sqlite3.Error, path: Path, raised: type[Exception] = LogUnusable) -> Exception:
-    """The error to raise instead: `LogDamaged`, `LogUnusable`, or `raised` for what may pass by itself."""
+    """Return the error to raise instead: `LogDamaged`, `LogUnusable`, or `raised` if the fault may be temporary."""
     if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_READONLY_ROLLBACK:
         return LogUnusable(has_journal(path))
     match _code(error):
@@ -83,7 +83,7 @@ def explain(error: sqlite3.Error, path: Path, raised: type[Exception] = LogUnusa
 
 
 def has_journal(path: Path) -> str:
-    """What to say of a rollback journal beside a log."""
+    """Return the message about a rollback journal next to a log."""
     return (
         f"{path}-journal is no file of a log, and by one like it SQLite can be made to delete other files: look "
         f"where {path} comes from, then remove the journal"
@@ -91,7 +91,7 @@ def has_journal(path: Path) -> str:
 
 
 def explain_pack(error: OSError, pack: Path) -> LogWriteFailed:
-    """The error to raise instead of what a pack file gave when it was written."""
+    """Return the error to raise if writing to a pack file failed."""
     match error.errno:
         case errno.ENOSPC | errno.EDQUOT:
             about = "is on a full disk or beyond its quota: free some space"

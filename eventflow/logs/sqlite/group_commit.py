@@ -1,14 +1,15 @@
-"""Group commit: appends that come while a commit is under way share the next one.
+"""Group commit: appends that arrive during a commit share the next one.
 
-    append, submit ──► queue ──► batch ──► one transaction ──► all of the batch learn what came of it
+    append, submit ──► queue ──► batch ──► one transaction ──► each append of the batch gets its outcome
       (event loop)               (writer's thread)                      (event loop)
 
-The writer's thread is in one long call: it takes whatever has gathered, commits it, and goes on.
-No task, no timer and no delay lies between an append and its commit, and the event loop is woken once a
-batch.  Callers never touch the connection.  One that is cancelled withdraws an append that is still in
-the queue; once it is in a batch, the caller learns its outcome first, for at most `PATIENCE_S`.
+The writer's thread is in one long call: it takes all queued appends, commits them, and repeats.  No task, timer or
+delay comes between an append and its commit, and the event loop is woken once per batch.  Callers never touch the
+connection.  If a caller is cancelled, an append that is still queued is withdrawn.  If it is in a batch, the caller
+waits for its outcome first, for at most `PATIENCE_S`.
 
-A busy database is waited for without end, here: SQLite's own wait is bounded so that the thread sees it.
+This thread waits for a busy database without limit.  SQLite's own wait is limited, so that the thread can check for
+the end.
 """
 
 from __future__ import annotations
@@ -39,11 +40,11 @@ BATCH_BYTES_MAX: Final = 8 << 20
 BACKLOG_ROWS_MAX: Final = 65_536
 BACKLOG_BYTES_MAX: Final = 32 << 20
 _BUSY_PAUSE_S: Final = 0.02
-"""Some locks SQLite does not wait for by itself."""
+"""Pause before a retry, for locks that SQLite does not wait for by itself."""
 
 
 class Submitted:
-    """An append on its way into the file: a `Ticket`."""
+    """A pending append: a `Ticket`."""
 
     __slots__ = ("_waiting", "append", "settled", "taken", "withdrawn")
 
@@ -52,18 +53,18 @@ class Submitted:
         self.taken = False
         """It is in a batch."""
         self.withdrawn = False
-        """It will be in none."""
+        """It was withdrawn."""
         self.settled = False
-        """What came of it is known."""
+        """Its outcome is known."""
         self._waiting: list[asyncio.Future[None]] = []
 
     @property
     def error(self) -> BaseException | None:
-        """Why it was not stored, once that is known."""
+        """The reason why it was not stored, when that is known."""
         return self.append.error if self.settled else None
 
     async def wait(self) -> Sequence[Record]:
-        """Wait for the commit; raises why there was none. Cancelled, it leaves; the append goes on."""
+        """Wait for the commit, or raise its error. If cancelled, return at once; the append continues."""
         if not self.settled:
             await self.outcome()
         if self.append.error is not None:
@@ -71,15 +72,15 @@ class Submitted:
         return self.append.records
 
     def outcome(self) -> asyncio.Future[None]:
-        """Done when what came of it, which is not known yet, is."""
+        """Return a future that is done when the outcome is known."""
         future = asyncio.get_running_loop().create_future()
         self._waiting.append(future)
         return future
 
     def settle(self) -> None:
-        """Tell those who wait."""
+        """Wake the waiting callers."""
         self.settled = True
-        self.append.after = None  # it has done its duty, and would keep all before it alive
+        self.append.after = None  # no longer needed, and it would keep all earlier tickets alive
         for future in self._waiting:
             if not future.done():
                 future.set_result(None)
@@ -87,26 +88,26 @@ class Submitted:
 
 
 class GroupCommit:
-    """The appends of one handle, on their way into the file."""
+    """The pending appends of one handle."""
 
     def __init__(
         self,
         store: Callable[[Connection, Sequence[Append]], None],
         in_thread: Callable[[Callable[[Connection], None]], Awaitable[None]],
     ) -> None:
-        """Commit batches by `store`; `in_thread` runs a function on the writer's thread."""
+        """Commit batches with `store`; `in_thread` runs a function on the writer's thread."""
         self._store = store
         self._in_thread = in_thread
         self._process = process.mark()
         self._loop = asyncio.get_running_loop()
-        """Of the last call; a handle may outlive a loop."""
+        """The loop of the last call; a handle may outlive a loop."""
         self._queue: SimpleQueue[Submitted | None] = SimpleQueue()
         self._left_over: Submitted | None = None
-        """Taken from the queue, and too large for the batch before."""
+        """Taken from the queue, but too large for the previous batch."""
         self._deciding = threading.Lock()
-        """Between a caller that withdraws and the thread that takes."""
+        """Held while a caller withdraws an append, or the thread takes one."""
         self._done: deque[Sequence[Submitted]] = deque()
-        """Batches whose callers have not been told yet."""
+        """Batches whose callers are not woken yet."""
         self._rows = 0
         self._bytes = 0
         self._room = anyio.Event()
@@ -116,7 +117,7 @@ class GroupCommit:
     # -- event loop -------------------------------------------------------------------------------
 
     async def append(self, append: Append) -> Sequence[Record]:
-        """See an append through; raises what came of it."""
+        """Append and wait for the outcome; raise its error."""
         submitted = await self.submit(append)
         try:
             return await submitted.wait()
@@ -133,7 +134,7 @@ class GroupCommit:
             raise
 
     async def submit(self, append: Append) -> Submitted:
-        """Take an append up. Cancelled while it waits for room, nothing was taken up."""
+        """Accept an append. If cancelled while waiting for room, nothing is accepted."""
         self._enter_loop()
         while self._rows and (self._rows > BACKLOG_ROWS_MAX or self._bytes > BACKLOG_BYTES_MAX):
             await self._room.wait()
@@ -145,7 +146,7 @@ class GroupCommit:
         return submitted
 
     async def close(self) -> None:
-        """Take nothing more, and wait until what was taken up is stored or refused."""
+        """Accept nothing more, and wait until all accepted appends are stored or refused."""
         self._closed = True
         self._enter_loop()
         self._room.set()
@@ -153,11 +154,11 @@ class GroupCommit:
         assert self._serving is not None, "begun with the loop"
         if self._serving.get_loop() is self._loop:
             await asyncio.wait({self._serving})
-        while self._rows:  # noqa: ASYNC110 - of a loop that was closed without a word only the counts can tell
+        while self._rows:  # noqa: ASYNC110 - if a loop was closed without notice, only the counts show it
             await asyncio.sleep(_BUSY_PAUSE_S)
 
     def _withdraw(self, submitted: Submitted) -> bool:
-        """Take an append back that is in no batch yet; gives whether that was so."""
+        """Withdraw an append unless it is in a batch; return whether it was withdrawn."""
         with self._deciding:
             if submitted.taken:
                 return False
@@ -170,7 +171,7 @@ class GroupCommit:
         self._bytes += sign * append.size_bytes
 
     def _enter_loop(self) -> None:
-        """Be told in the loop that is running now."""
+        """Use the running loop for wake-ups."""
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
             self._loop = loop
@@ -179,7 +180,7 @@ class GroupCommit:
             self._serving = loop.create_task(self._have_served())
 
     async def _have_served(self) -> None:
-        """Have the thread serve until the log is closed, or this loop ends."""
+        """Start the thread's service, until the log is closed or this loop ends."""
         try:
             while True:
                 await self._in_thread(self._serve)
@@ -190,7 +191,9 @@ class GroupCommit:
                 raise  # in a forked child, which does not have the thread
             self._queue.put(None)
             with anyio.move_on_after(PATIENCE_S, shield=True):
-                await self._in_thread(_nothing)  # until it has come back: later there is no loop to tell
+                await self._in_thread(
+                    _nothing
+                )  # until the thread has returned: later there is no loop to wake
             raise
 
     def _settle(self) -> None:
@@ -208,11 +211,11 @@ class GroupCommit:
         while batch := self._take():
             self._commit(connection, batch)
             self._done.append(batch)
-            with suppress(RuntimeError):  # the loop is gone, and with it everyone who waited
+            with suppress(RuntimeError):  # the loop is gone, with all its waiting tasks
                 self._loop.call_soon_threadsafe(self._settle)
 
     def _take(self) -> list[Submitted]:
-        """Wait for an append, and take with it what else has gathered; nothing when told to stop."""
+        """Wait for an append and take all queued ones; return nothing at a stop."""
         batch: list[Submitted] = []
         rows = size = 0
         while True:
@@ -223,7 +226,7 @@ class GroupCommit:
             self._left_over = None
             if found is None:
                 if batch:
-                    self._queue.put(None)  # for the next time
+                    self._queue.put(None)  # for the next batch
                 return batch
             rows, size = rows + found.append.rows, size + found.append.size_bytes
             if batch and (rows > BATCH_ROWS_MAX or size > BATCH_BYTES_MAX):
@@ -245,10 +248,10 @@ class GroupCommit:
                 if len(batch) == 1:
                     batch[0].append.error = error
                     return None
-            for submitted in batch:  # find out whose fault it is
+            for submitted in batch:  # find the append at fault
                 self._commit(connection, [submitted])
             return None
 
 
 def _nothing(_connection: Connection) -> None:
-    """Only to be waited for."""
+    """Nothing to store; only something to wait for."""

@@ -1,19 +1,19 @@
-"""Two paths to the same fact: where a stream is, where it ends, where the log ends.
+"""Two lookups for each fact: the number of a stream, the end of a stream, the end of the log.
 
-What is found by an index is checked against what it says of itself.  But a damaged index can also leave out what is
-there, and then nothing is found that could be checked: a finished run would be a new one, and run again.  So what
-is *not* there is asked for twice, by two trees of pages that share none:
+A record found through an index is checked against its own content.  But a damaged index can also hide a record, and
+then there is nothing to check: a finished run would look new, and run again.  So a *missing* record is looked up twice,
+in two trees that share no pages:
 
-    the name of a stream   by its index, and by that of the checksums of names
-    the end of a stream    by the index of versions, and by that of marks, each of which says among which `SEGMENT`
-                           positions the stream has records; the last of those are then looked at one by one
-    the end of the log     the last record follows on another one, or proves its position by its checksum, and
-                           nothing is found after it
+    the name of a stream   in its index, and in the index of the checksums of names
+    the end of a stream    in the index of versions, and in the index of marks.  A mark names `SEGMENT` positions among
+                           which the stream has records.  The last of these positions are then read one by one
+    the end of the log     the last record follows another one, or proves its position by its checksum, and no
+                           record is found after it
 
-Where the two disagree the log is damaged, and nobody writes.  All of it is asked for once for a stream and a
-process, or once for a look; who appends to a stream whose end is known asks nothing.
+If the two disagree, the log is damaged, and no process writes to it.  A process looks up each stream once, a read-only
+handle once per query.  An append to a stream whose end is known needs no lookup.
 
-Each function must be called within a transaction, so that both answers are of one moment.
+Call each function within a transaction, so that both answers are of one moment.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ SEGMENT: Final = 64
 """Positions that share a mark; a power of two, part of the format."""
 
 POSITION_MAX: Final = 1 << 53
-"""No log has more records."""
+"""The maximal number of records of a log."""
 
 _NAMED: Final = (
     "WITH wanted (name, crc) AS (VALUES {}) SELECT wanted.name, found.id, other.id, other.name, other.crc FROM wanted "
@@ -53,7 +53,7 @@ _NAMED: Final = (
     "LIMIT ?"
 )
 _CANDIDATES_MAX: Final = 100
-"""Names that share a checksum; of a million streams two may."""
+"""Limit of names that share a checksum; among a million streams, two may."""
 _END: Final = (
     "SELECT position, version, crc, body, "
     "(SELECT position FROM event WHERE stream = ?1 AND mark IS NOT NULL ORDER BY position DESC LIMIT 1) "
@@ -66,7 +66,7 @@ _BEYOND: Final = "SELECT position FROM event WHERE position > ? LIMIT 1"
 
 
 class _Stamp(msgspec.Struct, array_like=True, gc=False):
-    """The beginning of a stored envelope; the rest is not looked at."""
+    """The beginning of a stored envelope; the rest is not decoded."""
 
     stream: int
     version: int
@@ -77,7 +77,7 @@ _stamp: Final = msgspec.msgpack.Decoder(_Stamp).decode
 
 
 class End(msgspec.Struct, frozen=True, gc=False):
-    """The last record of a stream, as it is found."""
+    """The last record of a stream, as found in the table."""
 
     stream: str
     position: int
@@ -87,11 +87,11 @@ class End(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def at(self) -> int:
-        """Its moment; raises `LogDamaged` unless it is what was written there."""
+        """Return its time, after checking it; raise `LogDamaged` if it was changed."""
         return moment(self.stream, self.version, self.position, self.crc, self.body)
 
     def checked(self) -> Self:
-        """It, if it is what was written there; raises `LogDamaged`."""
+        """Return it after checking it; raise `LogDamaged` if it was changed."""
         moment(self.stream, self.version, self.position, self.crc, self.body)
         return self
 
@@ -102,9 +102,9 @@ Found: TypeAlias = dict[str, int]
 
 @contextmanager
 def one_moment(connection: sqlite3.Connection) -> Iterator[None]:
-    """Have all questions answered as of one moment.
+    """Answer all queries of the block as of one moment.
 
-    Cursors are to be closed or exhausted within it: an open one keeps the connection at this moment.
+    Close or exhaust cursors within the block: an open cursor keeps the connection at this moment.
     """
     if connection.in_transaction:
         yield
@@ -122,7 +122,7 @@ def _end(connection: sqlite3.Connection) -> None:
 
 
 def streams_named(connection: sqlite3.Connection, names: Sequence[str]) -> Found:
-    """The numbers of the streams of those names that there are; of no name there may be too many at once."""
+    """Return the numbers of the existing streams among some names."""
     marks = ", ".join(["(?, ?)"] * len(names))
     wanted: list[object] = []
     for name in names:
@@ -145,7 +145,7 @@ def streams_named(connection: sqlite3.Connection, names: Sequence[str]) -> Found
 
 
 def check_stream(number: int, name: Any, crc: object) -> str:
-    """The name of a stream, if it is what was written."""
+    """Return the name of a stream, after checking it."""
     check_row(f"the name of stream {number}", name, crc)
     if isinstance(name, str):
         return name
@@ -153,9 +153,9 @@ def check_stream(number: int, name: Any, crc: object) -> str:
 
 
 def end_of_stream(connection: sqlite3.Connection, number: int, name: str) -> End:
-    """The last record of a stream that has a name, and so has records."""
+    """Return the last record of a stream that has a name, and so has records."""
     row = connection.execute(_END, (number,)).fetchone()
-    if row is None:  # of a stream that was pruned, the name is gone too
+    if row is None:  # if a stream was pruned, its name is gone, too
         raise LogDamaged(f"all records of {name!r} are missing")
     position, version, crc, body, marked = row
     if type(version) is not int or not 0 < position <= POSITION_MAX:
@@ -171,10 +171,10 @@ def end_of_stream(connection: sqlite3.Connection, number: int, name: str) -> End
 
 
 def end_of_log(connection: sqlite3.Connection) -> int:
-    """The last position; 0 for an empty log."""
+    """Return the last position; 0 for an empty log."""
     rows = [position for (position,) in connection.execute(_LAST)]
     last = int(rows[0]) if rows else 0
-    if last != (rows[1] if len(rows) > 1 else 0) + 1 and rows:  # what was before it may have been pruned
+    if last != (rows[1] if len(rows) > 1 else 0) + 1 and rows:  # the record before it may have been pruned
         _check(f"record {last}, the last,", last, *connection.execute(_RECORD, (last,)).fetchone())
     if last > POSITION_MAX:
         raise LogDamaged(f"the last record is at position {last}, and no log has that")
@@ -184,12 +184,12 @@ def end_of_log(connection: sqlite3.Connection) -> int:
 
 
 def segment_of(position: int) -> int:
-    """Which positions share a mark with this one."""
+    """Return the positions that share a mark with this one."""
     return (position - 1) // SEGMENT
 
 
 def moment(stream: str, version: int, position: int, crc: object, body: bytes) -> int:
-    """The moment of a stored record, which must be the one that was written there."""
+    """Return the time of a stored record, after checking the record."""
     _check(f"record {position} of {stream!r}", position, crc, body)
     try:
         found = _stamp(body)

@@ -1,13 +1,13 @@
-"""Whether the files that are open are still those at their paths.
+"""Checks that the open files are still the files at their paths.
 
-A file that was deleted or replaced can still be written to, and all of it would be lost.  And a `-wal` that is
-gone has a reason: somebody has tidied up behind us, so what we would write into the database from our own one
-is older than what is there.  POSIX locks do not prevent that: SQLite's are dropped when this process closes
-any descriptor of the database, as a body that copies the folder does.
+A process can still write to a file that was deleted or replaced, and all of it would be lost.  If a `-wal` is gone,
+another process has checkpointed it.  Then our own `-wal` is older than the database, and must not be written into it.
+POSIX locks do not prevent this: SQLite's locks are dropped when this process closes any descriptor of the database, for
+example when a body copies the folder.
 
-So the writer compares right before each commit, and whoever ran a run compares once more before it is said to have
-ended.  After each commit would cost three times as much: the processor has gone cold while the disk was written.
-Other processes of ours tidy up under the append lock only, and we hold it.
+So the writer compares right before each commit, and a run compares once more before its end is reported.  A comparison
+after each commit would cost three times as much, because the processor caches have gone cold during the disk write.
+Other processes of eventflow checkpoint only under the append lock, which the writer holds.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _WAL: Final = "-wal"
 
 
 def _look(path: str) -> tuple[int, int, int]:
-    """Device, inode and size in bytes of the file at a path; of none, numbers that no file has."""
+    """Return device, inode and size in bytes of the file at a path; impossible numbers if there is none."""
     try:
         found = os.stat(path)  # noqa: PTH116 - at each append; a Path costs as much again
     except OSError:
@@ -39,18 +39,18 @@ class Places:
     """A database that is open, with its `-wal`."""
 
     def __init__(self, path: Path, connection: Connection) -> None:
-        """Note which files a connection has open; to be made under the append lock, once it has read or written.
+        """Remember which files a connection has open; call it under the append lock, after a read or write.
 
-        From then on the connection has a lock on the database, as long as which no SQLite takes the `-wal` away.
-        Raises `LogReplaced` where what is at the paths is not what this process has open.
+        From then on the connection has a lock on the database. While it has that, no SQLite removes the `-wal`.
+        Raises `LogReplaced` if the files at the paths are not the open ones.
         """
         assert connection.identity is not None, "opened by `open_here`"
         self.identity: Final = connection.identity
         self._path = path
         self._database = str(path)
-        self._wal = f"{path.resolve()}{_WAL}"  # SQLite makes it beside the file that a link leads to
+        self._wal = f"{path.resolve()}{_WAL}"  # SQLite makes it next to the target of a symbolic link
         self._size_bytes = 0
-        """Of the database, which never shrinks."""
+        """Size of the database in bytes; it never shrinks."""
         wal = identity_of(self._wal)
         self._wal_identity = wal
         self.check()
@@ -58,9 +58,9 @@ class Places:
             raise self._replaced(f"{path}{_WAL if wal is None else ''}")
 
     def check(self) -> None:
-        """Raise `LogReplaced` unless both files are where they were, and the database was not cut off.
+        """Raise `LogReplaced` unless both files are at their paths and the database was not truncated.
 
-        A `-wal` of no bytes proves nothing: other programs may have folded it into the database.
+        An empty `-wal` proves nothing: another program may have checkpointed it.
         """
         found = _look(self._database)
         if found[:2] != self.identity or found[2] < self._size_bytes:
@@ -70,11 +70,11 @@ class Places:
             raise self._replaced(self._wal)
 
     def give_up(self) -> None:
-        """See to it that nothing is written into files that are not ours any more, not even by closing."""
+        """Prevent all writes to files that are no longer at their paths, even when closing."""
         process.lose(self.identity)
 
     def check_reader(self, identity: Identity | None) -> None:
-        """Raise `LogReplaced` for a reader that was opened on another file than the writer."""
+        """Raise `LogReplaced` if a reader has another file open than the writer."""
         if identity != self.identity:
             raise self._replaced(self._database)
 

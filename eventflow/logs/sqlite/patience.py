@@ -1,4 +1,4 @@
-"""What a cancelled caller still waits for, since leaving it half done would cost more than the wait."""
+"""Waiting after a cancellation, if leaving the work half done would cost more than the wait."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import anyio
 __all__ = ["PATIENCE_S", "outlast"]
 
 PATIENCE_S: Final = 5.0
-"""How long a cancelled caller waits."""
+"""Seconds that a cancelled caller waits."""
 
 
 async def outlast(work: asyncio.Future[Any]) -> bool:
-    """Wait until `work` has ended, `PATIENCE_S` at most, whatever cancels the caller meanwhile; whether it has.
+    """Wait until `work` ends, at most `PATIENCE_S` seconds, also if the caller is cancelled; return whether it ended.
 
-    It neither cancels `work` nor raises what that raised. Cancelled meanwhile, it raises that once `work` has ended.
+    It never cancels `work`, and never raises its error. A cancellation is raised after `work` has ended.
     """
     loop = asyncio.get_running_loop()
     end = loop.time() + PATIENCE_S
@@ -28,7 +28,7 @@ async def outlast(work: asyncio.Future[Any]) -> bool:
             except asyncio.CancelledError as error:
                 cancelled = error
     if work.done() and not work.cancelled():
-        work.exception()  # is known, and nobody need be told of it
+        work.exception()  # retrieved, so that asyncio does not report it
     if cancelled is not None and work.done():
         raise cancelled
     return work.done()

@@ -1,17 +1,16 @@
-"""What SQLite has open in this process, and what becomes of it in a forked child.
+"""The databases that are open in this process, and their end in a forked child.
 
-SQLite keeps its locks in two places: in the kernel, where they belong to the process, and in lists of its own,
-which a child of `fork` inherits while the kernel gives it nothing.  A connection in the child therefore
-believes in locks that it does not have: what it commits, or what it tidies up as it is closed, can wipe out
-what others have committed.  So these rules hold:
+SQLite keeps its locks in two places: in the kernel, where they belong to the process, and in its own lists.  A forked
+child inherits the lists but not the kernel's locks.  So a connection in the child relies on locks that it does not
+have, and its commits and its checkpoint at closing can destroy commits of other processes.  So these rules hold:
 
-    While a process forks, no thread of ours is inside SQLite (`inside`): its mutexes are free in the child.
-    In the child everything that was open is out of use, and the same files cannot be opened there: not even
-    a new connection would be sound, since SQLite's lists are kept by file.
-    The descriptors on which SQLite would take the lock for tidying up are exchanged for ones that cannot be
-    locked (`disarm`), so that closing an inherited connection, as a process does at its end, touches nothing.
+    While a process forks, no thread of ours is inside SQLite (`inside`), so its mutexes are free in the child.
+    In the child, everything that was open is unusable, and the same files cannot be opened.  Even a new connection
+    would be unsafe, because SQLite keeps its lists by file.
+    The descriptors on which SQLite would lock for a checkpoint are replaced by ones that cannot be locked (`disarm`).
+    So closing an inherited connection, as a process does at its end, changes nothing.
 
-`disarm` also serves for a file that was exchanged under an open connection, see `places`.
+`disarm` is also used when a file was exchanged under an open connection, see `open_files`.
 """
 
 from __future__ import annotations
@@ -45,16 +44,16 @@ __all__ = [
 ]
 
 Identity: TypeAlias = tuple[int, int]
-"""Device and inode: which file it is, whatever its name."""
+"""Device and inode: the identity of a file, independent of its name."""
 
 FORK_WAIT_S: Final = 5.0
-"""How long a fork waits for threads that are inside SQLite; a child of one that did not wait opens no log."""
+"""Seconds that a fork waits for threads inside SQLite; after a shorter wait, the child opens no log."""
 
 _DESCRIPTORS: Final = ("/proc/self/fd", "/dev/fd")
 
 
 class _State:
-    """All of it, to be made anew in a child."""
+    """All state of this module, made again in a child."""
 
     def __init__(self, inherited: frozenset[Identity] = frozenset(), *, is_stuck: bool = False) -> None:
         self.mark = object()
@@ -63,15 +62,15 @@ class _State:
         self.inside = 0
         self.forking = 0
         self.opened: Counter[Identity] = Counter()
-        """Connections of ours, by the database they have open."""
+        """Our connections, by the database that they have open."""
         self.born: set[Identity] = set()
-        """Databases of which connections of ours have read, so that they may have locks on them."""
+        """Databases that our connections have read, so they may have locks on them."""
         self.lost: set[Identity] = set()
-        """Databases that are open here and were exchanged, themselves or their `-wal`."""
+        """Open databases that were exchanged, or whose `-wal` was."""
         self.inherited = inherited
         """Databases that an ancestor had open when it forked."""
         self.is_stuck = is_stuck
-        """Whether a thread of the parent was inside SQLite, and so is for ever in this child."""
+        """Whether a thread of the parent was inside SQLite at the fork: in this child it stays there for ever."""
 
 
 _state = _State()
@@ -79,17 +78,17 @@ _in_child: Final[list[Callable[[], object]]] = []
 
 
 def mark() -> object:
-    """Something that is the same for as long as the process has not forked away."""
+    """Return an object that is the same until the process forks."""
     return _state.mark
 
 
 def in_child(forget: Callable[[], object]) -> None:
-    """Have a function called in every forked child."""
+    """Register a function to be called in every forked child."""
     _in_child.append(forget)
 
 
 def identity_of(path: str | Path) -> Identity | None:
-    """Which file is at a path; the file is not opened, which may drop locks. None where there is none."""
+    """Return the identity of the file at a path, or None. The file is not opened, because that may drop locks."""
     try:
         found = os.stat(path)  # noqa: PTH116 - at each append; a Path costs as much again
     except OSError:
@@ -98,7 +97,7 @@ def identity_of(path: str | Path) -> Identity | None:
 
 
 class _Inside:
-    """A thread's stay in SQLite; a fork waits for its end, and holds up its beginning."""
+    """Mark that this thread is inside SQLite; a fork waits for the end of the block, and delays new ones."""
 
     def __enter__(self) -> None:
         state = _state
@@ -141,15 +140,15 @@ def check(path: Path) -> None:
 
 
 def note_opened(identity: Identity) -> None:
-    """A connection has a database open; to be called `inside`."""
+    """Record that a connection has a database open; call it `inside`."""
     _state.opened[identity] += 1
 
 
 def note_closed(identity: Identity) -> None:
-    """A connection was closed."""
+    """Record that a connection was closed."""
     state = _state
     with state.changed:
-        if identity in state.opened:  # and it is not that of a parent
+        if identity in state.opened:  # and it is not a connection of a parent
             state.opened[identity] -= 1
             if not state.opened[identity]:
                 del state.opened[identity]
@@ -158,17 +157,17 @@ def note_closed(identity: Identity) -> None:
 
 
 def note_born(identity: Identity) -> None:
-    """A connection of ours has read a database, and found or made it a log; to be called while it is open."""
+    """Record that our connection has read a database that is a log; call it while the connection is open."""
     _state.born.add(identity)
 
 
 def is_born(identity: Identity) -> bool:
-    """Whether connections of this process have a log open, so that its file must not be opened by anything else."""
+    """Return whether this process has a log open; if so, nothing else may open its file."""
     return identity in _state.born
 
 
 def lose(identity: Identity) -> None:
-    """A database, or its `-wal`, was exchanged under the connections of this process: none may tidy up any more."""
+    """Record that a database or its `-wal` was exchanged under our connections: none may checkpoint any more."""
     state = _state
     with state.changed:
         if state.opened.get(identity):
@@ -177,15 +176,15 @@ def lose(identity: Identity) -> None:
 
 
 def has_open(identity: Identity) -> bool:
-    """Whether any descriptor of this process is of a file; true where the system does not say."""
+    """Return whether a descriptor of this process belongs to a file; True if the system cannot list descriptors."""
     found = _descriptors()
     return not found or any(_identity_at(descriptor) == identity for descriptor in found)
 
 
 def disarm(databases: set[Identity]) -> None:
-    """Exchange the descriptors by which this process can write to databases: nothing can be done by them any more.
+    """Replace the descriptors with which this process can write to databases, so that they do nothing.
 
-    SQLite's closing of a database's last connection begins with a lock for writing; on these it fails.
+    When SQLite closes the last connection of a database, it first takes a write lock, which fails on these.
     """
     if not databases:
         return
@@ -203,7 +202,7 @@ def disarm(databases: set[Identity]) -> None:
 def _descriptors() -> list[int]:
     for folder in _DESCRIPTORS:
         with suppress(OSError):
-            return [int(name) for name in os.listdir(folder) if name.isdigit()]  # noqa: PTH208 - names are wanted
+            return [int(name) for name in os.listdir(folder) if name.isdigit()]  # noqa: PTH208 - only names are needed
     return []
 
 
@@ -233,7 +232,7 @@ def _after_in_parent() -> None:
 
 
 def _after_in_child() -> None:
-    global _state  # noqa: PLW0603 - the parent's locks may be held by threads that are not here
+    global _state  # noqa: PLW0603 - threads that do not exist in the child may hold the parent's locks
     parent = _state
     opened = frozenset(parent.opened)
     _state = _State(parent.inherited | opened, is_stuck=parent.is_stuck or parent.inside > 0)

@@ -1,12 +1,12 @@
-"""Looking: a log is read, and nothing of it is written, locked or made.
+"""Read-only access: a log is read, but nothing of it is written, locked or created.
 
-    with a `-wal`       opened for reading only; SQLite then still writes into `-shm`, which is no data,
-                        and shares its readers' locks, which hinder nobody
-    without             opened as immutable: SQLite takes no lock and makes no file
+    with a `-wal`       opened for reading only.  SQLite still writes into `-shm`, which is not data, and takes shared
+                        reader locks, which block no other process
+    without             opened as immutable: SQLite takes no lock and creates no file
 
-What was opened as immutable may be written to by others all the same.  Whoever does so has a `-wal` first, and
-changes the file later, so both are compared after each question; where they have changed the answer counts for
-nothing, and the file is opened anew.
+Another process may write to a file that is open as immutable.  It then creates a `-wal` first, and changes the file
+later.  So both are compared after each query.  If they have changed, the answer is discarded and the file is opened
+again.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ __all__ = ["Looker"]
 T = TypeVar("T")
 
 AGAIN_MAX_S: Final = 10.0
-"""How long a question is put again while others are at work on the file."""
+"""Seconds for which a query is repeated while other processes change the file."""
 _PAUSE_S: Final = 0.01
 
 _Stamp: TypeAlias = tuple[int, ...]
 
 
 class Looker:
-    """One connection that looks, opened when it is needed; for one thread at a time."""
+    """A read-only connection, opened at its first use; for one thread at a time."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._connection: Connection | None = None
         self._stamp: _Stamp | None = None
-        """What an immutable file looked like when it was opened."""
+        """The marks of an immutable file at its opening."""
 
     def ask(self, question: Callable[[sqlite3.Connection], T]) -> T:
-        """Have a function answered. Raises `LogUnusable` where there is no log to look at, or an error of SQLite."""
+        """Run a query. Raises `LogUnusable` if there is no readable log, or an error of SQLite."""
         until = time.monotonic() + AGAIN_MAX_S
         while True:
             try:
@@ -94,7 +94,7 @@ class Looker:
 
 
 def check_readable(path: Path) -> None:
-    """Raise `LogUnusable` where there is no log to look at, or one that SQLite must not open."""
+    """Raise `LogUnusable` if there is no log, or one that SQLite must not open."""
     try:
         found = path.stat()
     except OSError as error:
@@ -120,7 +120,7 @@ def _not_yet(path: Path) -> LogUnusable:
 
 
 def _has_no_wal(path: Path) -> bool:
-    """Whether all there is stands in the file itself; raises `LogUnusable` where it does not and cannot be read."""
+    """Return whether the file itself has all data; raise `LogUnusable` if it has not and the rest cannot be read."""
     if not _wal_bytes(path):
         return True
     folder = Path(os.path.realpath(path)).parent
@@ -146,7 +146,7 @@ def _wal_bytes(path: Path) -> int:
 
 
 def _stamp(path: Path) -> _Stamp:
-    """What shows that a file was written to since, or may have been."""
+    """Return marks that change when a file is, or may have been, written to."""
     try:
         found = path.stat()
     except OSError:

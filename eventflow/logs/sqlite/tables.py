@@ -1,10 +1,10 @@
-"""Read models in the file: rows that projections have made of the events, with how far they are folded.
+"""Read models in the file: rows that projections computed from events, each model with its checkpoint.
 
-Nothing here is a fact.  All of it may be deleted at any time, and is made again from the events.  What is damaged
-raises `LogDamaged` when it is read, and goes when the model is written from the beginning.
+Nothing here is a fact.  All of it may be deleted at any time, and is made again from the events.  A damaged model
+raises `LogDamaged` when it is read, and is replaced when it is written from the beginning.
 
-A row proves itself by its checksum.  That none is left out, its model proves, which knows how many there are and what
-their checksums add up to.
+Each row has a checksum.  The model has the number of its rows and the sum of their checksums, which proves that no
+row is missing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from eventflow.ports import Checkpoint, RowsFound
 __all__ = ["find_rows_of", "write_rows"]
 
 _ASKED: Final = 500
-"""Names of one query."""
+"""Number of names in one query."""
 _TOTAL: Final = 1 << 32
 _MODEL: Final = "SELECT id, name, code, position, rows, total, crc FROM read_model WHERE name = ?"
 _MODELS_MAX: Final = 1 << 31
@@ -42,7 +42,7 @@ class _Model(msgspec.Struct, frozen=True):
 def find_rows_of(
     connection: sqlite3.Connection, table: str, names: Sequence[str] | None, prefix: str
 ) -> RowsFound:
-    """Checkpoint and rows of one moment. That all are there is made sure of unless they are asked for by name."""
+    """Return checkpoint and rows of one moment. Unless rows are requested by name, check that none is missing."""
     with one_moment(connection):
         model = _find(connection, table)
         if model is None:
@@ -55,7 +55,7 @@ def find_rows_of(
 
 
 def _find(connection: sqlite3.Connection, table: str) -> _Model | None:
-    """A model; what is said of it is sound, that of its rows is not looked at."""
+    """Return a model after checking its own row, but not its rows."""
     found = connection.execute(_MODEL, (table,)).fetchone()
     if found is None:
         return None
@@ -75,12 +75,12 @@ def _find(connection: sqlite3.Connection, table: str) -> _Model | None:
 def _checked(
     rows: Iterable[tuple[object, object, object]], number: int, after: str | None = None
 ) -> Iterator[tuple[str, bytes, int]]:
-    """Rows in the order of their names, each of them sound."""
+    """Yield rows in the order of their names, after checking each."""
     for name, data, crc in rows:
         check_row(f"a row of read model {number}", number, name, data, crc)
         if not (isinstance(name, str) and isinstance(data, bytes) and isinstance(crc, int)):
             raise LogDamaged(f"a row of read model {number} is none")
-        if after is not None and name.encode() <= after.encode():  # pages that are linked in a circle
+        if after is not None and name.encode() <= after.encode():  # pages that form a circle
             raise LogDamaged(f"the rows of read model {number} are out of order at {name!r}")
         after = name
         yield name, data, crc
@@ -103,12 +103,12 @@ def _named(connection: sqlite3.Connection, number: int, names: Sequence[str]) ->
 def _check_all(
     connection: sqlite3.Connection, model: _Model, table: str, into: tuple[str, dict[str, bytes]] | None
 ) -> None:
-    """See that all rows of a model are there, and take those whose names begin so."""
+    """Check that no row of a model is missing, and return those whose names have the prefix."""
     rows = connection.execute(
         "SELECT name, data, crc FROM read_row WHERE model = ? ORDER BY name", (model.id,)
     )
     count = total = 0
-    with closing(rows):  # or the connection would stay at this moment for as long as the error is kept
+    with closing(rows):  # otherwise the connection would stay at this moment while the error exists
         for name, data, crc in _checked(rows, model.id):
             count += 1
             total += crc
@@ -127,9 +127,9 @@ def write_rows(
     now: Checkpoint,
     rows: Mapping[str, bytes | None],
 ) -> bool:
-    """Within a transaction that writes: move the checkpoint with the rows, if it still is where it was.
+    """Within a write transaction: write rows and checkpoint, if the checkpoint is still `was`.
 
-    Where `was` is None and the model is there, it goes if it is damaged.
+    If `was` is None and the model exists, it is deleted if it is damaged.
     """
     model = _usable(connection, table, was)
     if (None if model is None else model.checkpoint) != was:
@@ -167,7 +167,7 @@ def write_rows(
 
 
 def _sums(connection: sqlite3.Connection, number: int, names: Iterable[str]) -> Iterator[tuple[str, int]]:
-    """The checksums of the rows of those names that there are."""
+    """Return the checksums of the existing rows among some names."""
     wanted = sorted(names)
     for start in range(0, len(wanted), _ASKED):
         part = wanted[start : start + _ASKED]
@@ -179,7 +179,7 @@ def _sums(connection: sqlite3.Connection, number: int, names: Iterable[str]) -> 
 
 
 def _usable(connection: sqlite3.Connection, table: str, was: Checkpoint | None) -> _Model | None:
-    """The model to go on with; one that is damaged is deleted for who begins from nothing."""
+    """Return the model to continue; a damaged one is deleted if the caller starts from nothing."""
     try:
         model = _find(connection, table)
         if was is None and model is not None:

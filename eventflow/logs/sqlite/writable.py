@@ -1,4 +1,4 @@
-"""What a handle has while it is open for writing, and how that is opened and closed."""
+"""The parts of a handle that is open for writing, and their opening and closing."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from eventflow.ports import LogReplaced, LogWriteFailed
 __all__ = ["POLL_S", "Opened", "open_for_writing"]
 
 POLL_S: Final = 0.05
-"""How often one who waits for other processes looks again."""
+"""Seconds between two tries while other processes have the log."""
 
 
 class Opened:
@@ -40,7 +40,7 @@ class Opened:
         self.locks = locks
         self.packs = PackReader(path)
         self.lost: LogReplaced | None = None
-        """Why nothing is stored any more."""
+        """The reason why nothing is stored any more."""
         self._writing = PackWriter(path)
         self._path = path
         self._link = link
@@ -48,7 +48,7 @@ class Opened:
         self._places = places
 
     def check_reader(self, connection: Connection) -> None:
-        """Raise `LogReplaced` for a connection on another file than the writer's."""
+        """Raise `LogReplaced` if a connection has another file open than the writer."""
         self._places.check_reader(connection.identity)
 
     def _store(self, connection: Connection, appends: Sequence[Append]) -> None:
@@ -60,7 +60,7 @@ class Opened:
                 try:
                     store(connection, self._ledger, self._writing, appends, self._check_all)
                 except sqlite3.Error:
-                    self._check_all()  # which explains it better
+                    self._check_all()  # it explains the error better
                     raise
         except LogReplaced as error:
             self._lose(error)
@@ -78,7 +78,7 @@ class Opened:
         self._writing.check_place()
 
     def check_places(self) -> None:
-        """Raise `LogReplaced` if the files that are open are not those at their paths, or were not at a commit."""
+        """Raise `LogReplaced` if the open files are not those at their paths, or were not at a commit."""
         if self.lost is not None:
             raise LogReplaced(str(self.lost))
         try:
@@ -93,7 +93,7 @@ class Opened:
         self._places.give_up()
 
     def _close_writer(self, connection: Connection) -> None:
-        """Close the connection that writes, in turn: the last one folds the `-wal` into the file and removes it."""
+        """Close the write connection under the append lock: the last one checkpoints the `-wal` and removes it."""
         self._writing.close()
         try:
             with self.locks.appending():
@@ -111,13 +111,13 @@ class Opened:
             await self.readers.close()
             await serve(self._link, self._close_writer)
             await self._link.close()
-        if not scope.cancelled_caught:  # a thread that is still waiting needs the files
+        if not scope.cancelled_caught:  # a waiting thread still needs the files
             self.packs.close()
             self.locks.close()
 
 
 async def open_for_writing(path: Path, ledger: Ledger) -> Opened:
-    """Open the connection that writes, on a file that is ours by then. Raises `LogUnusable` or `LogDamaged`."""
+    """Open the write connection on a file that is, or becomes, a log. Raises `LogUnusable` or `LogDamaged`."""
     check_sqlite()
     process.check(path)
     check_place(path)
@@ -156,4 +156,4 @@ async def _patiently(ask: Callable[[], Awaitable[None]], path: Path) -> None:
 async def _give_back(link: Link | None, locks: LockFile) -> None:
     if link is not None:
         await link.close()
-    locks.close()  # only then: a thread that still waits for its turn needs it
+    locks.close()  # only then: a thread that waits for the append lock needs it

@@ -60,6 +60,7 @@ NOT_YET = frozenset(
         "eventflow.events.decode",
         "eventflow.events.encode",
         "eventflow.events.encode_event",
+        "eventflow.events.missing_features",
         "eventflow.events.flow_stream",
         "eventflow.events.kind_of",
         "eventflow.events.name_digest",

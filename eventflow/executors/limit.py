@@ -25,14 +25,14 @@ def thread_limit() -> int:
     if variable:
         return _checked(int(variable) if variable.isdecimal() else variable, THREADS_VARIABLE)
     try:
-        return _limit_of_project(Path.cwd())
+        return _limit_of_project(os.getcwd())  # noqa: PTH109 - once a run; a Path costs as much again
     except FileNotFoundError:  # the current folder was removed
         return THREADS
 
 
 @lru_cache(maxsize=64)
-def _limit_of_project(folder: Path) -> int:
-    settings = project_settings(folder)
+def _limit_of_project(folder: str) -> int:
+    settings = project_settings(Path(folder))
     if settings is None or "threads" not in settings.values:
         return THREADS
     return _checked(settings.values["threads"], f"{settings.location}, threads")

@@ -47,7 +47,7 @@ def sources(plan: Plan, run: RunState, slot: int) -> tuple[Source, ...]:
         upstreams = plan.plain[slot]
         if upstreams is not None:
             source = run.source
-            return tuple([source[up] for up in upstreams])
+            return tuple([source[up] if type(up) is int else up for up in upstreams])
     return tuple([_source(plan, run, leaf) for leaf in leaves(plan, run, slot)])
 
 

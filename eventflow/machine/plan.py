@@ -15,6 +15,7 @@ A plan also says which nodes are tasks and which are parameters, so that other m
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 from eventflow.graph import (
     Const,
@@ -30,6 +31,9 @@ from eventflow.graph import (
 )
 
 __all__ = ["Plan"]
+
+_BIRTH: Final = 1
+"""The version of `RunStarted`, which holds the parameters of its run."""
 
 
 class Plan:
@@ -69,9 +73,10 @@ class Plan:
     """Mapped node → the mapped nodes that it follows child by child."""
     element: dict[int, list[tuple[int, int]]]
     """Node → the children `(task, i)` that wait for it, since item i of the list they are mapped over contains it."""
-    plain: list[tuple[int, ...] | None]
-    """Upstream nodes leaf by leaf, if every leaf is the whole value of a plain task; else None. In this common case sources
-    are found without walking the inputs."""
+    plain: list[tuple[int | tuple[int, str], ...] | None]
+    """Upstream nodes leaf by leaf, if every leaf is the whole value of a parameter or of a task that is not mapped; else
+    None. A parameter is given by its source, which is the same in all runs. In this common case sources are found
+    without walking the inputs."""
     upstreams: list[tuple[int, ...]]
     """Distinct task nodes that a node takes values from or waits for."""
     judged: tuple[int, ...]
@@ -112,6 +117,7 @@ class Plan:
     def _add_plain(self, i: int, node: TaskNode) -> None:
         parameters, mapped = self.parameters, self.mapped
         leaves: list[int] = []
+        plain: list[int | tuple[int, str]] = []
         simple = True
         for item in node.inputs:
             arg = item.arg
@@ -120,11 +126,12 @@ class Plan:
             for ref in (arg,) if type(arg) is Ref else refs(arg):
                 up = ref.node
                 leaves.append(up)
-                if ref.path or up in mapped or up in parameters:
+                plain.append((_BIRTH, parameters[up].name) if up in parameters else up)
+                if ref.path or up in mapped:
                     simple = False
         self._wait(i, leaves + list(node.after) if node.after else leaves)
         if simple:
-            self.plain[i] = tuple(leaves)
+            self.plain[i] = tuple(plain)
 
     def _add_mapped(self, i: int, node: TaskNode) -> None:
         shared = list(node.after)

@@ -88,8 +88,9 @@ class RunLoop:
             raise
 
     async def _claim(self, request: Request) -> None:
-        self._recount()
-        if self._writer.facts.run.version == 0:
+        if self._writer.facts.run.version:
+            self._recount()
+        else:
             self._values.lend(request.extra_values)
         claim_round = self._writer.begin_claim()
         await self._scheduler.follow(claim_round, idle=True)

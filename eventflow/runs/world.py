@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import random
 import time
+from collections import deque
 from typing import Final
 
 from eventflow.executors.limit import thread_limit
@@ -22,6 +23,22 @@ def uuid7(now_us: int, chance: bytes) -> str:
     value = value & ~(0xF << 76) | 7 << 76
     value = value & ~(0x3 << 62) | 2 << 62
     return f"{value:032x}"
+
+
+_randomness: Final[deque[bytes]] = deque()
+"""Random bytes of ids to come, read from the system for many at once: a call of the system costs as much as an event."""
+_ID_BYTES: Final = 10
+os.register_at_fork(after_in_child=_randomness.clear)  # else a child would make the ids of its parent
+
+
+def _random_bytes() -> bytes:
+    """Return random bytes for one id. From any thread."""
+    try:
+        return _randomness.pop()
+    except IndexError:
+        data = os.urandom(256 * _ID_BYTES)
+        _randomness.extend(data[i : i + _ID_BYTES] for i in range(_ID_BYTES, len(data), _ID_BYTES))
+        return data[:_ID_BYTES]
 
 
 class RealWorld:
@@ -39,7 +56,7 @@ class RealWorld:
 
     def new_id(self) -> str:
         """A UUIDv7 as hex."""
-        return uuid7(self.now(), os.urandom(10))
+        return uuid7(self.now(), _random_bytes())
 
     def random(self) -> float:
         """An unpredictable number in [0, 1)."""

@@ -143,6 +143,48 @@ class EventLog(Protocol):
 
     Positions are dense from 1 over the log, versions dense from 1 in a stream; readers assert both,
     and each record's CRC-32 (`LogDamaged` names the record).
+
+    ```python
+    from eventflow import Conflict, MemoryLog
+    from eventflow.codecs.digests import digest_of
+    from eventflow.events import Draft, TaskMapped
+    from eventflow.ports import Checkpoint, Value, Write
+
+    log = MemoryLog()
+    draft = Draft(1_800_000_000_000_000, TaskMapped(claim=2, task=(0,), width=3), "a key")
+    value = Value(digest_of(b"*"), "msgpack", b"*")
+
+    first = await log.append(Write("run/monday", 0, [draft]), values=[value])
+    ticket = await log.submit(Write("run/monday", 1, [draft]))
+    second = await ticket.wait()
+    try:
+        await log.append(Write("run/monday", 0, [draft, draft, draft]))
+    except Conflict as conflict:
+        print("expected", conflict.expected, "but the version is", conflict.actual)
+
+    assert [record async for record in log.read(stream="run/monday")] == [*first, *second]
+    assert await log.latest(["a key"]) == {"a key": second[0]}
+    assert await log.head() == await log.head("run/monday") == 2
+    assert await log.values([value.digest]) == {value.digest: value}
+    assert log.peek(value.digest) == value
+
+    await log.keep_snapshot("run/monday", b"any bytes")
+    assert await log.snapshot("run/monday") == b"any bytes"
+    await log.keep_rows("widths", None, Checkpoint("code", 2), {"monday": b"3"})
+    assert (await log.rows("widths")).rows == {"monday": b"3"}
+
+    async with log.hold("monday") as mine:
+        print("mine:", mine, "live:", await log.is_live("monday"))
+    async for record in log.follow(after=1):
+        print("position", record.position)
+        break
+    await log.aclose()
+    ```
+    ```text
+    expected 0 but the version is 2
+    mine: True live: True
+    position 2
+    ```
     """
 
     @property
@@ -259,6 +301,20 @@ class World(Protocol):
     """Clock, timers, ids, chance and threads of one runner: everything that differs in a simulation.
 
     Timers are anyio's: `anyio.current_time()` runs at the pace of this world.
+
+    ```python
+    from eventflow.testing import VirtualWorld, simulate
+
+    async def main(world: VirtualWorld) -> None:
+        executor = world.executor()
+        print(world.now(), world.monotonic(), world.new_id()[:8], 0 <= world.random() < 1)
+        executor.close()
+
+    simulate(main)
+    ```
+    ```text
+    1700000000000000 0 018bcfe5 True
+    ```
     """
 
     def now(self) -> int:

@@ -110,6 +110,23 @@ class VirtualWorld:
         """Hold the clock while work goes on outside the loop.
 
         An adapter that a simulation uses, such as a log on disk, wraps its calls in this.
+
+        ```python
+        import asyncio
+        import time
+
+        from eventflow.testing import VirtualWorld, simulate
+
+        async def main(world: VirtualWorld) -> None:
+            with world.outside():
+                await asyncio.to_thread(time.sleep, 0.01)
+            print(world.monotonic())
+
+        simulate(main)
+        ```
+        ```text
+        0
+        ```
         """
         self._loop.pending_outside += 1
         try:
@@ -174,6 +191,22 @@ def simulate(main: Callable[[VirtualWorld], Awaitable[T]], *, seed: int = 0) -> 
 
     Real time is spent on computing only. A simulation in which nothing can ever happen again, though a task waits,
     hangs as a real program would; give the test a time limit.
+
+    ```python
+    import asyncio
+
+    from eventflow.testing import VirtualWorld, simulate
+
+    async def main(world: VirtualWorld) -> float:
+        began = world.now()
+        await asyncio.sleep(3600)
+        return (world.now() - began) / 1e6
+
+    print(simulate(main), "seconds, in no time")
+    ```
+    ```text
+    3600.0 seconds, in no time
+    ```
     """
 
     async def start() -> Any:
@@ -189,10 +222,19 @@ def simulated(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
 
     The other parameters stay, so fixtures and `parametrize` work as for any test.
 
-        @simulated
-        async def test_a_day_passes(world: VirtualWorld) -> None:
-            state = await nightly.options(log=MemoryLog(), world=world).run()
-            assert state.is_successful()
+    ```python
+    import asyncio
+
+    from eventflow.testing import VirtualWorld, simulated
+
+    @simulated
+    async def test_an_hour_passes(world: VirtualWorld) -> None:
+        began = world.monotonic()
+        await asyncio.sleep(3600)
+        assert world.monotonic() - began == 3_600_000_000
+
+    test_an_hour_passes()
+    ```
     """
 
     @wraps(test)

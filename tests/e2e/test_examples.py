@@ -41,11 +41,9 @@ WITHOUT_EXAMPLE = {
 NOT_YET = frozenset(
     [
         "eventflow.Flow",
-        "eventflow.MemoryLog",
         "eventflow.Parameter",
         "eventflow.Result",
         "eventflow.ResultSerializer",
-        "eventflow.SQLiteLog",
         "eventflow.State",
         "eventflow.flow",
         "eventflow.unmapped",
@@ -66,10 +64,6 @@ NOT_YET = frozenset(
         "eventflow.events.name_digest",
         "eventflow.events.run_of",
         "eventflow.events.run_stream",
-        "eventflow.testing.CrashingLog",
-        "eventflow.testing.VirtualWorld",
-        "eventflow.testing.simulate",
-        "eventflow.testing.simulated",
     ]
 )
 

@@ -1,20 +1,17 @@
 """The handle: `SQLiteLog`, an `EventLog` in one SQLite file that several processes may share.
 
-    files         what may be a log file, how it is born, and the settings of its connections
-    locks         what processes agree on: who appends, which runs are alive
-    places        whether the open files are still those at their paths
-    process       what is open in this process, and what becomes of that in a forked child
-    connection    one hop to aiosqlite's thread
-    opening       what a handle has while it is open
-    committing    many appends, one commit      (event loop)
-    transaction   what is stored                (writer's thread)
-    packs         large values, in files beside the database
-    reading       pages, and what they must hold
-    looking       reading without leaving a trace
-    keys          signing keys
+    files, schema   checks of a log file and its tables, its creation, the settings of its connections
+    locks           locks between processes: the append lock, and a lock for each live run
+    open_files      checks that the open files are still at their paths
+    process         the files that are open in this process, and their end in a forked child
+    writable        the parts of an open handle; `connection` is one hop to aiosqlite's thread
+    group_commit    many appends, one commit      (event loop)
+    transaction     one transaction of a batch    (writer's thread)
+    lookups         two lookups for each fact
+    packs           large values, in files next to the database
+    reads, tables   pages of records, and read models; `read_only` reads without locks and without writing
 
-A handle has one connection that writes, opened first, and a few that read, opened when needed.  It belongs to the
-event loop that uses it, until that is closed, and does not outlive a fork.
+A handle has one connection that writes, opened first, and a few that read, opened when needed.
 """
 
 from __future__ import annotations
@@ -80,41 +77,50 @@ __all__ = ["LogInfo", "SQLiteLog"]
 T = TypeVar("T")
 
 AT_ONCE_MAX: Final = 8
-"""Keys that are looked up without a thread."""
+"""Number of keys that are looked up without a thread."""
 _NAMES_MAX: Final = 10_000
 _DRAFT_BYTES: Final = 64
-"""What a row costs beside its body, roughly: for the bounds of a batch."""
+"""Rough cost of a row in addition to its body, in bytes, for the limits of a batch."""
 
 
 class LogInfo(msgspec.Struct, frozen=True):
-    """What a log says of itself."""
+    """The log's own description of itself."""
 
     id: str
-    """Made with the file; copies have the same."""
+    """The log's id, made with the file; a copy has the same id."""
     format: int
     created: int
     """Microseconds UTC."""
     keys: tuple[str, ...]
-    """Ids of the keys that have signed, or may have."""
+    """Ids of the keys that signed, or may have signed."""
 
 
 class SQLiteLog:
-    """An `EventLog` in one SQLite file, which is made if it is not there.
+    """An `EventLog` in one SQLite file, which is created if it does not exist.
 
-    Opened by `async with`, by `await SQLiteLog.open(path)`, or at its first use; raises `LogUnusable` or
-    `LogDamaged` then. Any number of handles and processes may share the file. Beside it lie `<file>-wal`
-    and `<file>-shm` (SQLite's), `<file>.lock`, and `<file>.key` (keep that secret, and keep it). Values
-    larger than 64 KiB are in the folder `<file>.packs`. To copy a log that nobody uses is to copy `<file>`,
-    `<file>.packs` and `<file>.key`; of one in use, the database first (`sqlite3 <file> .backup`).
+    Open it with `async with` or `await SQLiteLog.open(path)`; otherwise its first use opens it. Opening raises
+    `LogUnusable` or `LogDamaged`. Any number of handles and processes may share the file. `docs/logs.md` lists the
+    files next to it, and how to copy them; `<file>.key` is secret. Values larger than 64 KiB are in `<file>.packs`.
 
-    With `read_only` nothing is written, locked or made, and the file and its folder may be read-only; what
-    would write raises `LogUnusable`.
+    With `read_only`, nothing is written, locked or created. The file and its folder may be read-only, and a write
+    raises `LogUnusable`.
 
-    A relative path is that of the moment. A handle is used by one event loop: another one that calls it before the
-    first is closed gets `LogOfAnotherLoop`, and a process that was forked meanwhile `LogForked`. After a
-    `LogReplaced`, which says that the files are not at their paths any more, it stores nothing.
+    A relative path is resolved when the handle is made. A handle belongs to one event loop: if another loop calls it
+    before the first is closed, it raises `LogOfAnotherLoop`; in a forked child it raises `LogForked`. After a
+    `LogReplaced` (the files are no longer at their paths), it stores nothing.
 
-    `pipelined` appends are those of `normal`; `submit` does not wait for them.
+    A `pipelined` append is stored like a `normal` one; `submit` does not wait for it.
+
+    ```python
+    from eventflow import SQLiteLog
+
+    log = await SQLiteLog.open("runs.db")
+    print(await log.head(), (await log.info()).keys)
+    await log.aclose()
+    ```
+    ```text
+    0 ()
+    ```
     """
 
     __module__ = "eventflow"  # as `eventflow._pin_names` does for names that are imported at once
@@ -127,7 +133,7 @@ class SQLiteLog:
         self._closed = False
         self._process = process.mark()
         self._loop: Callable[[], asyncio.AbstractEventLoop | None] = _no_loop
-        """A weak reference to the one that uses it."""
+        """A weak reference to the loop that uses it."""
         self._names: dict[int, str] = {}
         self._ledger = Ledger()
         self._keyring: Keyring | None = None
@@ -138,7 +144,7 @@ class SQLiteLog:
 
     @classmethod
     async def open(cls, path: str | os.PathLike[str], *, read_only: bool = False) -> Self:
-        """Open a log; to be closed by `aclose`."""
+        """Open a log; close it with `aclose`."""
         log = cls(path, read_only=read_only)
         await log._begin()
         return log
@@ -155,7 +161,7 @@ class SQLiteLog:
     # -- opening and closing ----------------------------------------------------------------------
 
     async def _begin(self) -> None:
-        """Have it say at once that it cannot be used."""
+        """Open the log now, so that an error is raised here."""
         if self._read_only:
             await self.head()
         else:
@@ -163,11 +169,11 @@ class SQLiteLog:
 
     @property
     def is_lost(self) -> bool:
-        """Whether its files were found not to be at their paths any more, so that it stores nothing."""
+        """Whether its files are no longer at their paths, so that it stores nothing."""
         return self._open is not None and self._open.lost is not None
 
     def _check_here(self) -> None:
-        """Raise unless it may be used by this process and this event loop."""
+        """Raise unless this process and this event loop may use it."""
         self._check_process()
         loop = asyncio.get_running_loop()
         mine = self._loop()
@@ -188,17 +194,17 @@ class SQLiteLog:
                     "that: start the process by `spawn` or `forkserver`, and open the log there"
                 )
             self._process = process.mark()
-            self._peeking = threading.Lock()  # a thread of the parent may have held it
+            self._peeking = threading.Lock()  # a thread of the parent may have had it
             self._looker, self._peeked = Looker(self.path), PackReader(self.path)
 
     def _at_hand(self) -> Opened | None:
-        """What `_ready` gives where nothing has changed since it gave that, without an `await`."""
+        """Return the same as `_ready`, without an `await`, if nothing has changed since; else None."""
         if self._process is process.mark() and self._loop() is asyncio.get_running_loop():
             return self._open
         return None
 
     async def _ready(self) -> Opened:
-        """Open it for writing, if it is not; raises what keeps it from being used."""
+        """Open it for writing, unless it is open; raise the reason if it cannot be used."""
         self._check_here()
         if self._closed:
             raise LogClosed(f"the log {self.path} was closed; open it again")
@@ -213,24 +219,26 @@ class SQLiteLog:
         return self._open
 
     async def aclose(self) -> None:
-        """Finish what was taken up and close; later calls, but `peek`, raise `LogClosed`.
+        """Finish the accepted appends and close; later calls, except `peek`, raise `LogClosed`.
 
-        Threads that are busy are waited for five seconds; what they hold stays open then, until the process ends.
-        Cancelled, it goes on for as long, and raises that afterwards.
+        It waits five seconds for busy threads. After that, their connections stay open until the process ends. If
+        cancelled, it still closes, and raises the cancellation afterwards.
         """
-        if self._process is not process.mark():  # what is open is the parent's to close
+        if self._process is not process.mark():  # the parent closes its own files
             self._closed = True
             return
         self._check_here()
         self._closed = True
-        closing = asyncio.ensure_future(self._close())  # which no cancellation of the caller reaches
+        closing = asyncio.ensure_future(self._close())  # a cancellation of the caller does not reach it
         try:
             await asyncio.shield(closing)
         except asyncio.CancelledError:
             try:
                 await outlast(closing)
             finally:
-                if closing.cancelled():  # with every task of a loop that ends, and perhaps before it began
+                if (
+                    closing.cancelled()
+                ):  # cancelled with all tasks of a loop that ends, perhaps before it began
                     await outlast(asyncio.ensure_future(self._close()))
             raise
 
@@ -254,9 +262,9 @@ class SQLiteLog:
     ) -> Sequence[Record]:
         """Store all drafts of all writes, and all values, or nothing; see `EventLog.append`.
 
-        Raises `LogWriteFailed` when the disk is full or fails: nothing of the append stands then, what
-        was acknowledged does, and the log can be used again once the cause is gone. A cancelled caller
-        waits five seconds for the outcome, then gets `OutcomeUnknown`.
+        Raises `LogWriteFailed` if the disk is full or fails. Then nothing of the append is stored, acknowledged
+        appends are safe, and the log works again when the cause is gone. A cancelled caller waits five seconds for
+        the outcome, then `OutcomeUnknown` is raised.
         """
         await checkpoint_if_cancelled()
         opened = self._at_hand() or await self._ready()
@@ -265,7 +273,7 @@ class SQLiteLog:
     async def submit(
         self, *writes: Write, values: Iterable[Value] = (), after: Ticket | None = None
     ) -> Ticket:
-        """Take an append up and go on; see `EventLog.submit`."""
+        """Accept an append and return; see `EventLog.submit`."""
         opened = self._at_hand() or await self._ready()
         append = _stage(writes, values, "pipelined")
         if after is not None:
@@ -275,7 +283,7 @@ class SQLiteLog:
 
     @property
     def keyring(self) -> Keyring:
-        """The log's signing keys, which are looked for when one is needed; that raises `KeyUnavailable`."""
+        """The log's signing keys, looked up when one is needed; that may raise `KeyUnavailable`."""
         if self._keyring is None:
             self._keyring = LogKeyring(LogKeys(self.path, self._known_keys, self._ledger.note_keys))
         return self._keyring
@@ -295,7 +303,7 @@ class SQLiteLog:
         return await anyio.to_thread.run_sync(self._look, question)
 
     def _look(self, question: Callable[[sqlite3.Connection], T]) -> T:
-        """Have a function answered by a connection that leaves no trace."""
+        """Run a query on a read-only connection."""
         with self._peeking:
             try:
                 return self._looker.ask(question)
@@ -313,7 +321,7 @@ class SQLiteLog:
         until: int | None = None,
         backwards: bool = False,
     ) -> AsyncIterator[Record]:
-        """Give records in order; see `EventLog.read`. Ends with what stood when it began."""
+        """Yield records in order, up to the head at the start of reading; see `EventLog.read`."""
         if len(self._names) > _NAMES_MAX:
             self._names = {}
         span = await self._ask(lambda connection: find_span(connection, stream, after, until))
@@ -326,9 +334,9 @@ class SQLiteLog:
             span = page.rest
 
     async def latest(self, keys: Sequence[str], *, until: int | None = None) -> Mapping[str, Record]:
-        """For each key, its last record up to `until`; a few keys are looked up at once, in the event loop.
+        """Return the last record of each key, up to `until`; look up a few keys directly in the event loop.
 
-        To hand a question to a thread and back costs several times what a look-up in an index does.
+        Handing a query to a thread and back costs several times as much as a lookup in an index.
         """
         if self._read_only or len(keys) > AT_ONCE_MAX:
             return await self._ask(lambda connection: find_latest(connection, keys, until))
@@ -336,28 +344,28 @@ class SQLiteLog:
         return self._peek_at(lambda connection: find_latest(connection, keys, until)) or {}
 
     async def head(self, stream: str | None = None) -> int:
-        """The last position of the log, or the last version of a stream."""
+        """Return the last position of the log, or the last version of a stream."""
         return await self._ask(lambda connection: find_head(connection, stream))
 
     async def values(self, digests: Iterable[bytes]) -> Mapping[bytes, Value]:
-        """The values that are there; one whose bytes are lost or have changed raises `LogDamaged`."""
+        """Return the stored values of digests; raise `LogDamaged` if bytes are lost or have changed."""
         wanted = tuple(digests)
         packs = self._peeked if self._read_only else (await self._ready()).packs
         return await self._ask(lambda connection: find_values(connection, packs, wanted))
 
     async def info(self) -> LogInfo:
-        """What the log says of itself."""
+        """Return the log's description of itself."""
         rows = await self._ask(find_info)
         return LogInfo(rows["id"], FORMAT, int(rows["created"]), keys_in(rows))
 
     async def snapshot(self, name: str) -> bytes | None:
-        """What was kept under a name, if it still is."""
+        """Return the snapshot with a name, or None."""
         return await self._ask(lambda connection: find_snapshot(connection, name))
 
     async def keep_snapshot(self, name: str, data: bytes) -> None:
-        """Keep it, in place of what had that name. Raises `LogWriteFailed`, as `append` does."""
+        """Store a snapshot, and replace the one with that name. Raises `LogWriteFailed`, as `append` does."""
         if len(data) + len(name) + 64 > BLOB_MAX:
-            return  # it may be forgotten at any time
+            return  # a snapshot may be lost at any time
         row = (name, data, sum_of(name, data))
 
         def write(connection: Connection) -> None:
@@ -366,18 +374,18 @@ class SQLiteLog:
         await self._write_aside(write, len(data))
 
     async def _write_aside(self, write: Callable[[Connection], object], size_bytes: int) -> None:
-        """Write something that is no event, in a transaction of those that are."""
+        """Write data that is not an event, in a transaction of appends."""
         opened = await self._ready()
         await opened.commits.append(Append((), (), full=False, rows=1, size_bytes=size_bytes, aside=write))
 
     async def rows(self, table: str, names: Sequence[str] | None = None, *, prefix: str = "") -> RowsFound:
-        """Rows of a table; see `EventLog.rows`."""
+        """Return rows of a read model; see `EventLog.rows`."""
         return await self._ask(lambda connection: find_rows_of(connection, table, names, prefix))
 
     async def keep_rows(
         self, table: str, was: Checkpoint | None, now: Checkpoint, rows: Mapping[str, bytes | None]
     ) -> bool:
-        """Move a table's checkpoint and write rows with it; see `EventLog.keep_rows`."""
+        """Write rows of a read model together with its checkpoint; see `EventLog.keep_rows`."""
         moved = False
 
         def write(connection: Connection) -> None:
@@ -388,11 +396,11 @@ class SQLiteLog:
         return moved
 
     def peek(self, digest: bytes) -> Value | None:
-        """One value, at once and from any thread; works after `aclose` too."""
+        """Return one value without waiting, from any thread; works after `aclose`, too."""
         return self._peek_at(lambda connection: find_values(connection, self._peeked, (digest,)).get(digest))
 
     def _peek_at(self, question: Callable[[sqlite3.Connection], T]) -> T | None:
-        """Have a function answered here and now; None where there is no file."""
+        """Run a query in this thread; return None if there is no file."""
         self._check_process()
         if self._open is None:
             try:
@@ -414,7 +422,7 @@ class SQLiteLog:
                     self._stop_peeking()
 
     def _stop_peeking(self) -> None:
-        """To be called by who has `_peeking`."""
+        """Close the connection of `peek`; call it with `_peeking` held."""
         if self._peeker is not None:
             self._peeker.close()
             self._peeker = None
@@ -422,7 +430,7 @@ class SQLiteLog:
         self._peeked.close()
 
     async def follow(self, *, after: int = 0) -> AsyncIterator[Record]:
-        """Give every record after a position, then whatever comes; see `EventLog.follow`."""
+        """Yield every record after a position, then each new one; see `EventLog.follow`."""
         while True:
             async for record in self.read(after=after):
                 yield record
@@ -430,9 +438,9 @@ class SQLiteLog:
             await self._wait_for_more(after)
 
     async def _wait_for_more(self, after: int) -> None:
-        """Wait for a record after a position: nudged by this process, polling for the others."""
+        """Wait for a record after a position: woken by this process, and polling for other processes."""
         if self._read_only:
-            while await self.head() <= after:  # noqa: ASYNC110 - of other processes nothing else tells
+            while await self.head() <= after:  # noqa: ASYNC110 - there is no other way to notice other processes
                 await anyio.sleep(POLL_S)
             return
         opened = await self._ready()
@@ -448,15 +456,15 @@ class SQLiteLog:
 
     @asynccontextmanager
     async def hold(self, run: str) -> AsyncIterator[bool]:
-        """Try to be the one live runner of a run, among all processes; freed by the kernel at death."""
+        """Try to become the only live runner of a run, among all processes; the kernel releases it at death."""
         opened = await self._ready()
         with opened.locks.hold(run) as mine:
             yield mine
         if mine and self._open is opened:
-            opened.check_places()  # the files may have gone during the last commit
+            opened.check_places()  # the files may have been removed during the last commit
 
     async def is_live(self, run: str) -> bool:
-        """Whether any process holds a run; only asks, and takes no lock."""
+        """Return whether any process holds a run; takes no lock."""
         self._check_here()
         if self._closed:
             raise LogClosed(f"the log {self.path} was closed; open it again")
@@ -464,21 +472,21 @@ class SQLiteLog:
 
 
 def _no_loop() -> None:
-    """Stand for the reference to a loop where there is none."""
+    """The reference to a loop if there is none."""
 
 
 def keys_in(rows: Iterable[str]) -> tuple[str, ...]:
-    """The ids of signing keys among the names in `info`."""
+    """Return the ids of signing keys among the names in `info`."""
     return tuple(name.removeprefix("key:") for name in rows if name.startswith("key:"))
 
 
 def find_keys(connection: sqlite3.Connection) -> tuple[str, ...]:
-    """The ids of the keys that have signed, or may have."""
+    """Return the ids of the keys that signed, or may have signed."""
     return keys_in(find_info(connection))
 
 
 def _stage(writes: Iterable[Write], values: Iterable[Value], durability: Durability) -> Append:
-    """An append as the writer's thread takes it, encoded; raises what encoding raises."""
+    """Return an encoded append for the writer's thread; raise any error of encoding."""
     staged = [stage(write) for write in writes]
     kept = list(values)
     rows = size = 0

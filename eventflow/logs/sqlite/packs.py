@@ -1,16 +1,16 @@
 """Large values: append-only pack files in a folder beside the log, `<file>.packs/000001.pack` and so on.
 
-What is larger than `ROW_BYTES_MAX` would cost the database several times what it costs a plain file.  So the
-row of such a value only says where it is, and these rules keep that true:
+A value larger than `ROW_BYTES_MAX` costs several times as much in the database as in a plain file.  So its row has
+only the location, and these rules keep the location valid:
 
-    Bytes are written, and synced where the commit will be, before the commit of the row that names them.
-    A crash in between leaves bytes that nothing names; they are harmless, and stay.
-    A pack only grows, under the append lock, so one pack serves all processes; its end is where the next
-    bytes go.  A pack that is shorter than a row says was tampered with, and gets no more.
-    What a row names is checked whenever it is read.  What is missing or altered is an error that says so,
-    and is repaired when the same value is stored again.
+    Bytes are written, and synced if the commit will be, before the commit of their row.
+    A crash in between leaves bytes without a row; they are harmless, and stay.
+    A pack only grows, under the append lock, so all processes share one pack; new bytes go to its end.  If a pack
+    is shorter than a row says, it was tampered with, and gets no more bytes.
+    The bytes of a row are checked at every read.  If they are missing or changed, the error says so.  They are
+    repaired when the same value is stored again.
 
-Without a sync (`normal`) a power cut may keep a row and lose its bytes: the same error, the same repair.
+Without a sync (`normal`), a power cut may keep a row and lose its bytes: the same error, the same repair.
 """
 
 from __future__ import annotations
@@ -40,30 +40,30 @@ from eventflow.serializers import has_digest
 __all__ = ["PLAINTEXT", "ROW_BYTES_MAX", "PackReader", "PackWriter", "Place", "find_rows"]
 
 ROW_BYTES_MAX: Final = 64 << 10
-"""Larger values are not in the database itself but in a pack."""
+"""A larger value, in bytes, is in a pack and not in the database itself."""
 
 PLAINTEXT: Final = ""
-"""The encoding of a row whose bytes are the plaintext; this version writes and knows no other."""
+"""The encoding of a row whose bytes are the plaintext; the only one that this version writes and knows."""
 
 PACK_BYTES_MAX: Final = 256 << 20
-"""A pack of this size gets no more; it may be larger by its last batch."""
+"""A pack of this size gets no more bytes; its last batch may exceed it."""
 
 DESCRIPTORS_MAX: Final = 32
-"""Packs that a reader keeps open."""
+"""Number of packs that a reader keeps open."""
 
 _BUFFERS_MAX: Final = 512
-"""Of one system call; the least IOV_MAX in use is 1,024."""
+"""Buffers of one system call; the smallest IOV_MAX in use is 1,024."""
 _READ_MAX: Final = 1 << 30
-"""Bytes of one system call; none of our systems reads more than 2 GiB at once."""
+"""Bytes of one system call; no supported system reads more than 2 GiB at once."""
 _LOOKED_UP: Final = 512
-"""Digests of one query."""
+"""Number of digests in one query."""
 
 _FIND: Final = "SELECT digest, codec, encoding, data, pack, offset, stored_size FROM value"
 _NAME: Final = re.compile(r"(\d{6,})\.pack")
 
 
 class Place(msgspec.Struct, frozen=True, order=True, gc=False):
-    """Where a value is; places are ordered as they are written."""
+    """The location of a value; places are ordered by the time of writing."""
 
     pack: int
     offset: int
@@ -71,7 +71,7 @@ class Place(msgspec.Struct, frozen=True, order=True, gc=False):
 
 
 class _Folder:
-    """The packs of one log, found when first asked for: a log without large values has none."""
+    """The packs of one log, listed at their first use; a log without large values has none."""
 
     def __init__(self, log: Path) -> None:
         self._log = log
@@ -79,17 +79,17 @@ class _Folder:
 
     @property
     def path(self) -> Path:
-        """The folder, which need not exist; all names of a log have the same."""
+        """The folder, which need not exist; all paths of one log have the same."""
         if self._path is None:
             self._path = Path(f"{self._log.resolve()}.packs")
         return self._path
 
     def pack(self, number: int) -> Path:
-        """The file of a pack."""
+        """Return the file of a pack."""
         return self.path / f"{number:06d}.pack"
 
     def last(self) -> int:
-        """The highest number of a pack that is there; 0 when there is none."""
+        """Return the highest number of an existing pack; 0 if there is none."""
         try:
             names = [pack.name for pack in self.path.iterdir()]
         except (FileNotFoundError, NotADirectoryError):
@@ -97,9 +97,9 @@ class _Folder:
         return max((int(found[1]) for name in names if (found := _NAME.fullmatch(name))), default=0)
 
     def make(self, number: int) -> int:
-        """Open a pack to append to, made with its folder where needed; both will survive a power cut.
+        """Open a pack for appending; create it and its folder if needed. Both survive a power cut.
 
-        What is made has the modes of the log, whatever the umask.
+        New files have the modes of the log, independent of the umask.
         """
         mode = self._log.stat().st_mode & 0o666
         folder_mode = mode | (mode & 0o444) >> 2
@@ -117,7 +117,7 @@ class _Folder:
             found = _regular(descriptor)
             if not found.st_size and stat.S_IMODE(found.st_mode) != mode:
                 os.fchmod(descriptor, mode)
-            # Also where they were there: who made them may have died before this.
+            # Also if they exist: their creator may have died before this step.
             for folder in (self.path, self.path.parent):
                 sync_folder(folder)
         except OSError:
@@ -127,7 +127,7 @@ class _Folder:
 
 
 class PackReader:
-    """Reads what rows name, from any thread; to be closed."""
+    """Reads the bytes of rows, from any thread; it must be closed."""
 
     def __init__(self, log: Path) -> None:
         self._folder = _Folder(log)
@@ -135,7 +135,7 @@ class PackReader:
         self._descriptors: dict[int, int] = {}
 
     def read(self, digest: bytes, place: Place) -> bytes:
-        """The bytes of a value. Raises `LogDamaged` when they are not what was written."""
+        """Return the bytes of a value; raise `LogDamaged` if they were changed."""
         path = self._folder.pack(place.pack)
         try:
             with self._using(place.pack) as descriptor:
@@ -151,13 +151,13 @@ class PackReader:
             ) from error
         if len(data) == place.size and has_digest(data, digest):
             return data
-        self._forget(place.pack)  # a sound copy may be put in its place
+        self._forget(place.pack)  # a good copy may replace it
         if len(data) < place.size:
             raise _lost(digest, path, place, "which is too short for that")
         raise _lost(digest, path, place, "where there are other bytes by now")
 
     def holds(self, place: Place, data: bytes) -> bool:
-        """Whether a place has exactly these bytes, in the file that is there now."""
+        """Return whether a place has exactly these bytes, in the current file."""
         try:
             if not self.is_in_place(place.pack):
                 self._forget(place.pack)
@@ -167,7 +167,7 @@ class PackReader:
             return False
 
     def sync(self, pack: int) -> None:
-        """See that what a pack holds survives a power cut, whoever has written it."""
+        """Sync a pack, so that its bytes survive a power cut, also those of other processes."""
         with self._using(pack) as descriptor:
             _sync(descriptor)
 
@@ -177,7 +177,7 @@ class PackReader:
             self._forget(pack)
 
     def is_in_place(self, pack: int) -> bool:
-        """Whether the pack that is open is the one at its path; of one that is not, whether there is any."""
+        """Return whether an open pack is the one at its path; for a closed pack, whether there is one."""
         with self._guard:
             descriptor = self._descriptors.get(pack)
             if descriptor is None:
@@ -186,7 +186,7 @@ class PackReader:
 
     @contextmanager
     def _using(self, pack: int) -> Iterator[int]:
-        """An open pack, which nobody closes meanwhile."""
+        """Yield an open pack, which stays open during the block."""
         with self._guard:
             descriptor = self._descriptors.get(pack)
             if descriptor is None:
@@ -217,21 +217,21 @@ class PackWriter:
         self._pack = 0
         self._descriptor: int | None = None
         self.unsynced = False
-        """Whether bytes of ours wait for a sync."""
+        """Whether our bytes still need a sync."""
         self._relied_on: set[int] = set()
-        """Packs on which the transaction under way relies."""
+        """Packs on which the current transaction relies."""
 
     def keep(self, connection: Connection, values: Mapping[bytes, Value], *, full: bool) -> list[Any]:
-        """Write down the values that are not there, or not sound; gives their rows, to be inserted.
+        """Write values that are missing or damaged; return their rows, as a flat list.
 
-        A row is digest, codec, encoding, stored size, pack, offset, in a flat list. With `full` all the
-        values are synced on return, those that were there included. Raises `LogWriteFailed`.
+        A row is digest, codec, encoding, stored size, pack, offset. With `full`, all the values are synced on
+        return, also those that were stored before. Raises `LogWriteFailed`.
         """
         wanted = dict(values)
         found: set[int] = set()
         for digest, _, encoding, data, pack, offset, size in find_rows(connection, tuple(wanted)):
             large = wanted[digest].data
-            if encoding:  # a later version stored it, in bytes that cannot be compared here
+            if encoding:  # a later version stored it; its bytes cannot be compared here
                 pass
             elif data is None and self._reader.holds(Place(pack, offset, size), large):
                 found.add(pack)
@@ -269,7 +269,7 @@ class PackWriter:
         self._relied_on = set()
 
     def close(self) -> None:
-        """Close the packs. What waits for a sync gets it: closing the database syncs the rows, too."""
+        """Close the packs, after a sync if one is needed, because closing the database syncs the rows, too."""
         self._reader.close()
         self._release()
 
@@ -280,7 +280,7 @@ class PackWriter:
         try:
             _write(descriptor, blobs)
         except OSError:
-            with suppress(OSError):  # what cannot be taken back is never named
+            with suppress(OSError):  # no row names bytes that cannot be removed
                 os.ftruncate(descriptor, start)
             raise
         places = []
@@ -290,7 +290,7 @@ class PackWriter:
         return places
 
     def _open(self, connection: Connection) -> tuple[int, int]:
-        """The pack to append to and its end: the last one, or a new one."""
+        """Return the pack to append to, the last one or a new one, and its end."""
         row = connection.execute(
             "SELECT pack, offset, stored_size FROM value WHERE pack IS NOT NULL ORDER BY pack DESC, offset DESC LIMIT 1"
         ).fetchone()
@@ -299,7 +299,7 @@ class PackWriter:
             self._release()
             self._pack = max(self._folder.last(), last.pack, 1)
             if self._pack == last.pack and not self._folder.pack(last.pack).exists():
-                self._pack += 1  # what is missing stays missing, and can be put back
+                self._pack += 1  # missing bytes stay missing, and a copy can be restored
             self._descriptor = self._folder.make(self._pack)
             if not self._fits(self._descriptor, last):
                 self._release()
@@ -308,7 +308,7 @@ class PackWriter:
         return self._descriptor, os.fstat(self._descriptor).st_size
 
     def _fits(self, descriptor: int, last: Place) -> bool:
-        """Whether the open pack is still the one to append to; `last` is what rows name last."""
+        """Return whether the open pack is still the one to append to; `last` is the last location in rows."""
         found = os.fstat(descriptor)
         there = _is_at(descriptor, self._folder.pack(self._pack))
         whole = (self._pack, found.st_size) >= (last.pack, last.offset + last.size)
@@ -321,14 +321,14 @@ class PackWriter:
 
     def _release(self) -> None:
         if self._descriptor is not None:
-            with suppress(OSError):  # what a commit was to have was synced before it
+            with suppress(OSError):  # bytes of a synced commit were synced before it
                 self._sync()
             os.close(self._descriptor)
             self._descriptor, self.unsynced = None, False
 
 
 def _regular(descriptor: int) -> os.stat_result:
-    """What an open file is; a pipe, say, is refused."""
+    """Return the status of an open file; refuse a pipe and everything else that is no regular file."""
     found = os.fstat(descriptor)
     if stat.S_ISDIR(found.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
@@ -338,7 +338,7 @@ def _regular(descriptor: int) -> os.stat_result:
 
 
 def _is_at(descriptor: int, path: Path) -> bool:
-    """Whether an open file is the one at a path."""
+    """Return whether an open file is the one at a path."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except OSError:
@@ -346,7 +346,7 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 
 def find_rows(connection: sqlite3.Connection, digests: Sequence[bytes]) -> Iterator[tuple[Any, ...]]:
-    """Digest, codec, data, pack, offset and size of the values that have rows, in any order."""
+    """Yield digest, codec, data, pack, offset and size of the values that have rows, in any order."""
     for start in range(0, len(digests), _LOOKED_UP):
         part = digests[start : start + _LOOKED_UP]
         marks = ", ".join("?" * len(part))
@@ -354,9 +354,9 @@ def find_rows(connection: sqlite3.Connection, digests: Sequence[bytes]) -> Itera
 
 
 def _read(descriptor: int, place: Place) -> bytes:
-    """What a place has; less than its size when the file ends before."""
+    """Return the bytes of a place; fewer than its size if the file is too short."""
     offset = place.offset
-    end = min(offset + place.size, os.fstat(descriptor).st_size)  # a wrong size takes no memory
+    end = min(offset + place.size, os.fstat(descriptor).st_size)  # a wrong size allocates no memory
     parts = []
     while offset < end and (part := os.pread(descriptor, min(end - offset, _READ_MAX), offset)):
         parts.append(part)
@@ -365,7 +365,7 @@ def _read(descriptor: int, place: Place) -> bytes:
 
 
 def _write(descriptor: int, blobs: Iterable[bytes]) -> None:
-    """Append blobs, in few calls: each lets go of the interpreter, and must then wait for it."""
+    """Append blobs in few calls: each releases the interpreter lock, and then must wait for it."""
     rest = [memoryview(blob) for blob in blobs]
     rest.reverse()
     while rest:
@@ -377,7 +377,7 @@ def _write(descriptor: int, blobs: Iterable[bytes]) -> None:
 
 
 def _sync(descriptor: int) -> None:
-    if sys.platform == "darwin":  # where a plain sync stays in the drive's cache
+    if sys.platform == "darwin":  # macOS: a plain sync stays in the drive's cache
         fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
     else:
         os.fdatasync(descriptor)

@@ -1,14 +1,13 @@
-"""One transaction: what is stored, decided under the write lock, on the writer's thread.
+"""One transaction: appends are checked under the write lock and stored, on the writer's thread.
 
-A batch holds many appends, and each is judged alone: its writes are checked against the versions that
-stand, those of the batch's earlier appends included.  A conflict ends only its own append, before
-anything of it is staged, so no savepoint is needed; rows are inserted for all of them at the end, many at
-a time.  The rules of what a write may find are those of the memory log, see `eventflow.logs.memory`.
+A batch contains many appends, and each is judged alone.  Its writes are checked against the current versions,
+including the batch's earlier appends.  A conflict ends only its own append, before any of it is staged, so no savepoint
+is needed.  The rows of all appends are inserted at the end, many at a time.  The cases of a write are those of the
+memory log, see `eventflow.logs.memory`.
 
-What is known of the streams' ends is kept between transactions (`Ledger`) and checked in each one by a
-single number: positions are dense and events permanent (who prunes appends a record of it), so as long as the
-last position is the one that we left, nothing has changed.  Otherwise all is forgotten and read again, over two
-paths each (`paths`).
+The ends of streams are remembered between transactions (`Ledger`) and checked in each one by a single number.
+Positions are dense and events permanent (a pruner appends a record).  So if the last position is the one of our last
+transaction, nothing has changed.  Otherwise everything is read again, with two lookups each (`lookups`).
 """
 
 from __future__ import annotations
@@ -39,20 +38,20 @@ __all__ = ["Append", "Ledger", "digest_key", "stage", "store"]
 
 _UNKNOWN: Final = -1
 _HEADS_MAX: Final = 10_000
-"""Ends of streams kept between transactions."""
+"""Number of streams whose ends are remembered between transactions."""
 
 _SIZES: Final = (512, 256, 128, 64, 32, 16, 8, 4, 2, 1)
-"""Rows of one INSERT.  Each statement lets go of the interpreter and waits to have it back, which costs more
-than the statement while the event loop is busy: so they are few, and always the same texts."""
+"""Rows of one INSERT.  Each statement releases the interpreter lock and waits to get it back.  While the event loop is
+busy, this costs more than the statement itself.  So there are few statements, always with the same texts."""
 
 _LEARNT_MAX: Final = 500
-"""Streams asked for at once."""
+"""Number of streams in one query."""
 _KEEP_VALUES: Final = "INSERT OR IGNORE INTO value (digest, codec, encoding, stored_size, data)"
 _KINDS: Final = "SELECT id, name, crc FROM kind LIMIT 10000"
 
 
 class _Staged(msgspec.Struct, gc=False):
-    """A write with its bytes; within it, moments do not decrease."""
+    """A write with its bytes; times never decrease within it."""
 
     stream: str
     expect: int
@@ -61,7 +60,7 @@ class _Staged(msgspec.Struct, gc=False):
 
 
 class Append(msgspec.Struct, gc=False):
-    """One call of `append`: what to store, and what came of it."""
+    """One call of `append`: the data to store, and the outcome."""
 
     writes: Sequence[_Staged]
     values: Sequence[Value]
@@ -69,9 +68,9 @@ class Append(msgspec.Struct, gc=False):
     rows: int
     size_bytes: int
     aside: Callable[[Connection], object] | None = None
-    """What else to do in the same transaction; may be called again when that fails."""
+    """Further work in the same transaction; it is called again if the transaction is repeated."""
     after: Append | None = None
-    """What must be stored before it; if that was not, neither is this."""
+    """The earlier append that it builds on; if that was not stored, neither is this."""
     records: Sequence[Record] = ()
     error: BaseException | None = None
     stored: bool = False
@@ -79,25 +78,25 @@ class Append(msgspec.Struct, gc=False):
 
 
 class _Head(msgspec.Struct, frozen=True, gc=False):
-    """Where a stream ends; `id` 0 is one that does not exist."""
+    """The end of a stream; `id` 0 is a stream that does not exist."""
 
     id: int
     version: int
     at: int
     segment: int
-    """That of its last position, see `paths`; a record in another one bears a mark."""
+    """The segment of its last position, see `lookups`; a record in another segment has a mark."""
 
 
 _NONE: Final = _Head(0, 0, 0, -1)
 
 
 class Ledger:
-    """What the file holds, as far as appends must know it."""
+    """The contents of the file, as far as appends need them."""
 
     def __init__(self) -> None:
         self.position = _UNKNOWN
         self.streams = 0
-        """The highest number of a stream."""
+        """The highest number among the streams."""
         self.heads: dict[str, _Head] = {}
         self.kinds: dict[str, int] = {}
         self.full = True
@@ -105,27 +104,27 @@ class Ledger:
         self._notes: list[Any] = []
 
     def note_keys(self, keys: Iterable[str]) -> None:
-        """Have the ids of signing keys written down with the next append."""
+        """Record the ids of signing keys with the next append."""
         for key in keys:
             name = f"key:{key}"
             self._notes += (name, "", sum_of(name, ""))
 
     def write_notes(self, connection: Connection) -> int:
-        """Write down what was noted; gives how much that was, to be dropped after the commit."""
+        """Write the noted ids; return how many to drop after the commit."""
         notes = self._notes[:]
         _insert(connection, "INSERT OR IGNORE INTO info (name, value, crc)", notes, 3)
         return len(notes)
 
     def drop_notes(self, count: int) -> None:
-        """Forget what was written down."""
+        """Drop the ids that were written."""
         del self._notes[:count]
 
     def forget(self) -> None:
-        """Trust nothing of it in the next transaction."""
+        """Read everything again in the next transaction."""
         self.position = _UNKNOWN
 
     def refresh(self, connection: Connection) -> None:
-        """Keep what is known if nobody else has appended, or begin anew."""
+        """Keep the remembered ends if no other process has appended; otherwise forget them."""
         (position,) = connection.execute("SELECT ifnull(max(position), 0) FROM event").fetchone()
         if position != self.position:
             self.position = end_of_log(connection)
@@ -139,7 +138,7 @@ class Ledger:
             self.heads.clear()
 
     def learn_heads(self, connection: Connection, streams: Iterable[str]) -> None:
-        """See to it that the ends of these streams are known; that one is new, or ends there, two paths must say."""
+        """Look up the ends of these streams; two lookups must agree that a stream is new, or on its end."""
         unknown = [name for name in dict.fromkeys(streams) if name not in self.heads]
         for start in range(0, len(unknown), _LEARNT_MAX):
             names = unknown[start : start + _LEARNT_MAX]
@@ -153,7 +152,7 @@ class Ledger:
                     self.heads[name] = _Head(number, end.version, end.at, segment_of(end.position))
 
     def kind(self, connection: Connection, name: str) -> int:
-        """The number of a kind, given to it if it has none."""
+        """Return the number of a kind; assign one if it has none."""
         found = self.kinds.get(name)
         if found is None:
             found = max(self.kinds.values(), default=0) + 1
@@ -164,20 +163,20 @@ class Ledger:
 
 
 digest_key: Final = name_digest
-"""The number by which a key is found; another key may have the same."""
+"""Return the number of a key in the index; another key may have the same."""
 
 
 def stage(write: Write) -> _Staged:
-    """Encode a write as if its stream stood at `expect`; raises what encoding raises."""
+    """Encode a write as if its stream ended at `expect`; raise any error of encoding."""
     drafts = _in_time(write.drafts, write.drafts[0].at) if write.drafts else ()
     bodies = [encode(write.stream, version, draft) for version, draft in enumerate(drafts, write.expect + 1)]
     return _Staged(write.stream, write.expect, drafts, bodies)
 
 
 def _in_time(drafts: Sequence[Draft], at: int) -> Sequence[Draft]:
-    """The same facts, none before `at` or before its predecessor."""
+    """Return the same drafts, with times not before `at` and never decreasing."""
     moments = [draft.at for draft in drafts]
-    if moments == [at] * len(moments):  # one round, one moment
+    if moments == [at] * len(moments):  # all drafts of a round have one time
         return drafts
     moments = list(accumulate(moments, max, initial=at))[1:]
     return [Draft(at, draft.event, draft.key) for at, draft in zip(moments, drafts, strict=True)]
@@ -190,10 +189,10 @@ def store(
     appends: Sequence[Append],
     check_places: Callable[[], object],
 ) -> None:
-    """Store what can be stored of a batch in one transaction; each append then has records or an error.
+    """Store a batch in one transaction; each append then has records or an error.
 
-    To be called under the append lock. `check_places` is called right before the commit, and raises if that would be
-    lost. Raises when nothing of the batch was stored.
+    Call it under the append lock. `check_places` is called right before the commit, and raises if the commit would be
+    lost. Raises if nothing of the batch was stored.
     """
     full = any(append.full for append in appends)
     if full != ledger.full:
@@ -230,7 +229,7 @@ def store(
 
 
 class _Transaction:
-    """A transaction under way: what was accepted and is not inserted yet."""
+    """A transaction in progress: accepted appends that are not inserted yet."""
 
     def __init__(self, connection: Connection, ledger: Ledger) -> None:
         self._connection = connection
@@ -241,7 +240,7 @@ class _Transaction:
         self._large: dict[bytes, Value] = {}
 
     def take(self, append: Append) -> None:
-        """Accept an append as a whole, or raise `Conflict` or `LogDamaged` with nothing changed."""
+        """Accept a whole append, or raise `Conflict` or `LogDamaged` and change nothing."""
         ledger = self._ledger
         ends: dict[str, _Head] = {}
         streams: list[Any] = []
@@ -288,7 +287,7 @@ class _Transaction:
         position: int,
         records: list[Record],
     ) -> tuple[list[Any], _Head]:
-        """The rows of new records after a position, in a flat list, and where their stream ends then."""
+        """Return the rows of new records after a position, as a flat list, and the new end of their stream."""
         connection, ledger = self._connection, self._ledger
         version, segment = head.version, head.segment
         rows: list[Any] = []
@@ -313,7 +312,7 @@ class _Transaction:
                 self._values += (value.digest, value.codec, PLAINTEXT, len(value.data), value.data)
 
     def flush(self) -> None:
-        """Insert what was accepted so far."""
+        """Insert the accepted appends."""
         connection = self._connection
         for rows, width, head in (
             (self._streams, 3, "INSERT INTO stream (id, name, crc)"),
@@ -328,7 +327,7 @@ class _Transaction:
         self._values.clear()
 
     def _heal(self) -> None:
-        """Of values that have rows already, put those right whose bytes are not what they were."""
+        """Repair stored values whose bytes have changed."""
         connection, values = self._connection, self._values
         wanted = dict(zip(values[::5], values[4::5], strict=True))
         for digest, _, encoding, data, *_ in list(find_rows(connection, tuple(wanted))):
@@ -337,7 +336,7 @@ class _Transaction:
         _insert(connection, _KEEP_VALUES, values, 5)
 
     def keep_large(self, packs: PackWriter, *, full: bool) -> None:
-        """Put the large values into a pack, all at once, and say in rows where; the last act of a batch."""
+        """Write all large values to a pack, and their locations to rows; the last step of a batch."""
         rows = packs.keep(self._connection, self._large, full=full)
         _insert(
             self._connection,
@@ -347,11 +346,11 @@ class _Transaction:
         )
 
     def _standing(self, write: _Staged, head: _Head) -> Iterable[Record]:
-        """The records that already are what a write would store; `Conflict` when there are none."""
+        """Return the stored records that equal a write; raise `Conflict` if there are none."""
         first, stream, count = write.expect, write.stream, len(write.drafts)
         if not 0 <= first <= head.version - count:
             raise Conflict(stream, first, head.version)
-        self.flush()  # they may be those of an append before this one
+        self.flush()  # they may belong to an earlier append of the batch
         rows = self._connection.execute(
             "SELECT position, version, crc, body FROM event "
             "WHERE stream = ? AND version > ? AND version <= ? ORDER BY version",
@@ -369,7 +368,7 @@ class _Transaction:
 
 
 def _insert(connection: Connection, head: str, rows: list[Any], width: int) -> None:
-    """Insert rows that stand one after another in a flat list."""
+    """Insert the rows of a flat list."""
     start, end = 0, len(rows)
     row = f"({', '.join('?' * width)})"
     for size in _SIZES:

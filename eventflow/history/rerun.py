@@ -9,11 +9,12 @@ Each kept result enters the new run as `TaskReused(why="fork")`, so the new run 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import assert_never
 
 import msgspec
 
 from eventflow.events import LogDamaged, Origin
-from eventflow.graph import Arg, Const, Graph, ListOf, Ref, TupleOf, refs
+from eventflow.graph import Arg, Const, DictOf, Graph, ListOf, Ref, TupleOf, refs
 from eventflow.machine import Command, MapTask, Plan, ReuseTask, Status
 from eventflow.ports import EventLog
 from eventflow.projections import read_graphs
@@ -164,9 +165,12 @@ def _described(graph: Graph, node: int) -> bytes:
                 return arg
             case Ref(node=up, path=path):
                 return (graph.nodes[up].name, path)
+            case ListOf(items=items) | TupleOf(items=items):
+                return (type(arg).__name__, (), [named(part) for part in items])
+            case DictOf(keys=keys, items=items):
+                return (type(arg).__name__, keys, [named(part) for part in items])
             case _:
-                keys = getattr(arg, "keys", ())
-                return (type(arg).__name__, keys, [named(part) for part in arg.items])
+                assert_never(arg)
 
     inputs = [(item.name, named(item.arg), item.each) for item in described.inputs]
     return msgspec.msgpack.encode(

@@ -1,21 +1,20 @@
-"""What may differ between the flow with which a run was started and today's, and what may not.
+"""Whether a run may be resumed with today's flow.
 
-Policies may, and the code of tasks that have not finished: both are recorded with the next claim.  Names of
-tasks, edges, mapping and parameters may not, nor the code of tasks that have finished, nor the declared types of
-values that the run holds, unless these are kept as they are, on the caller's word (`on_change="keep"`).  Even then
-a value of another type is not opened where its bytes would mean something else.  The error is a table of what
-differs.
+Policies may change, and so may the code of tasks that have not finished; both are recorded with the next claim.  The names
+of tasks, edges, mapping and parameters must not change.  The code of finished tasks and the declared types of recorded values
+must not change either, unless the caller keeps the results (`on_change="keep"`).  Even then a value of another
+type is not opened if its bytes would mean something else.  The error has a table of the differences.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias, assert_never
 
 import msgspec
 
 from eventflow.fingerprints.type_defs import Difference, differences
-from eventflow.graph import Arg, Const, DictOf, Graph, Ref, consts
+from eventflow.graph import Arg, Const, DictOf, Graph, ListOf, Ref, TupleOf, consts
 from eventflow.machine import FINISHED, Status
 from eventflow.result import Inline
 from eventflow.serializers.recorded import opens_alone
@@ -33,7 +32,7 @@ __all__ = [
 ]
 
 OnChange: TypeAlias = Literal["refuse", "keep"]
-"""What to do when the code of finished tasks changed: refuse to go on, or keep their results."""
+"""If the code of finished tasks changed: refuse to resume the run, or keep the results."""
 
 _ROWS_MAX: Final = 20
 _CELL_MAX: Final = 48
@@ -41,25 +40,25 @@ _NAMED_MAX: Final = 5
 
 
 class Change(msgspec.Struct, frozen=True):
-    """One row of the table: a task or parameter, and what of it differs."""
+    """One row of the table: a difference of a task or parameter."""
 
     name: str
     then: str
-    """What the run was started with."""
+    """At the start of the run."""
     now: str
 
 
 class FlowChanged(ValueError):
-    """The run was started with a flow that differs where it may not; `changes` says in what."""
+    """The run was started with a flow that differs in a way that is not allowed; `changes` lists the differences."""
 
-    def __init__(self, said: str, changes: tuple[Change, ...] = (), way_out: str = "") -> None:
-        parts = [said, *(f"\n{line}" for line in _table(changes)), way_out and f"\n{way_out}"]
+    def __init__(self, message: str, changes: tuple[Change, ...] = (), fix: str = "") -> None:
+        parts = [message, *(f"\n{line}" for line in _table(changes)), fix and f"\n{fix}"]
         super().__init__("".join(parts))
         self.changes = changes
 
 
 def check_shape(recorded: Graph, today: Graph, run_id: str) -> None:
-    """Refuse to go on with another flow, or with one of another shape."""
+    """Raise `FlowChanged` for another flow, or a flow of another shape."""
     if recorded.name != today.name:
         raise FlowChanged(
             f"run {run_id!r} is a run of flow {recorded.name!r}, not of {today.name!r}: "
@@ -76,13 +75,13 @@ def check_shape(recorded: Graph, today: Graph, run_id: str) -> None:
 def check_finished(
     recorded: Graph, today: Graph, facts: RunFacts, serializers: RunSerializers, run_id: str
 ) -> None:
-    """Refuse to go on with a flow for which what has finished is not what it was; shapes are equal."""
+    """Raise `FlowChanged` if the code of finished tasks or the types of recorded values differ; shapes are equal."""
     _check_code(recorded, today, facts, run_id)
     _check_types(serializers, today, facts, run_id)
 
 
 def _check_code(recorded: Graph, today: Graph, facts: RunFacts, run_id: str) -> None:
-    """Refuse to go on with a flow that has other code for tasks that have finished; shapes are equal."""
+    """Raise `FlowChanged` if the code of finished tasks differs; shapes are equal."""
     changes = tuple(
         Change(node.name, recorded.task_of(i).code.hex()[:8], today.task_of(i).code.hex()[:8])
         for i, node in today.task_nodes.items()
@@ -99,7 +98,7 @@ def _check_code(recorded: Graph, today: Graph, facts: RunFacts, run_id: str) -> 
 
 
 def _check_types(serializers: RunSerializers, today: Graph, facts: RunFacts, run_id: str) -> None:
-    """Refuse to go on where a value that the run holds was kept as another type than it is declared to be today."""
+    """Raise `FlowChanged` if a recorded value was of another declared type than today's."""
     held: dict[str, tuple[Difference, ...]] = {}
     seen: set[tuple[str, int]] = set()
     for slot, status in enumerate(facts.run.status):
@@ -111,8 +110,8 @@ def _check_types(serializers: RunSerializers, today: Graph, facts: RunFacts, run
         if flow == today.digest or (flow, node) in seen:
             continue
         seen.add((flow, node))
-        if found := serializers.differences_of(node, flow):
-            held[serializers.describe(node)] = found
+        if changed := serializers.differences_of(node, flow):
+            held[serializers.describe(node)] = changed
         then = serializers.graphs.get(flow)
         if then is not None and not is_parameter:
             held.update(constants_differ(then, node, today, node))
@@ -125,29 +124,29 @@ def _check_types(serializers: RunSerializers, today: Graph, facts: RunFacts, run
         )
 
 
-def of_another_type(said: str, held: Mapping[str, tuple[Difference, ...]], way_out: str) -> FlowChanged:
-    """The error for values (in words, as `the result of 'fetch'`) whose types differ so."""
-    whose = [*held]
-    more = f" and {len(whose) - _NAMED_MAX} more" if len(whose) > _NAMED_MAX else ""
-    rows = dict.fromkeys(row for found in held.values() for row in found)
+def of_another_type(message: str, held: Mapping[str, tuple[Difference, ...]], fix: str) -> FlowChanged:
+    """Return the error for values whose types differ; `held` has them in words, such as `the result of 'fetch'`."""
+    names = [*held]
+    more = f" and {len(names) - _NAMED_MAX} more" if len(names) > _NAMED_MAX else ""
+    rows = dict.fromkeys(row for value_differences in held.values() for row in value_differences)
     return FlowChanged(
-        f"{said} ({', '.join(whose[:_NAMED_MAX])}{more}):",
+        f"{message} ({', '.join(names[:_NAMED_MAX])}{more}):",
         tuple(Change(row.name, row.then, row.now) for row in rows),
-        way_out,
+        fix,
     )
 
 
 def constants_differ(
     then: Graph, node: int, now: Graph, other: int
 ) -> Iterator[tuple[str, tuple[Difference, ...]]]:
-    """The arguments of a task that are constants of a type which is another one today, with what differs."""
-    found = now.task_nodes[other]
+    """Yield the arguments of a task that are constants of another type than today's, with the differences."""
+    task_node = now.task_nodes[other]
     before, after = dict(then.task_of(node).takes), dict(now.task_of(other).takes)
-    for item in found.inputs:
+    for item in task_node.inputs:
         pair = before.get(item.name, b""), after.get(item.name, b"")
         if pair[0] != pair[1] and not all(map(_opens_alone, consts(item.arg))):
             yield (
-                f"argument {item.name!r} of {found.name!r}",
+                f"argument {item.name!r} of {task_node.name!r}",
                 differences(then.descriptions.get(pair[0]), now.descriptions.get(pair[1])),
             )
 
@@ -157,16 +156,16 @@ def _opens_alone(const: Const) -> bool:
 
 
 def _differ(before: bytes, now: bytes) -> bool:
-    """Whether two code digests prove a change; an empty one is code whose source nobody could read."""
+    """Return whether two code digests prove a change; an empty digest means that the source could not be read."""
     return bool(before and now) and before != now
 
 
 def _rows(graph: Graph) -> dict[str, str]:
-    """Each node in words, and what the flow itself says."""
-    found = {node.name: _describe(graph, i) for i, node in enumerate(graph.nodes)}
+    """Describe each node in words, and the flow itself."""
+    rows = {node.name: _describe(graph, i) for i, node in enumerate(graph.nodes)}
     judged = ", ".join(graph.nodes[i].name for i in graph.reference) or "the terminal tasks"
     returned = "nothing" if graph.value is None else _text(graph, graph.value)
-    return {**found, "(the flow)": f"returns {returned}; judged on {judged}"}
+    return {**rows, "(the flow)": f"returns {returned}; judged on {judged}"}
 
 
 def _describe(graph: Graph, index: int) -> str:
@@ -191,14 +190,16 @@ def _text(graph: Graph, arg: Arg | None) -> str:
             return f"a constant {(getattr(payload, 'digest', None) or b'').hex()[:8]}"
         case DictOf(keys=keys, items=items):
             return f"{{{', '.join(f'{k!r}: {_text(graph, v)}' for k, v in zip(keys, items, strict=True))}}}"
+        case ListOf(items=items) | TupleOf(items=items):
+            return f"[{', '.join(_text(graph, item) for item in items)}]"
         case None:
             return "none"
         case _:
-            return f"[{', '.join(_text(graph, item) for item in arg.items)}]"
+            assert_never(arg)
 
 
 def _differences(then: Mapping[str, str], now: Mapping[str, str]) -> Iterator[Change]:
-    """Rows that are not the same; when all are, only their order can differ."""
+    """Yield the rows that differ; if none does, only the order of the nodes can."""
     names = dict.fromkeys((*then, *now))
     changed = [
         Change(name, then.get(name, "(not there)"), now.get(name, "(not there)"))
@@ -209,7 +210,7 @@ def _differences(then: Mapping[str, str], now: Mapping[str, str]) -> Iterator[Ch
 
 
 def _table(changes: tuple[Change, ...]) -> Iterator[str]:
-    """The rows in columns, each as wide as it must be."""
+    """Yield the lines of the table."""
     if not changes:
         return
     rows = [("", "then", "now"), *((change.name, change.then, change.now) for change in changes[:_ROWS_MAX])]

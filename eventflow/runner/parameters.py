@@ -101,13 +101,13 @@ def _are_equal(a: Any, b: Any) -> bool:
 
 
 def _are_equal_tables(a: Any, b: Any) -> bool:
-    """Whether data frames and series hold the same, however their columns lie in memory."""
+    """Return whether data frames or series are equal, in any layout of their columns in memory."""
     equals = getattr(a, "equals", None)
     return callable(equals) and equals(b) is True and identical(_labels(a), _labels(b))
 
 
 def _labels(table: Any) -> list[Any]:
-    """What the `equals` of pandas does not compare."""
+    """Return the labels of a table, which the `equals` of pandas does not compare."""
     axes = [getattr(table, axis, None) for axis in ("index", "columns")]
     names = [list(getattr(axis, "names", ())) for axis in axes]
     kinds = [str(getattr(axis, "dtype", "")) for axis in axes]

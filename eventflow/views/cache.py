@@ -132,7 +132,7 @@ class CachedRun(msgspec.Struct, array_like=True, tag="run"):
 
 
 CacheRow: TypeAlias = CacheEntry | CachedTask | CachedFlow | CachedRun
-_Rows: TypeAlias = MutableMapping[str, CacheRow]
+_CacheRows: TypeAlias = MutableMapping[str, CacheRow]
 
 
 class CacheHits:
@@ -167,7 +167,7 @@ class CacheHits:
         key = _key(task, event.parts) if isinstance(event, TaskReused) else record.key
         return names if key is None else (*names, _entry(task, key))
 
-    def apply(self, state: _Rows, record: Record) -> _Rows:
+    def apply(self, state: _CacheRows, record: Record) -> _CacheRows:
         """Fold one record."""
         event = record.event
         match event:
@@ -240,7 +240,7 @@ def entries_under(namespace: str) -> str:
     return f"entry/{namespace}\n"
 
 
-def _define(rows: _Rows, record: Record, event: FlowDefined) -> None:
+def _define(rows: _CacheRows, record: Record, event: FlowDefined) -> None:
     graph = event.graph
     tasks: dict[int, int] = {}
     key_parts: dict[tuple[KeyPart, ...], int] = {}
@@ -254,7 +254,7 @@ def _define(rows: _Rows, record: Record, event: FlowDefined) -> None:
         rows[record.stream] = CachedFlow(graph.name, [graph.tasks[i] for i in tasks], [*key_parts], nodes)
 
 
-def _enter(rows: _Rows, stream: str, flow: str) -> None:
+def _enter(rows: _CacheRows, stream: str, flow: str) -> None:
     """Note the graph of a run, which a later claim may replace."""
     if isinstance(rows.get(flow_stream(flow)), CachedFlow):
         rows[stream] = CachedRun(flow)
@@ -262,7 +262,7 @@ def _enter(rows: _Rows, stream: str, flow: str) -> None:
         rows.pop(stream, None)
 
 
-def _count(rows: _Rows, record: Record, event: TaskStarted | TaskSucceeded | TaskReused) -> None:
+def _count(rows: _CacheRows, record: Record, event: TaskStarted | TaskSucceeded | TaskReused) -> None:
     """Count a call of a cached task, if the graph of its run is known."""
     run = rows.get(record.stream)
     flow = rows.get(flow_stream(run.flow)) if isinstance(run, CachedRun) else None
@@ -284,7 +284,7 @@ def _address(event: TaskStarted | TaskSucceeded | TaskReused) -> str:
     return ".".join(map(str, event.task))
 
 
-def _stats(rows: _Rows, flow: CachedFlow, node: str) -> CachedTask:
+def _stats(rows: _CacheRows, flow: CachedFlow, node: str) -> CachedTask:
     name = _task(flow, node)
     row = rows.get(name)
     if not isinstance(row, CachedTask):
@@ -293,7 +293,7 @@ def _stats(rows: _Rows, flow: CachedFlow, node: str) -> CachedTask:
     return row
 
 
-def _count_miss(rows: _Rows, run: CachedRun, flow: CachedFlow, event: TaskStarted) -> None:
+def _count_miss(rows: _CacheRows, run: CachedRun, flow: CachedFlow, event: TaskStarted) -> None:
     assert event.cache is not None, "such starts only"
     row = _stats(rows, flow, flow.at(event)[0])
     if event.attempt == 1:  # later ones are the same call again, after a failure or a crash
@@ -301,7 +301,9 @@ def _count_miss(rows: _Rows, run: CachedRun, flow: CachedFlow, event: TaskStarte
     run.parts[_address(event)] = event.cache.parts
 
 
-def _add_entry(rows: _Rows, run: CachedRun, flow: CachedFlow, record: Record, event: TaskSucceeded) -> None:
+def _add_entry(
+    rows: _CacheRows, run: CachedRun, flow: CachedFlow, record: Record, event: TaskSucceeded
+) -> None:
     node, task = flow.at(event)
     assert record.key is not None, "such successes only"
     assert task.policy.cache is not None, "as in its graph"
@@ -349,7 +351,7 @@ def _size_of(payload: Payload) -> int:
             assert_never(payload)
 
 
-def _count_hit(rows: _Rows, flow: CachedFlow, record: Record, event: TaskReused) -> None:
+def _count_hit(rows: _CacheRows, flow: CachedFlow, record: Record, event: TaskReused) -> None:
     node, task = flow.at(event)
     row = _stats(rows, flow, node)
     row.hits += 1

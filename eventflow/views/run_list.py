@@ -143,10 +143,10 @@ class Runs:
         return {row.run: row for row in sorted(runs, key=lambda row: row.started_at)}
 
 
-_Rows: TypeAlias = MutableMapping[str, RunsRow]
+_RunRows: TypeAlias = MutableMapping[str, RunsRow]
 
 
-def _name(rows: _Rows, row: RunRow, flow: str) -> None:
+def _name(rows: _RunRows, row: RunRow, flow: str) -> None:
     row.flow = flow
     flow_row = rows.get(flow_stream(flow))
     if isinstance(flow_row, FlowRow):
@@ -154,38 +154,38 @@ def _name(rows: _Rows, row: RunRow, flow: str) -> None:
         row.nodes = row.nodes or flow_row.tasks
 
 
-def _started(rows: _Rows, row: RunRow, record: Record, event: RunStarted) -> None:
+def _started(rows: _RunRows, row: RunRow, record: Record, event: RunStarted) -> None:
     _name(rows, row, event.flow)
     row.started_at = record.at
     row.labels, row.parameters = event.labels, event.parameters
 
 
-def _claimed(rows: _Rows, row: RunRow, _record: Record, event: RunClaimed) -> None:
+def _claimed(rows: _RunRows, row: RunRow, _record: Record, event: RunClaimed) -> None:
     _name(rows, row, event.flow)
     row.status = "running"
 
 
-def _released(_rows: _Rows, row: RunRow, _record: Record, _event: RunReleased) -> None:
+def _released(_rows: _RunRows, row: RunRow, _record: Record, _event: RunReleased) -> None:
     row.status = "released"
 
 
-def _finished(_rows: _Rows, row: RunRow, record: Record, event: RunFinished) -> None:
+def _finished(_rows: _RunRows, row: RunRow, record: Record, event: RunFinished) -> None:
     row.status, row.outcome, row.finished_at = "finished", event.outcome, record.at
 
 
-def _task(outcome: str) -> Callable[[_Rows, RunRow, Record, Any], None]:
-    def count(_rows: _Rows, row: RunRow, _record: Record, event: Any) -> None:
+def _task(outcome: str) -> Callable[[_RunRows, RunRow, Record, Any], None]:
+    def count(_rows: _RunRows, row: RunRow, _record: Record, event: Any) -> None:
         if not isinstance(event, TaskFailed) or event.retry_at is None:
             row.tasks[outcome] = row.tasks.get(outcome, 0) + 1
 
     return count
 
 
-def _mapped(_rows: _Rows, row: RunRow, _record: Record, event: TaskMapped) -> None:
+def _mapped(_rows: _RunRows, row: RunRow, _record: Record, event: TaskMapped) -> None:
     row.nodes += event.width - 1
 
 
-_HANDLERS: Final[Mapping[type, Callable[[_Rows, RunRow, Record, Any], None]]] = {
+_HANDLERS: Final[Mapping[type, Callable[[_RunRows, RunRow, Record, Any], None]]] = {
     TaskSucceeded: _task("succeeded"),
     TaskReused: _task("reused"),
     TaskFailed: _task("failed"),

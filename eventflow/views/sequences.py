@@ -84,26 +84,26 @@ def refused(value: Any) -> Refusal | None:
     known = refused_type(kind)
     if known is not None:
         return known
-    what = f"a {kind.__qualname__}"
+    described = f"a {kind.__qualname__}"
     if dimensions is not None:
         return Refusal(
-            f"{what} of {dimensions} dimensions", "write `list(value)` for its rows, or `value.ravel()`"
+            f"{described} of {dimensions} dimensions", "write `list(value)` for its rows, or `value.ravel()`"
         )
-    return Refusal(what, "give a list or a tuple")
+    return Refusal(described, "give a list or a tuple")
 
 
 def refused_type(kind: Any) -> Refusal | None:
     """Return the reason why no value of a type can be mapped over; None if that depends on the value."""
     if not isinstance(kind, type):
         return None
-    what = f"a {kind.__qualname__}"
+    described = f"a {kind.__qualname__}"
     rows = "value.to_dicts()" if hasattr(kind, "to_dicts") else "value.to_dict('records')"
-    table = Refusal(what, f"write `{rows}` for its rows, or `list(value.columns)`")
+    table = Refusal(described, f"write `{rows}` for its rows, or `list(value.columns)`")
     for base, refusal in (
         (str, Refusal("text", "write `value.split()`, or `list(value)` for its characters")),
         (_TEXTS, Refusal(kind.__qualname__, "write `list(value)`")),
-        (abc.Mapping, Refusal(what, "write `list(value.items())` or `list(value.values())`")),
-        (abc.Set, Refusal(what, "it has no order: write `sorted(value)`")),
+        (abc.Mapping, Refusal(described, "write `list(value.items())` or `list(value.values())`")),
+        (abc.Set, Refusal(described, "it has no order: write `sorted(value)`")),
     ):
         if issubclass(kind, base):
             return refusal

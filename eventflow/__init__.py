@@ -69,6 +69,7 @@ from eventflow.result import (
     ResultNotLoaded,
     ResultSerializer,
     SerializationError,
+    UnknownEncoding,
     UnknownSerializer,
 )
 from eventflow.runner.compatibility import FlowChanged
@@ -129,6 +130,7 @@ __all__ = [
     "TaskError",
     "Timeline",
     "TypeChanged",
+    "UnknownEncoding",
     "UnknownEvents",
     "UnknownSerializer",
     "context",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Final, Generic, TypeVar
+from typing import ClassVar, Final, Generic, TypeVar
 
 from eventflow.events import Draft, Record, RunClaimed, TaskMapped
 from eventflow.ports import EventLog, Value, Write
@@ -37,6 +37,13 @@ L = TypeVar("L", bound=EventLog)
 
 class LogHooks(ABC, Generic[L]):
     """The hooks that an adapter implements."""
+
+    has_peek: ClassVar[bool] = True
+    """Whether `peek` returns stored values; false for a log whose bytes are behind a network."""
+
+    def at_hand(self, value: Value) -> Value | None:
+        """Return the answer of `peek` for a value that is stored."""
+        return value if self.has_peek else None
 
     @abstractmethod
     def open(self) -> AbstractAsyncContextManager[L]:

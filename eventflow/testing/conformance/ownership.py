@@ -191,7 +191,7 @@ class Living(LogHooks[L]):
             for call in calls:
                 with pytest.raises(LogClosed):
                     await call()
-            assert log.peek(kept.digest) == kept
+            assert log.peek(kept.digest) == self.at_hand(kept)
             async with self.reopen(log) as other:
                 assert await stored(other) == [1]
 

@@ -16,9 +16,8 @@ import datetime as dt
 import enum
 import linecache
 import os
-import struct
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from fractions import Fraction
 from hashlib import sha256
@@ -26,11 +25,11 @@ from pathlib import PosixPath, PurePosixPath, PureWindowsPath, WindowsPath
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 from weakref import WeakKeyDictionary
-from zoneinfo import ZoneInfo
 
 import msgspec
 
 from eventflow.codecs.digests import DIGEST_BYTES
+from eventflow.fingerprints.content import NoContent, content_of
 from eventflow.fingerprints.script_modules import home_of
 
 __all__ = ["Code", "code_of", "note_source"]
@@ -287,24 +286,13 @@ def _text(value: str) -> bytes:
     return value.encode("utf-8", "surrogatepass")
 
 
-def _repr(value: object) -> bytes:
-    return repr(value).encode()
-
-
-_BY_REPR: Final = (
-    bool, types.NoneType, types.EllipsisType, bytes, range, Decimal, Fraction, UUID, dt.date, dt.timedelta,
-    dt.timezone, PurePosixPath, PureWindowsPath, PosixPath, WindowsPath,
-)  # fmt: skip
-_SCALARS: Final[dict[type, Callable[[Any], bytes]]] = {
-    str: _text,
-    int: lambda value: hex(value).encode(),  # decimal text of large numbers is refused by the interpreter
-    float: lambda value: struct.pack(">d", value),  # -0.0 and every NaN apart
-    complex: lambda value: struct.pack(">dd", value.real, value.imag),
-    types.ModuleType: lambda value: _text(value.__name__),
-    **dict.fromkeys(_BY_REPR, _repr),
-}
-"""Immutable types whose bytes tell every two values apart and are the same everywhere."""
-_FIXED_ZONES: Final = (types.NoneType, dt.timezone, ZoneInfo)
+_CONSTANTS: Final = frozenset({
+    bool, int, float, complex, str, bytes, types.NoneType, range, Decimal, UUID,
+    dt.date, dt.time, dt.datetime, dt.timedelta, PurePosixPath, PureWindowsPath, PosixPath, WindowsPath,
+})  # fmt: skip
+"""Immutable types that have a content; so have enums, tuples and frozen sets, if their members are immutable too."""
+_BY_REPR: Final = (types.EllipsisType, Fraction, dt.timezone)
+"""Immutable types without a content, whose text distinguishes every two values and is the same everywhere."""
 _CHANGEABLE: Final = (list, dict, set, bytearray)
 
 
@@ -319,8 +307,13 @@ def _value(value: Any, what: str, chain: list[types.FunctionType], cells: _Cells
 def _content(
     value: Any, kind: type, what: str, chain: list[types.FunctionType], cells: _Cells
 ) -> Iterator[bytes]:
-    if kind in _SCALARS:
-        yield _SCALARS[kind](value)
+    if kind in _CONSTANTS:
+        try:
+            yield content_of(value)
+        except NoContent:  # a zone of an unknown kind
+            raise _Undigestable(_why_not(value, what)) from None
+    elif kind in _BY_REPR:
+        yield repr(value).encode()
     elif kind is tuple:
         yield from [_value(item, what, chain, cells) for item in value]
     elif kind is frozenset:
@@ -328,8 +321,8 @@ def _content(
     elif isinstance(value, enum.Enum):
         yield _text(str(value.name))
         yield _value(value.value, what, chain, cells)
-    elif kind in (dt.datetime, dt.time) and type(value.tzinfo) in _FIXED_ZONES:
-        yield _repr(value)
+    elif kind is types.ModuleType:
+        yield _text(value.__name__)
     elif kind is types.BuiltinFunctionType and isinstance(value.__self__, types.ModuleType):
         yield _text(f"{value.__self__.__name__}.{value.__qualname__}")
     else:

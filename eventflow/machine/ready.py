@@ -19,9 +19,10 @@ __all__ = ["Due", "ready"]
 
 _PENDING: Final = int(Status.PENDING)
 _RETRYING: Final = int(Status.RETRYING)
+_CLAIMED: Final = Phase.CLAIMED
 
 
-class Due(msgspec.Struct):
+class Due(msgspec.Struct, gc=False):
     """The slots that are due, by what must be done with them, and when to ask again."""
 
     start: list[int]
@@ -47,7 +48,7 @@ def ready(plan: Plan, run: RunState, now: int | None, limit: int, cursor: int = 
     caller that times the retries itself passes None for `now`.
     """
     due = Due([], [], [], [])
-    if run.phase != Phase.CLAIMED:
+    if run.phase is not _CLAIMED:
         return due
     if run.open == 0:
         due.finished = True

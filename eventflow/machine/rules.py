@@ -5,7 +5,8 @@ Three tables hold the transitions: `TASK` of a task that runs, `MAPPED_TASK` of 
 add rows (pause, queue, cancel, loop). The diagram in the docs is drawn from the tables.
 
 `admit` judges an event: by its table, by the claim in force, and by the facts that no table can hold (the attempt, the
-upstreams, the width of a map). `evolve` folds only events that `admit` accepts, and `decide` emits only those.
+upstreams, the width of a map). `evolve` folds only events that `admit` accepts, and `decide` gives only those. That the
+versions of a stream are dense is checked where records are folded.
 
 `judge` is the trigger: it says what the outcomes of the upstreams mean for a task.
 """

@@ -1,4 +1,4 @@
-"""The pure core under any commands: what `decide` emits `evolve` accepts, and any cut of a fold is none."""
+"""The pure core under any commands: `evolve` accepts all that `decide` gives, and a fold can be cut anywhere."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from tests.properties.flows import Journal, Sketch, build, sketches
 
 PAYLOAD = Inline("msgpack", b"\x01", b"d" * 16)
 FAILURE = Failure(type="ValueError", message="no")
-OWED = ("start", "map", "skip", "block")
+KINDS_OF_DUE = ("start", "map", "skip", "block")
 
 
 def _width(plan: Plan, run: RunState, slot: int, wanted: int) -> int:
@@ -53,12 +53,12 @@ def _width(plan: Plan, run: RunState, slot: int, wanted: int) -> int:
 
 @st.composite
 def _commands(draw: st.DrawFn, plan: Plan, run: RunState) -> Command:
-    """Any command: often what is owed, often nonsense, often late or repeated."""
-    owed = [(kind, slot) for kind in OWED for slot in getattr(ready(plan, run, run.at, 3), kind)]
-    if owed and draw(st.integers(0, 2)):
-        kind, slot = draw(st.sampled_from(owed))
+    """Any command: often one that is due, often nonsense, often late or repeated."""
+    due = [(kind, slot) for kind in KINDS_OF_DUE for slot in getattr(ready(plan, run, run.at, 3), kind)]
+    if due and draw(st.integers(0, 2)):
+        kind, slot = draw(st.sampled_from(due))
     else:
-        kind = draw(st.sampled_from([*OWED, "succeed", "succeed", "fail", "abandon", "reuse", "run"]))
+        kind = draw(st.sampled_from([*KINDS_OF_DUE, "succeed", "succeed", "fail", "abandon", "reuse", "run"]))
         slot = draw(st.integers(0, len(run.status) - 1))
         running = list(run.active())
         if running and kind in ("succeed", "fail", "abandon") and draw(st.integers(0, 3)):
@@ -122,7 +122,7 @@ def _drafts(data: st.DataObject, view: RunView) -> list[Draft]:
 
 
 def _check_counters(plan: Plan, run: RunState) -> None:
-    """What is counted step by step is what a count of everything gives."""
+    """Counters that are kept step by step agree with a count of everything."""
     active = list(run.active())
     assert run.running == len(active)
     assert all(waiting >= 0 for waiting in run.waiting)
@@ -137,7 +137,7 @@ def _check_counters(plan: Plan, run: RunState) -> None:
             assert run.waiting[slot] == sum(not ended[up] for up in plan.upstreams[slot])
     if run.phase == Phase.CLAIMED and run.open and not active:
         due = ready(plan, run, 10**18, 1000)
-        assert due, "nothing runs, nothing is owed, and the run is not over: it would wait for ever"
+        assert due, "nothing runs, nothing is due, and the run is not over: it would wait for ever"
 
 
 @given(st.data(), sketches())

@@ -144,11 +144,11 @@ def machine(
         tuple(_node(name, node, numbers) for name, node in nodes.items()),
         reference=tuple(numbers[name] for name in reference),
     )
-    found = Machine(graph)
+    m = Machine(graph)
     if claimed:
-        found.do(StartRun)
-        found.do(ClaimRun)
-    return found
+        m.do(StartRun)
+        m.do(ClaimRun)
+    return m
 
 
 def born() -> RunStarted:

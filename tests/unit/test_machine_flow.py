@@ -1,4 +1,4 @@
-"""What follows from what: triggers, skips, retries, mapping, phases and sources, given and folded by hand."""
+"""The consequences of events: triggers, skips, retries, mapping, phases and sources, given and folded by hand."""
 
 from __future__ import annotations
 

@@ -253,7 +253,7 @@ def test_every_command_is_named_after_its_event() -> None:
         assert verb[:3] == past[:3], f"{command.__name__} gives {event.__name__}"
 
 
-# ── what no table can hold ───────────────────────────────────────────────────────────────────────────────
+# ── facts that no table holds ───────────────────────────────────────────────────────────────────────────────
 
 
 def test_an_event_of_another_attempt_is_refused() -> None:

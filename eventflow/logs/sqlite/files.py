@@ -1,14 +1,14 @@
-"""Whether a file can be our log, how it is born, and how its connections are set.
+"""Checks that a file can be our log, its creation, and the settings of its connections.
 
     check_place     before anything is opened: folder, file system, permissions
-    make_file       an empty file, of mode 0600 whatever the umask
-    check_journal   under the append lock, before SQLite reads: nothing beside it that SQLite would obey
-    prepare         on the writer's connection: ours and of our format, or empty and made ours
+    make_file       an empty file with mode 0600, independent of the umask
+    check_journal   under the append lock, before SQLite reads: no journal that SQLite would obey
+    prepare         on the writer's connection: a log of our format, or an empty file that becomes one
 
-All refuse with one error that names the file and the fix, and leave what they refuse as it was.
+Each of them refuses a file with an error that names the file and the fix, and never changes a refused file.
 
-A log never has a rollback journal beside it, but for a moment of its birth.  SQLite obeys a journal that it
-finds: it writes into the database what stands there, and deletes the file that it names as its superior.
+A log has a rollback journal only for a moment of its creation.  SQLite obeys a journal that it finds: it writes its
+contents into the database, and deletes the file that the journal names as its superior.
 """
 
 from __future__ import annotations
@@ -51,32 +51,32 @@ __all__ = [
 ]
 
 APPLICATION_ID: Final = 0x65766C67
-"""In the file's header: what kind of SQLite file it is."""
+"""In the file's header: marks an SQLite file as a log of ours."""
 
 FORMAT: Final = 1
 """Version of the tables, in the file's header; a newer one is refused."""
 
 FILE_MODE: Final = 0o600
-"""Of a new log; what is made beside it follows the log's mode."""
+"""Mode of a new log; new files next to it get the log's mode."""
 
 _HEADER: Final = b"SQLite format 3\x00"
 _PAGE_MAX: Final = 64 << 10
-"""Bytes of SQLite's largest page, and so of any file that has one."""
+"""Bytes of SQLite's largest page, and so the limit of a file with one page."""
 
 _STRICT_SINCE: Final = (3, 37, 0)
 
 _WRITER: Final = (
     "PRAGMA synchronous = FULL",
-    "PRAGMA recursive_triggers = ON",  # or INSERT OR REPLACE would slip past the triggers
-    "PRAGMA fullfsync = ON",  # macOS, where a plain sync stays in the drive's cache; nothing elsewhere
+    "PRAGMA recursive_triggers = ON",  # otherwise INSERT OR REPLACE would bypass the triggers
+    "PRAGMA fullfsync = ON",  # macOS, where a plain sync stays in the drive's cache; no effect elsewhere
     "PRAGMA checkpoint_fullfsync = ON",
-    "PRAGMA journal_size_limit = 67108864",  # a burst does not leave its size behind
+    "PRAGMA journal_size_limit = 67108864",  # the file shrinks after a burst
     "PRAGMA cache_size = -16384",
-    "PRAGMA mmap_size = 0",  # mapped, a passing fault of the disk becomes damage
+    "PRAGMA mmap_size = 0",  # with a mapping, a temporary fault of the disk would become damage
 )
 _READER: Final = (
     "PRAGMA query_only = ON",
-    "PRAGMA wal_autocheckpoint = 0",  # only who holds the append lock checkpoints
+    "PRAGMA wal_autocheckpoint = 0",  # only the holder of the append lock checkpoints
     "PRAGMA cache_size = -8192",
     "PRAGMA mmap_size = 0",
 )
@@ -93,7 +93,7 @@ _MOUNTS: Final = Path("/proc/self/mountinfo")
 
 
 def check_place(path: Path, mounts: Path = _MOUNTS) -> None:
-    """Raise `LogUnusable` when there can be no log at a path."""
+    """Raise `LogUnusable` if there can be no log at a path."""
     folder = path.parent
     if path.is_dir():
         raise LogUnusable(f"{path} is a folder: name a file in it, like {path / 'log.db'}")
@@ -118,17 +118,17 @@ def check_place(path: Path, mounts: Path = _MOUNTS) -> None:
 
 
 def is_writable(path: Path) -> bool:
-    """Whether to write there. The bits are looked at, too: root may whatever they say, but somebody has meant them."""
+    """Return whether to write there. The mode bits count too: root may always write, but their owner set them."""
     return bool(path.stat().st_mode & 0o222) and os.access(path, os.W_OK)
 
 
 def is_network(kind: str | None) -> bool:
-    """Whether several machines meet on a type of file system."""
+    """Return whether a type of file system is shared by several machines."""
     return kind is not None and _NETWORK.fullmatch(kind) is not None
 
 
 def file_system(folder: Path, mounts: Path = _MOUNTS) -> str | None:
-    """The type of the file system of a folder, where the system tells it (Linux)."""
+    """Return the type of the file system of a folder, if the system reports it (Linux)."""
     device = folder.stat().st_dev
     number = f"{os.major(device)}:{os.minor(device)}"
     try:
@@ -150,16 +150,16 @@ def check_sqlite(version: tuple[int, int, int] = sqlite3.sqlite_version_info) ->
 
 
 def make_file(path: Path) -> None:
-    """Make an empty file, readable by its owner only whatever the umask says; what is there stays as it is.
+    """Create an empty file that only its owner can read, whatever the umask; an existing file stays as it is.
 
-    It is never opened for that: closing a descriptor would drop locks that this process has on the file by then.
+    An existing file is never opened: closing a descriptor would drop the locks of this process on it.
     """
-    place = Path(os.path.realpath(path))  # where a link leads to, which SQLite would make, too
+    place = Path(os.path.realpath(path))  # the target of a link; SQLite would create that, too
     try:
         os.mknod(place, stat.S_IFREG | FILE_MODE)
     except FileExistsError:
         return
-    except PermissionError:  # systems on which only root may; also a folder that is read-only, told below
+    except PermissionError:  # systems on which only root may; also a read-only folder, reported below
         descriptor, name = tempfile.mkstemp(prefix=f"{place.name}.", dir=place.parent)
         os.close(descriptor)
         try:
@@ -171,10 +171,9 @@ def make_file(path: Path) -> None:
 
 
 def check_journal(path: Path) -> None:
-    """See that SQLite finds no rollback journal; the rest of a birth that was cut short is cleared away.
+    """Check that SQLite finds no rollback journal; remove the journal of an interrupted creation.
 
-    To be called under the append lock and before SQLite reads. Raises `LogUnusable` for a journal that is
-    no such rest.
+    Call it under the append lock, before SQLite reads. Raises `LogUnusable` for any other journal.
     """
     journal = Path(f"{os.path.realpath(path)}-journal")
     if not os.path.lexists(journal):
@@ -182,13 +181,13 @@ def check_journal(path: Path) -> None:
     identity = identity_of(path)
     if identity is None or is_born(identity) or not is_unborn(path):
         raise LogUnusable(has_journal(path))
-    # There was nothing before that birth, so nothing is to be restored; it begins again.
+    # Before the creation there was nothing, so nothing must be restored; the creation starts over.
     os.truncate(path, 0)
     journal.unlink()
 
 
 def is_unborn(path: Path) -> bool:
-    """Whether a file that is not `is_born` here is empty, or has only what a birth that was cut short leaves."""
+    """Return whether a file that is not `is_born` is empty, or has only the rest of an interrupted creation."""
     if path.stat().st_size > _PAGE_MAX:
         return False
     with path.open("rb") as file:
@@ -202,9 +201,9 @@ def is_unborn(path: Path) -> bool:
 
 
 def check_ours(connection: sqlite3.Connection, path: Path) -> bool:
-    """Whether a file is a log already, or else empty; to be asked before anything else is.
+    """Return whether a file is a log; if not, it is empty. Call it before any other query.
 
-    Raises `LogUnusable` for what can be neither, `LogDamaged` for a log with other tables, or `sqlite3.Error`.
+    Raises `LogUnusable` if the file is neither, `LogDamaged` for a log with other tables, or `sqlite3.Error`.
     """
     harden(connection)
     found, version = _number(connection, "application_id"), _number(connection, "user_version")
@@ -222,10 +221,10 @@ def check_ours(connection: sqlite3.Connection, path: Path) -> bool:
 
 
 def _check_digests(connection: sqlite3.Connection, path: Path) -> None:
-    """Refuse a log whose digests are of an algorithm that this version does not know."""
+    """Refuse a log whose digests have an algorithm that this version does not know."""
     row = connection.execute("SELECT name, value, crc FROM info WHERE name = 'digest'").fetchone()
     if row is None:
-        return  # no log of ours is without it, and whoever reads `info` says so
+        return  # every log of ours has it, and the readers of `info` report its absence
     check_row(f"the row 'digest' of info in {path}", *row)
     if row[1] != ALGORITHM:
         raise LogUnusable(
@@ -234,9 +233,9 @@ def _check_digests(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def prepare(connection: Connection, path: Path) -> None:
-    """See that a file is ours, making it so if it is empty, and set the connection up to write.
+    """Check that a file is a log, make an empty file a log, and set the connection up for writing.
 
-    To be called under the append lock. Raises `LogUnusable`, `LogDamaged` or `sqlite3.Error`.
+    Call it under the append lock. Raises `LogUnusable`, `LogDamaged` or `sqlite3.Error`.
     """
     empty = not check_ours(connection, path)
     (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
@@ -256,12 +255,12 @@ def prepare(connection: Connection, path: Path) -> None:
                 connection.execute("ROLLBACK")
             raise
     else:
-        connection.execute("BEGIN IMMEDIATE")  # a file that SQLite could open for reading only shows here
+        connection.execute("BEGIN IMMEDIATE")  # shows a file that SQLite could open only for reading
         connection.execute("ROLLBACK")
 
 
 def prepare_reader(connection: sqlite3.Connection, path: Path) -> bool:
-    """Set a connection up to read, and give whether the file is a log; see `check_ours`."""
+    """Set a connection up for reading, and return whether the file is a log; see `check_ours`."""
     is_log = check_ours(connection, path)
     for pragma in _READER:
         connection.execute(pragma)
@@ -269,7 +268,7 @@ def prepare_reader(connection: sqlite3.Connection, path: Path) -> bool:
 
 
 def sync_folder(folder: Path) -> None:
-    """See that the names of new files in a folder survive a power cut."""
+    """Sync a folder, so that the names of new files survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

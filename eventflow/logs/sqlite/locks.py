@@ -1,22 +1,21 @@
-"""What processes agree on by a file beside the log: who appends, and which runs are alive.
+"""Locks between processes, in a file next to the log: the append lock, and a lock for each live run.
 
-Record locks on `<log>.lock`, which the kernel frees when their process dies, however it dies:
+They are record locks on `<log>.lock`, and the kernel releases them when their process dies in any way:
 
-    byte 0        held during each commit (and the checkpoint that may follow it), and while the last one closes
-    other bytes   one for each run that is being run, its number a digest of the run's id
+    byte 0        held during each commit (and the checkpoint after it), and while the last handle closes
+    other bytes   one for each live run; its number is a digest of the run's id
 
-Waiting in the kernel hands the file over at once and in turn, where SQLite would poll with pauses; and on
-SQLite versions that may damage a file which one connection writes while another one checkpoints (see
-docs/logs.md) nobody does so.
+The kernel hands the append lock over at once and in turn, while SQLite would poll with pauses.  Some versions of
+SQLite can damage a file if one connection writes while another one checkpoints (see docs/logs.md); under this lock
+that never happens.
 
-On Linux they are locks of the open file description.  Plain POSIX locks are all dropped when the process closes
-*any* descriptor of the file, as a copy of the folder made by a body does.  A description is inherited by forked
-children, and would keep its locks beyond the death of the process, so each child closes it at once.  Elsewhere
-they are POSIX locks, which a child does not have.  Either way there is exactly one descriptor per file in a
-process, shared by all handles (`LockFile.of`), and what the kernel cannot tell apart within a process is
-kept here.
+On Linux these are locks of the open file description.  Plain POSIX locks are all dropped when the process closes *any*
+descriptor of the file, for example when a body copies the folder.  Forked children inherit a description, which would
+keep its locks beyond the death of the process.  So each child closes it at once.  Elsewhere these are POSIX locks,
+which a child does not inherit.  In both cases a process has exactly one descriptor per file, shared by all handles
+(`LockFile.of`), and this module keeps the state that the kernel does not distinguish within a process.
 
-A lock counts only on the file that others find at the path, so that is compared once the lock is there.
+A lock is valid only on the file that other processes find at the path, so the two are compared after locking.
 """
 
 from __future__ import annotations
@@ -68,7 +67,7 @@ _PROCESS: Final = (fcntl.F_SETLK, fcntl.F_SETLKW, fcntl.F_GETLK)
 
 
 def _commands(descriptor: int) -> tuple[int, int, int]:
-    """To try a lock, to wait for it, to ask for it: the best kind that there is."""
+    """The commands to try a lock, to wait for it, and to query it, of the best available kind."""
     if _DESCRIPTION is not None:
         with suppress(OSError):
             fcntl.fcntl(descriptor, _DESCRIPTION[2], _flock(fcntl.F_WRLCK, _APPENDING))
@@ -104,7 +103,7 @@ class LockFile:
 
     @classmethod
     def of(cls, log: Path) -> LockFile:
-        """The lock file beside a log, made if it is not there; to be given back by `close`."""
+        """Return the lock file of a log, created if needed; give it back with `close`."""
         path = _path_of(log)
         with _guard:
             try:
@@ -136,16 +135,16 @@ class LockFile:
                 self._descriptor = -1
 
     def forget(self) -> None:
-        """Close it without a word: this is a forked child, which has no part in it."""
+        """Close it in a forked child, which has no part in it."""
         with suppress(OSError):
             os.close(self._descriptor)
         self._descriptor = -1
 
     @contextmanager
     def appending(self) -> Iterator[None]:
-        """Be the only one who appends, in all processes; waits in the kernel, so only for worker threads.
+        """Take the append lock of all processes; it waits in the kernel, so call it only in worker threads.
 
-        It means nothing if others lock another file, so `check_place` is to be called before anything is committed.
+        The lock is worthless if other processes lock another file, so call `check_place` before a commit.
         """
         with self._appending:
             while True:
@@ -153,8 +152,8 @@ class LockFile:
                     fcntl.fcntl(self._descriptor, self._wait, _TAKE_TURN)
                     break
                 except OSError as error:
-                    # The kernel sees processes, not threads: two logs that are written in both of two
-                    # processes look to it like a deadlock.
+                    # The kernel sees processes, not threads: if two processes each write the same two
+                    # logs, it may report a deadlock.
                     if error.errno != errno.EDEADLK:
                         raise self._refused(error) from error
                     time.sleep(0.001)
@@ -166,7 +165,7 @@ class LockFile:
 
     @contextmanager
     def hold(self, run: str) -> Iterator[bool]:
-        """Try to be the one live runner of a run, without waiting; gives whether it worked."""
+        """Try to become the only live runner of a run, without waiting; yield whether that succeeded."""
         with _guard:
             mine = run not in self._held and self._lock(_byte_of(run))
             if mine:
@@ -186,7 +185,7 @@ class LockFile:
             self.close()
 
     def is_held(self, run: str) -> bool:
-        """Whether anybody, in whatever process, holds a run."""
+        """Return whether any process holds a run."""
         return run in self._held or _is_locked(self._descriptor, self._ask, run)
 
     def _lock(self, byte: int) -> bool:
@@ -203,7 +202,7 @@ class LockFile:
             fcntl.fcntl(self._descriptor, self._try, _flock(fcntl.F_UNLCK, byte))
 
     def check_place(self) -> None:
-        """Raise `LogReplaced` when the file that is locked is not the one that others lock."""
+        """Raise `LogReplaced` if the locked file is not the one at the path, which other processes lock."""
         if identity_of(self._name) != self._identity:
             raise LogReplaced(
                 f"{self._path}, by which processes take turns, was deleted or replaced while the log is open, so "
@@ -217,7 +216,7 @@ class LockFile:
 
     @contextmanager
     def listening(self, listener: Callable[[], object]) -> Iterator[None]:
-        """Have a function called whenever this process has appended, from any thread."""
+        """Register a function to be called, from any thread, after each append of this process."""
         self._listeners.add(listener)
         try:
             yield
@@ -225,14 +224,14 @@ class LockFile:
             self._listeners.discard(listener)
 
     def nudge(self) -> None:
-        """Call all who listen."""
+        """Call all registered functions."""
         for listener in tuple(self._listeners):
-            with suppress(RuntimeError):  # its event loop is closed: nobody listens any more
+            with suppress(RuntimeError):  # its event loop is closed, so it is no longer needed
                 listener()
 
 
 def is_live(log: Path, run: str) -> bool:
-    """Whether any process holds a run; takes no lock, and makes no file where there is none."""
+    """Return whether any process holds a run; takes no lock, and creates no file."""
     path = _path_of(log)
     with _guard:
         identity = identity_of(path)
@@ -255,13 +254,13 @@ def is_live(log: Path, run: str) -> bool:
 
 
 def _is_locked(descriptor: int, ask: int, run: str) -> bool:
-    """Whether there is a lock by others than the one who asks."""
+    """Return whether another descriptor has the lock."""
     return _kind(fcntl.fcntl(descriptor, ask, _flock(fcntl.F_WRLCK, _byte_of(run)))) != fcntl.F_UNLCK
 
 
 def _forget() -> None:
-    """Begin anew in a forked child, which has the parent's memory but none of its locks."""
-    global _guard  # noqa: PLW0603 - the parent's may have been taken at that moment
+    """Reset the state in a forked child, which has the parent's memory but none of its locks."""
+    global _guard  # noqa: PLW0603 - the parent's lock may have been held at the fork
     _guard = threading.Lock()
     for found in _files.values():
         found.forget()

@@ -1,12 +1,11 @@
-"""Reading: pages from connections that cannot write, and what a reader asserts of them.
+"""Reading: pages from connections that cannot write, and the checks of their records.
 
-A read is turned into a range of consecutive numbers, positions of the log or versions of a stream, and
-fetched page by page; no transaction and no cursor outlives its page.  Since the numbers are dense, a page
-must hold exactly those that it was asked for, but positions that were pruned: whatever else is missing is
-damage, and is named.  So is a record that fails its checksum, or says another version than its place.
+A read is a range of consecutive numbers, positions of the log or versions of a stream, which is fetched page by page.
+No transaction and no cursor outlives its page.  The numbers are dense, so a page must contain exactly the requested
+numbers, except pruned positions.  Everything else that is missing is damage, and the error names it.  A record that
+fails its checksum, or has another version than its place, is damage, too.
 
-The records of a page are decoded one by one as they are asked for, so that damage comes after the good
-records before it.
+The records of a page are decoded one by one when they are needed, so that the good records come before the damage.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ __all__ = [
 ]
 
 PAGE: Final = 512
-"""Records fetched at once; more would fall out of the processor's cache before they are looked at."""
+"""Number of records of a page; more would leave the processor's cache before they are decoded."""
 
 READERS_MAX: Final = 2
 _BUSY_PAUSE_S: Final = 0.01
@@ -72,22 +71,22 @@ _BY_KEYS: Final = (
 )
 _INFO: Final = "SELECT name, value, crc FROM info LIMIT 10000"
 _KEYS_MAX: Final = 256
-"""Keys looked up at once."""
+"""Number of keys in one query."""
 _PRUNED_BEFORE: Final = "SELECT first, last, crc FROM pruned WHERE first <= ? ORDER BY first DESC LIMIT 1"
 _PRUNED_AFTER: Final = "SELECT first, last, crc FROM pruned WHERE first > ? AND first <= ? ORDER BY first"
 _LAST: Final = (1 << 63) - 1
-"""Beyond every position."""
+"""A number above every position."""
 _ROW_BYTES: Final = 1 << 20
-"""Of a row that is fetched together with others."""
+"""Limit of the size of a row, in bytes, that is fetched together with others."""
 _PAGE_BYTES: Final = 8 << 20
-"""A page ends with the record that reaches this, however few there are."""
+"""A page ends with the record that reaches this size in bytes."""
 
 
 class Readers:
-    """Connections that read, opened as they are needed, lent for one call at a time."""
+    """Connections for reading, opened when needed, each lent for one call at a time."""
 
     def __init__(self, path: Path, check: Callable[[Connection], object]) -> None:
-        """Have `check` called with each connection that is opened; what it raises is passed on."""
+        """Call `check` with each new connection; its errors are passed on."""
         self._path = path
         self._check = check
         self._links: list[Link] = []
@@ -96,7 +95,7 @@ class Readers:
         self._closed = False
 
     async def ask(self, question: Callable[[Connection], T]) -> T:
-        """Have a function answered on a reader's thread. A busy database is waited for."""
+        """Run a query on a reader's thread; wait while the database is busy."""
         async with self._free:
             while True:
                 if self._closed:
@@ -130,7 +129,7 @@ class Readers:
         prepare_reader(connection, self._path)
 
     async def close(self) -> None:
-        """Close them all, after the calls that are under way; those that wait for a reader are refused."""
+        """Close all connections after their current calls; refuse calls that wait for a connection."""
         self._closed = True
         for _ in range(READERS_MAX):
             await self._free.acquire()
@@ -141,7 +140,7 @@ class Readers:
 
 
 class Span(msgspec.Struct, frozen=True):
-    """What to read: numbers `low` < n ≤ `high`, of a stream or of the log (stream 0)."""
+    """A range to read: numbers `low` < n ≤ `high` of a stream, or of the log (stream 0)."""
 
     stream: int
     low: int
@@ -149,14 +148,14 @@ class Span(msgspec.Struct, frozen=True):
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nothing left of it."""
+        """Whether the range is empty."""
         return self.low >= self.high
 
 
 def find_span(
     connection: sqlite3.Connection, stream: str | None, after: int, until: int | None
 ) -> Span | None:
-    """The numbers to read for bounds that are positions; None when there is no such stream."""
+    """Return the range for bounds that are positions; None if there is no such stream."""
     if stream is None:
         head = find_head(connection, None)
         return Span(0, max(after, 0), head if until is None else min(until, head))
@@ -167,7 +166,7 @@ def find_span(
         end = end_of_stream(connection, number, stream)
 
         def position_of(version: int) -> int:
-            """Of the first record that is there from a version on; in a stream, positions rise."""
+            """Return the position of the first stored record from a version on; positions rise within a stream."""
             found = connection.execute(
                 "SELECT position FROM event WHERE stream = ? AND version >= ? ORDER BY version LIMIT 1",
                 (number, version),
@@ -181,7 +180,7 @@ def find_span(
 
 
 def find_head(connection: sqlite3.Connection, stream: str | None) -> int:
-    """The last position of the log, or the last version of a stream; 0 when there is none."""
+    """Return the last position of the log, or the last version of a stream; 0 if there is none."""
     with one_moment(connection):
         if stream is None:
             return end_of_log(connection)
@@ -190,7 +189,7 @@ def find_head(connection: sqlite3.Connection, stream: str | None) -> int:
 
 
 class Page:
-    """The first records of a span, as they were found; `rest` is what is left of it."""
+    """The first records of a span, as stored; `rest` is the remaining span."""
 
     def __init__(
         self, span: Span, rest: Span, rows: Sequence[Row], names: Mapping[int, str], *, backwards: bool
@@ -201,18 +200,18 @@ class Page:
         self._names = names
         self._backwards = backwards
         self._given_up: Sequence[tuple[int, int]] = ()
-        """Ranges of numbers that need not be there."""
+        """Ranges of numbers that may be missing."""
         self._broken = ""
 
     @classmethod
     def find(
         cls, connection: sqlite3.Connection, span: Span, names: dict[int, str], *, backwards: bool
     ) -> Page:
-        """Fetch a page; `names` are those of streams met before, and more are added."""
+        """Fetch a page; the names of its streams are added to `names`."""
         rows, whole, broken = _fetch(connection, span, backwards=backwards)
         rest = Span(span.stream, span.high, span.high)
         last = None if whole else rows[-1][2 if span.stream else 0]
-        if isinstance(last, int):  # or the record itself will tell
+        if isinstance(last, int):  # otherwise the check of the record finds it
             rest = Span(span.stream, span.low, last - 1) if backwards else Span(span.stream, last, span.high)
         page = cls(span, rest, rows, names, backwards=backwards)
         if broken or not page._is_dense():
@@ -222,7 +221,7 @@ class Page:
         return page
 
     def _reach(self) -> Span:
-        """What of the span it covers."""
+        """The part of the span that it covers."""
         span, rest = self._span, self.rest
         if rest.is_empty:
             return span
@@ -231,12 +230,12 @@ class Page:
         return Span(span.stream, span.low, rest.low)
 
     def _is_dense(self) -> bool:
-        """Whether nothing can be missing; each number is looked at all the same."""
+        """Whether nothing can be missing; each number is checked all the same."""
         reach = self._reach()
         return len(self._rows) == reach.high - reach.low
 
     def records(self) -> Iterator[Record]:
-        """Open them one by one; raises `LogDamaged` at the first that is not what was written."""
+        """Decode the records one by one; raise `LogDamaged` at the first changed one."""
         span, names, backwards = self._span, self._names, self._backwards
         column: Literal[0, 2] = 2 if span.stream else 0
         step = -1 if backwards else 1
@@ -251,7 +250,7 @@ class Page:
             self._check_gap(number, None, step)
 
     def _check_gap(self, number: int, row: Row | None, step: int) -> None:
-        """See that what is missing from a number on, until that of a row, was given up."""
+        """Check that all missing numbers, up to that of a row, were pruned."""
         column: Literal[0, 2] = 2 if self._span.stream else 0
         beyond = self._span.low if self._backwards else self._span.high + 1
         end: object = beyond if row is None else row[column]
@@ -264,7 +263,7 @@ class Page:
         raise LogDamaged(self._describe_gap(number))
 
     def _describe_gap(self, number: int) -> str:
-        """Name what is missing, and what stands after it, which is where to look."""
+        """Return an error that names the missing record, and the record after it, where to look."""
         column: Literal[0, 2] = 2 if self._span.stream else 0
         rows = [row for row in self._rows if type(row[column]) is int and row[column] > number]
         after = min(rows, key=lambda row: int(row[column]), default=None)
@@ -276,10 +275,10 @@ class Page:
 
 
 def _fetch(connection: sqlite3.Connection, span: Span, *, backwards: bool) -> tuple[Sequence[Row], bool, str]:
-    """The first rows of a span, whether those are all, and what kept others from being read.
+    """Return the first rows of a span, whether these are all, and the error that ended the page.
 
-    Rows are small, so they are fetched at once, within a limit that no memory is lost by. A page with others, or one
-    that is damaged, is fetched row by row.
+    Small rows are fetched at once, within a limit of memory. A page with large rows, or a damaged page, is fetched row
+    by row.
     """
     connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _ROW_BYTES)
     try:
@@ -302,7 +301,7 @@ def _fetch(connection: sqlite3.Connection, span: Span, *, backwards: bool) -> tu
     except sqlite3.DatabaseError as error:
         if is_busy(error):
             raise
-        return rows, True, f" ({error})"  # what came before it is in `rows`
+        return rows, True, f" ({error})"  # the rows before it are in `rows`
     except TypeError:
         return rows, True, " (a body is no blob)"
     return rows, len(rows) < PAGE, ""
@@ -316,8 +315,8 @@ def _select(connection: sqlite3.Connection, span: Span, *, backwards: bool) -> s
 
 
 def _given_up(connection: sqlite3.Connection, span: Span) -> Sequence[tuple[int, int]]:
-    """The numbers of a page that may be missing, as ranges that neither touch nor overlap."""
-    if span.stream:  # all of a stream that was pruned since the reading began, or nothing
+    """Return the numbers of a page that may be missing, as ranges that neither touch nor overlap."""
+    if span.stream:  # all of a stream that was pruned since the read began, or nothing
         return () if _has_stream(connection, span.stream) else ((span.low + 1, span.high),)
     rows = connection.execute(_PRUNED_BEFORE, (span.low,)).fetchall()
     found: list[tuple[int, int]] = []
@@ -348,14 +347,14 @@ def _learn_names(connection: sqlite3.Connection, streams: set[int], names: dict[
 
 
 def open_row(row: Row, names: Mapping[int, str]) -> Record:
-    """The record of a row, whose bytes must be those that were written."""
+    """Return the record of a row, after checking its bytes."""
     position, number, version, crc, body = row
     stream = names.get(number)
     if stream is None:
         raise LogDamaged(f"record {position} belongs to stream {number}, which has no name")
     try:
         sound = checksum(body, position) == crc
-    except TypeError:  # the body is no blob
+    except TypeError:  # the body is not a blob
         sound = False
     if not sound:
         raise LogDamaged(f"record {position} (version {version} of {stream!r}) fails its checksum")
@@ -368,7 +367,7 @@ def open_row(row: Row, names: Mapping[int, str]) -> Record:
 
 
 def find_info(connection: sqlite3.Connection) -> Mapping[str, str]:
-    """What the log says of itself, by name."""
+    """Return the log's description of itself, by name."""
     found: dict[str, str] = {}
     for name, value, crc in connection.execute(_INFO).fetchall():
         check_row(f"the row {name!r} of info", name, value, crc)
@@ -379,7 +378,7 @@ def find_info(connection: sqlite3.Connection) -> Mapping[str, str]:
 
 
 def find_snapshot(connection: sqlite3.Connection, name: str) -> bytes | None:
-    """What is kept under a name, if it is what was kept: it can be made again."""
+    """Return the snapshot with a name; None if it is damaged, because it can be made again."""
     row = connection.execute("SELECT name, data, crc FROM snapshot WHERE name = ?", (name,)).fetchone()
     if row is None or row[0] != name or type(row[1]) is not bytes or sum_of(*row[:2]) != row[2]:
         return None
@@ -389,10 +388,10 @@ def find_snapshot(connection: sqlite3.Connection, name: str) -> bytes | None:
 def find_latest(
     connection: sqlite3.Connection, keys: Sequence[str], until: int | None
 ) -> Mapping[str, Record]:
-    """For each key that is there, its last record."""
+    """Return the last record of each known key."""
     last = _LAST if until is None else until
     names: dict[int, str] = {}
-    if len(keys) == 1:  # what a chain asks at each step; half the time that the question for many takes
+    if len(keys) == 1:  # a chain does this at each step; it takes half the time of the query for many keys
         record = _find_last(connection, keys[0], last, names)
         return {} if record is None else {keys[0]: record}
     found: dict[str, Record] = {}
@@ -410,7 +409,7 @@ def find_latest(
         found.update({key: record for key, record in records.items() if key in numbers})
         taken = {digest_key(key) for key in records} if missing else ()
         for key in missing:
-            if numbers[key] in taken:  # another key of the same number came after it
+            if numbers[key] in taken:  # a later record has another key with the same number
                 record = _find_last(connection, key, last, names)
                 found.update({} if record is None else {key: record})
     return found
@@ -423,12 +422,12 @@ def _find_last(connection: sqlite3.Connection, key: str, last: int, names: dict[
             record = open_row(row, names)
             if record.key == key:
                 return record
-            _check_key(record, digest_key(key))  # it bears another key of the same number
+            _check_key(record, digest_key(key))  # it has another key with the same number
     return None
 
 
 def _check_key(record: Record, number: int) -> None:
-    """See that a record that is found by the number of a key bears such a key."""
+    """Check that a record found by the number of a key has a key with that number."""
     if record.key is None or digest_key(record.key) != number:
         raise LogDamaged(
             f"record {record.position} is found by a key that it does not bear, but another or none"
@@ -440,7 +439,7 @@ def find_values(
 ) -> Mapping[bytes, Value]:
     """Return the values that are there.
 
-    Raises `LogDamaged` for one whose bytes are lost or changed, `UnknownEncoding` for one that a later version stored.
+    Raises `LogDamaged` if bytes are lost or changed, and `UnknownEncoding` if a later version stored a value.
     """
     found = {}
     for digest, codec, encoding, data, *place in find_rows(connection, tuple(digests)):

@@ -25,12 +25,12 @@ __all__ = ["BLOB_MAX", "SCHEMA", "check_schema", "harden", "tables_in"]
 SCHEMA: Final = Path(__file__).with_name("schema.sql")
 
 BLOB_MAX: Final = 256 << 20
-"""Bytes of one row; SQLite itself allows four times that, and takes the memory for whatever a file says."""
+"""Bytes of one row; SQLite itself allows four times that, and allocates any size that a file states."""
 
 _STEPS: Final = 100_000
-"""Steps of SQLite's machine after which we are asked whether it may go on."""
+"""Steps of SQLite's machine between two calls of our progress handler."""
 _STEPS_MAX: Final = 10_000_000
-"""Steps that reading the schema may take; it takes some hundred."""
+"""Limit of the steps for reading the schema; it takes about a hundred."""
 
 _HARDENED: Final = (
     "PRAGMA trusted_schema = OFF",  # nothing in the schema calls functions that have effects
@@ -64,7 +64,7 @@ def harden(connection: sqlite3.Connection) -> None:
 
 
 def tables_in(connection: sqlite3.Connection) -> bool:
-    """Whether there is anything in a file."""
+    """Return whether a file has any content."""
     return connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone() is not None
 
 
@@ -108,7 +108,7 @@ def _bounded(connection: sqlite3.Connection) -> Iterator[None]:
     connection.set_progress_handler(ask, _STEPS)
     try:
         yield
-    except UnicodeDecodeError as error:  # of SQLite's own message, which quotes what it has found
+    except UnicodeDecodeError as error:  # part of SQLite's message, which quotes the file's content
         raise LogDamaged(f"the schema of the file is damaged ({error})") from error
     finally:
         connection.set_progress_handler(None, 0)

@@ -1,17 +1,17 @@
-"""The signing keys of a log: from `EVENTFLOW_KEY`, else from a file, which is made when needed.
+"""The signing keys of a log: from `EVENTFLOW_KEY`, otherwise from a file, which is made when needed.
 
 The file is `.eventflow/key` for the logs in a folder `.eventflow`, and `<log>.key` elsewhere.
 
 A key is 32 bytes, written as 64 hexadecimal digits; its id is a short digest of it.  The variable may name
-several, separated by commas: the first signs, all may open.  Where it is set the file is not looked at,
-so that a key which somebody laid beside a log opens nothing.
+several, separated by commas: the first one signs, each of them opens.  If it is set, the file is not read, so a key
+file that came with a log opens nothing.
 
-Whoever can read the key can make a pickle that runs code here, and so can who has put it there.  So a file that
-others can read, or that is another user's, is refused, as ssh does.
+With the key, an attacker can make a pickle that runs code here, and so can the person who made the key file.  So a file
+that other users can read or own is refused, as ssh does.
 
-Keys are looked for when a pickle is to be signed or opened, and not before: a log without them is whole, and so
-are all runs that need none.  A key is made only to sign, and only where the log knows of none; where it does,
-what is signed with a new one would be lost as soon as somebody puts the old one back.
+Keys are looked up only to sign or open a pickle.  A log without keys works, and so do all runs that need none.  A key
+is made only to sign, and only if the log has no key ids yet.  Otherwise, values signed with a new key would be lost as
+soon as the old key is restored.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ _FILE_MAX: Final = 4096
 
 
 class LogKeys(Mapping[str, bytes]):
-    """Key by id, looked for at first need. To ask for one by its id makes none; to ask which there are does.
+    """Keys by id, looked up at first need. A lookup by id makes no key; iteration makes one if there is none.
 
-    Raises `KeyUnavailable` when there is no sound and secret key.
+    Raises `KeyUnavailable` if there is no valid and secret key.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class LogKeys(Mapping[str, bytes]):
         note: Callable[[Iterable[str]], object],
         environ: Mapping[str, str] = os.environ,
     ) -> None:
-        """Of a log, which gives the ids of the keys that it knows of, and takes note of those that are used."""
+        """Keys of a log: `known` returns the ids that the log has recorded, and `note` records the used ones."""
         self._log = log
         self._known = known
         self._note = note
@@ -70,7 +70,7 @@ class LogKeys(Mapping[str, bytes]):
         return dict, (dict(self),)
 
     def _find(self) -> Mapping[str, bytes]:
-        """The keys that there are."""
+        """Return the existing keys."""
         if self._keys is None:
             given = self._environ.get(KEY_VARIABLE)
             if given:
@@ -81,7 +81,7 @@ class LogKeys(Mapping[str, bytes]):
         return self._keys
 
     def _make(self) -> Mapping[str, bytes]:
-        """A key of our own, or that of who was faster."""
+        """Make a key and return it, or the key of another process that was faster."""
         path = _place_of(self._log)
         known = sorted(self._known())
         if known:
@@ -106,7 +106,7 @@ class LogKeys(Mapping[str, bytes]):
 
 
 class LogKeyring(Keyring, frozen=True):
-    """The keyring of a log; nothing is looked for until a key is needed."""
+    """The keyring of a log; it looks up nothing until a key is needed."""
 
     keys: LogKeys
 
@@ -126,9 +126,9 @@ def _place_of(log: Path) -> Path:
 
 
 def _read(path: Path) -> str | None:
-    """What a key file holds; None where there is none, `KeyUnavailable` for one that is no secret of ours."""
+    """Return the text of a key file; None if there is none. Raises `KeyUnavailable` if it is not our secret."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe would be waited for
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # do not wait for a pipe
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -175,11 +175,11 @@ def _keys_of(texts: list[str], where: str) -> Mapping[str, bytes]:
 
 
 def _create(path: Path) -> None:
-    """Make a key file, whole or not at all; where another process was faster, its key stays."""
+    """Create a key file, whole or not at all; if another process was faster, its key stays."""
     descriptor, name = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
     try:
         with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            os.fchmod(descriptor, 0o600)  # whatever the umask
+            os.fchmod(descriptor, 0o600)  # independent of the umask
             file.write(token_bytes(_KEY_BYTES).hex() + "\n")
             file.flush()
             os.fsync(file.fileno())

@@ -212,18 +212,18 @@ def _launch(flow: Flow[..., Any], run_id: str, settings: _Settings, log: EventLo
         raise CommandError(Exit.USAGE, in_shell(str(error), settings.log)) from error
 
 
-class _Outcome(msgspec.Struct):
+class _Outcome(msgspec.Struct, frozen=True):
     """A run that has ended, as its summary shows it."""
 
     run_id: str
     state: State
     counts: Counts | None
     """None if the progress could not be followed to the end."""
-    took_s: float
-    value: Any = msgspec.UNSET
-    """Unset if there is none."""
-    no_value: str = ""
+    value: str | None
+    """The value as JSON; None if there is none, or if it cannot be shown."""
+    no_value: str
     """Why the value of a successful run cannot be shown."""
+    took_s: float
 
     @property
     def word(self) -> str:
@@ -256,12 +256,12 @@ async def _run(
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
         counts = watching.result() if not watching.cancelled() else None
-        outcome = _Outcome(run_id, state, counts, 0.0)
-        await _read_value(flow, launch, outcome)
+        value, no_value = await _read_value(flow, launch, state)
     if was_over and not settings.quiet:
         say(f"run {run_id} had finished before, so nothing was run")
-    outcome.took_s = time.monotonic() - began
-    return _summarize(outcome, settings)
+    outcome = _Outcome(run_id, state, counts, value, no_value, time.monotonic() - began)
+    _write_outcome(outcome, settings)
+    return {"success": Exit.OK, "cancelled": Exit.CANCELLED}.get(outcome.word, Exit.FAILED)
 
 
 async def _is_over(log: EventLog, run_id: str) -> bool:
@@ -280,37 +280,29 @@ async def _rerun(launch: Launch[..., Any], old: str, log: str | None) -> State:
         raise CommandError(Exit.USAGE, in_shell(str(error), log)) from error
 
 
-async def _read_value(flow: Flow[..., Any], launch: Launch[..., Any], outcome: _Outcome) -> None:
-    """Read the value of a successful run back from the log."""
-    if not flow.built.returns or not outcome.state.is_successful():
-        return
+async def _read_value(flow: Flow[..., Any], launch: Launch[..., Any], state: State) -> tuple[str | None, str]:
+    """Read the value of a successful run back from the log, as JSON; and the reason if it cannot be shown."""
+    if not flow.built.returns or not state.is_successful():
+        return None, ""
     try:
-        outcome.value = await launch.value()
-    except (NoValue, ResultError) as error:
-        outcome.no_value = str(error)
+        return as_json(await launch.value()), ""
+    except (NoValue, ResultError, Unprintable) as error:
+        return None, str(error)
 
 
-def _summarize(outcome: _Outcome, settings: _Settings) -> int:
-    """Write the summary and the value; return the exit code."""
+def _write_outcome(outcome: _Outcome, settings: _Settings) -> None:
+    """Write the summary to stderr and the value, or one JSON document, to stdout."""
     if not settings.quiet:
         _say_outcome(outcome, settings)
-    text = None
-    if outcome.value is not msgspec.UNSET:
-        try:
-            text = as_json(outcome.value)
-        except Unprintable as error:
-            outcome.no_value = str(error)
     if outcome.no_value:
         say(f"no value is shown: {outcome.no_value}")
     if settings.json_stream is not None:
-        write_json(_document(outcome, text), settings.json_stream)
-    elif text is not None and outcome.value is not None:
-        write_json(text, ascii_only=False)
-    return {"success": Exit.OK, "cancelled": Exit.CANCELLED}.get(outcome.word, Exit.FAILED)
+        write_json(_document(outcome), settings.json_stream)
+    elif outcome.value not in (None, "null"):
+        write_json(outcome.value, ascii_only=False)
 
 
-def _document(outcome: _Outcome, value: str | None) -> str:
-    """The summary as JSON; `value` is JSON already."""
+def _document(outcome: _Outcome) -> str:
     summary: dict[str, Any] = {
         "run": outcome.run_id,
         "state": outcome.word,
@@ -320,7 +312,7 @@ def _document(outcome: _Outcome, value: str | None) -> str:
     if outcome.no_value:
         summary["value_omitted"] = outcome.no_value
     document = json.dumps(summary)
-    return document if value is None else f'{document[:-1]}, "value": {value}}}'
+    return document if outcome.value is None else f'{document[:-1]}, "value": {outcome.value}}}'
 
 
 def _say_outcome(outcome: _Outcome, settings: _Settings) -> None:

@@ -16,7 +16,7 @@ from eventflow.events import Draft, FlowDefined, Known, Record, encode_event
 from eventflow.graph import Graph
 from eventflow.ports import Write
 from tests.e2e.commands import command
-from tests.unit.test_cli_writing import HOSTILE, obeyed
+from tests.unit.test_cli_output import HOSTILE, obeyed
 
 MARK = "EVIL"
 """Stands in every text of the innocent log, and becomes `HOSTILE`."""

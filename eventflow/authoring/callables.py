@@ -1,11 +1,9 @@
-"""What a function takes and gives: parameters in order, their declared types, and a quick binder.
+"""The signature of a function: its parameters in order, and their declared types.
 
-`inspect.Signature.bind` costs more than the rest of building a node, so arguments are matched by hand; the
-rules are Python's, the messages name the task or flow.  Arguments are recorded by name, which is why a
-function that takes `*args`, `**kwargs` or positional-only parameters cannot be used.
+Arguments are recorded by name.  So a function that takes `*args`, `**kwargs` or positional-only parameters is refused.
 
-Types are resolved when the function is decorated, with the names its author can see there, and those that
-are not defined yet once more at first use.  What cannot be resolved then is `Any`.
+Types are resolved when the function is decorated, with the names that its author can see there.  Names that are not
+defined yet are resolved at first use.  If that fails, too, the type is `Any`.
 """
 
 from __future__ import annotations
@@ -13,6 +11,7 @@ from __future__ import annotations
 import inspect
 import types
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any, Final, get_args, get_origin, get_type_hints
 
 from eventflow.runs.argument_names import ArgumentNames
@@ -59,32 +58,46 @@ class Signature(ArgumentNames):
         return given
 
     def type_of(self, name: str) -> Any:
-        """The declared type of a parameter, or of `return`; Any when there is none."""
+        """Return the declared type of a parameter, or of `return`; Any if there is none."""
         if self._open:
             self._resolve(None)
         return unaliased(self._hints.get(name, Any))
 
     def unresolved(self, name: str) -> str | None:
-        """The annotation of a parameter that names something which cannot be found, as written."""
+        """Return the annotation of a parameter, as written, if a name in it cannot be found; else None."""
         return str(self._open[name]) if name in self._open else None
 
     def _resolve(self, visible: Mapping[str, Any] | None) -> None:
-        """Evaluate the annotations that are still open, one by one, so that one riddle leaves the others."""
+        """Evaluate the annotations that are still open, one by one: one that fails does not affect the others."""
         scope = getattr(self._fn, "__globals__", {})
         for name, annotation in list(self._open.items()):
-            holder = types.SimpleNamespace(__annotations__={name: annotation})
             try:
-                found = get_type_hints(holder, scope, visible, include_extras=True)[name]
-            except Exception:  # noqa: BLE001, S112 - any expression may stand in an annotation
+                self._hints[name] = _evaluated(annotation, scope, visible)
+            except Exception:  # noqa: BLE001, S112 - an annotation is any expression
                 continue
-            self._hints[name] = found
             del self._open[name]
 
 
-def unaliased(declared: Any) -> Any:
-    """The type that an alias made by a `type` statement (PEP 695) stands for; any other type is given back.
+def _evaluated(annotation: Any, scope: dict[str, Any], visible: Mapping[str, Any] | None) -> Any:
+    """The type that an annotation means; raises as the annotation does."""
+    if isinstance(annotation, str):
+        annotation = eval(_compiled(annotation), scope, visible)  # noqa: S307 - written by the function's author
+    if type(annotation) is type:
+        return annotation
+    holder = types.SimpleNamespace(__annotations__={"it": annotation})
+    return get_type_hints(holder, scope, visible, include_extras=True)["it"]
 
-    An alias whose definition cannot be evaluated is given back too. Aliases inside the type stay.
+
+@lru_cache(maxsize=1024)
+def _compiled(annotation: str) -> types.CodeType:
+    """The code of an annotation: functions made in a loop repeat theirs, and compiling costs more than all else."""
+    return compile(annotation, "<annotation>", "eval", dont_inherit=True)
+
+
+def unaliased(declared: Any) -> Any:
+    """Return the type behind an alias that a `type` statement made (PEP 695); any other type is returned unchanged.
+
+    So is an alias whose definition cannot be evaluated. Aliases inside the type stay.
     """
     alias = get_origin(declared) or declared
     while type(alias).__name__ == "TypeAliasType":  # of typing, or of typing_extensions before 3.12
@@ -93,7 +106,7 @@ def unaliased(declared: Any) -> Any:
             if get_origin(declared) is alias:
                 given = dict(zip(alias.__type_params__, get_args(declared), strict=True))
                 value = value[tuple(given[parameter] for parameter in value.__parameters__)]
-        except Exception:  # noqa: BLE001 - any expression may stand in an alias
+        except Exception:  # noqa: BLE001 - an alias is any expression
             return declared
         declared = value
         alias = get_origin(declared) or declared
@@ -101,7 +114,7 @@ def unaliased(declared: Any) -> Any:
 
 
 def in_class(fn: types.FunctionType) -> bool:
-    """Whether a function was written in a class, as a method that is given its object or class."""
+    """Whether a function was written in a class, as a method that takes its object or class."""
     nested = "." in fn.__qualname__.rpartition("<locals>.")[2]
     return nested and fn.__code__.co_varnames[:1] in (("self",), ("cls",))
 
@@ -114,9 +127,9 @@ def _unnameable(label: str, parameter: inspect.Parameter) -> str:
     name = parameter.name
     match parameter.kind:
         case inspect.Parameter.VAR_POSITIONAL:
-            what, fix = f"*{name}", f"take one list instead: `{name}: list[...]`"
+            kind, fix = f"*{name}", f"take one list instead: `{name}: list[...]`"
         case inspect.Parameter.VAR_KEYWORD:
-            what, fix = f"**{name}", f"take one dict instead: `{name}: dict[str, ...]`"
+            kind, fix = f"**{name}", f"take one dict instead: `{name}: dict[str, ...]`"
         case _:
-            what, fix = f"the positional-only parameter {name!r}", "remove the `/` from its signature"
-    return f"{label} takes {what}, but arguments are recorded by name: {fix}"
+            kind, fix = f"the positional-only parameter {name!r}", "remove the `/` from its signature"
+    return f"{label} takes {kind}, but arguments are recorded by name: {fix}"

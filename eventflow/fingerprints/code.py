@@ -70,12 +70,8 @@ def code_of(
 
 
 def note_source(fn: types.FunctionType) -> None:
-    """Remember how the file of a function is, which has just been imported: an edited one is not its source any more."""
+    """Note the time and size of a function's file when it is imported: later edits are not this function's source."""
     _stamps.setdefault(fn, _stamp(fn.__code__.co_filename))
-
-
-def _held_by(place: tuple[Any, str]) -> Any:
-    return getattr(*place)
 
 
 class _Known:
@@ -89,7 +85,7 @@ class _Known:
 
     def is_current(self) -> bool:
         try:
-            return all(_held_by(place) is value for place, value in self._cells)
+            return all(getattr(owner, name) is value for owner, name, value in self._cells)
         except ValueError:  # a cell was emptied
             return False
 
@@ -119,8 +115,8 @@ def _digest(*parts: bytes) -> bytes:
     return found.digest()[:DIGEST_BYTES]
 
 
-_Cells = list[tuple[tuple[Any, str], Any]]
-"""Objects and their attributes that a digest was made of, with what they held then: cells, codes, defaults."""
+_Cells = list[tuple[Any, str, Any]]
+"""The mutable parts of a function that its digest was made of: object, name of the attribute, its value then."""
 
 
 def _function(fn: types.FunctionType, outer: list[types.FunctionType], cells: _Cells) -> bytes:
@@ -128,7 +124,7 @@ def _function(fn: types.FunctionType, outer: list[types.FunctionType], cells: _C
     if fn in outer:
         return _digest(b"ring", str(outer.index(fn)).encode())
     chain = [*outer, fn]
-    cells += [((fn, name), getattr(fn, name)) for name in ("__code__", "__defaults__", "__kwdefaults__")]
+    cells += [(fn, name, getattr(fn, name)) for name in ("__code__", "__defaults__", "__kwdefaults__")]
     source = _source(fn)
     parts = [_text(source.text)]
     defaults = [*enumerate(fn.__defaults__ or ()), *sorted((fn.__kwdefaults__ or {}).items())]
@@ -150,7 +146,7 @@ def _function(fn: types.FunctionType, outer: list[types.FunctionType], cells: _C
             value = cell.cell_contents
         except ValueError:
             raise _Undigestable(f"{what} has no value yet: define it before the flow is built") from None
-        cells.append(((cell, "cell_contents"), value))
+        cells.append((cell, "cell_contents", value))
         parts += [_text(name), _value(value, what, chain, cells)]
     return _digest(b"function", *parts)
 

@@ -27,10 +27,11 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from eventflow.authoring.arguments import unmapped
-from eventflow.authoring.flows import Flow, Parameter, flow
+from eventflow.authoring.flows import Flow, Parameter
 from eventflow.authoring.nodes import BuildError, NodeIsNotAValue
 from eventflow.authoring.option_values import exponential, inputs, nothing, parameters
 from eventflow.authoring.tasks import task
+from eventflow.authoring.traced_flow import flow
 from eventflow.events import LogDamaged
 from eventflow.fingerprints.type_defs import TypeChanged
 from eventflow.logs.memory import MemoryLog

@@ -1,4 +1,4 @@
-"""From what a person writes as an argument to what the graph keeps of it.
+"""Turn the argument of a call into an expression of the graph.
 
     a node                                    Ref
     a list, tuple or dict with nodes in it    ListOf, TupleOf, DictOf
@@ -25,7 +25,7 @@ from eventflow.serializers.faults import describe_fault
 from eventflow.views.sequences import elements_of, refused, refused_type
 
 __all__ = [
-    "Place",
+    "Location",
     "Unmapped",
     "argument",
     "constant",
@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 
 class Unmapped(Generic[T]):
-    """An argument of `.map` that every child gets whole; made by `unmapped`."""
+    """An argument of `.map` that every child gets as a whole; made by `unmapped`."""
 
     __slots__ = ("value",)
 
@@ -49,19 +49,38 @@ class Unmapped(Generic[T]):
 
 
 def unmapped(value: T) -> Unmapped[T]:
-    """Mark an argument of `.map` that is not mapped over: every child gets all of it."""
+    """Mark an argument of `.map` that is not mapped over: every child gets the whole of it.
+
+    ```python
+    from eventflow import MemoryLog, flow, task, unmapped
+
+    @task
+    def price(amount: int, rates: list[float]) -> float:
+        return amount * sum(rates)
+
+    @flow
+    def prices() -> list[float]:
+        return price.map([1, 2, 3], unmapped([0.5, 1.5]))
+
+    print(await prices.options(log=MemoryLog()).value())
+    ```
+
+    ```text
+    [2.0, 4.0, 6.0]
+    ```
+    """
     return Unmapped(value)
 
 
-class Place(NamedTuple):
-    """Where a value was written, for messages."""
+class Location(NamedTuple):
+    """The use of a value in a flow, for messages."""
 
     flow: Owner
-    what: str
+    text: str
     """`task 'total', argument 'orders'`."""
 
     def __str__(self) -> str:
-        return f"in flow {self.flow.name!r}, {self.what}"
+        return f"in flow {self.flow.name!r}, {self.text}"
 
 
 _CONTAINERS: Final = frozenset((list, tuple, dict))
@@ -71,12 +90,15 @@ _encode: Final = msgspec.msgpack.Encoder().encode
 
 @lru_cache(maxsize=4096)
 def _plain_constant(data: bytes) -> Const:
-    """The constant of these bytes, one for all equal ones: a large flow repeats few values in many places."""
+    """The constant with these bytes. Equal ones share it: a large flow repeats few values many times."""
     return Const(Inline("msgpack", data, digest_of(data)))
 
 
 def quick(value: Any, flow: Owner) -> Arg | None:
-    """What nearly every argument is, in little time: a node of this flow or a small plain value."""
+    """Return the expression of a node of this flow or a small plain value; None for anything else.
+
+    Nearly every argument is one of these, so they are tried before anything that takes longer.
+    """
     kind = type(value)
     if kind is Node:
         return value._ref if value._owner is flow else None  # noqa: SLF001
@@ -84,63 +106,65 @@ def quick(value: Any, flow: Owner) -> Arg | None:
         try:
             data = _encode(value)
         except (OverflowError, UnicodeEncodeError):
-            return None  # beyond msgpack: the serializer knows another way, or the right words
+            return None  # beyond msgpack: the serializer has another way, or the error message
         return _plain_constant(data)
     return None
 
 
-def argument(value: Any, declared: Any, place: Place) -> Arg:
-    """What the graph keeps of an argument; `BuildError` for what it cannot keep."""
-    found = quick(value, place.flow)
-    if found is not None:
-        return found
+def argument(value: Any, declared: Any, location: Location) -> Arg:
+    """Return the expression of an argument; `BuildError` for a value that cannot be part of the graph."""
+    plain = quick(value, location.flow)
+    if plain is not None:
+        return plain
     if isinstance(value, Node):
-        return own_ref(value, place)
+        return own_ref(value, location)
     if isinstance(value, Unmapped):
-        raise BuildError(f"{place}: unmapped() has a meaning only inside .map(); pass the value itself")
+        raise BuildError(f"{location}: unmapped() has a meaning only inside .map(); pass the value itself")
     if type(value) in _CONTAINERS and _holds_node(value):
-        return _container(value, declared, place, ())
-    return constant(value, declared, place)
+        return _container(value, declared, location, ())
+    return constant(value, declared, location)
 
 
-def own_ref(node: Node, place: Place) -> Ref:
-    """Where a node's value comes from; `BuildError` if the node belongs to another flow."""
-    if owner_of(node) is not place.flow:
+def own_ref(node: Node, location: Location) -> Ref:
+    """Return the reference of a node; `BuildError` if the node belongs to another flow."""
+    if owner_of(node) is not location.flow:
         raise BuildError(
-            f"{place}: {node!r} belongs to another flow; a node means something only in the flow in which it was "
+            f"{location}: {node!r} belongs to another flow; a node means something only in the flow in which it was "
             f"made: call the task here too, or make the value a Parameter"
         )
     return ref_of(node)
 
 
-def each_argument(value: Any, declared: Any, place: Place) -> Arg:
-    """What the graph keeps of an argument that is mapped over; `declared` is the type of one element."""
+def each_argument(value: Any, declared: Any, location: Location) -> Arg:
+    """Return the expression of an argument that is mapped over; `declared` is the type of one element."""
     is_node = isinstance(value, Node)
     written = unaliased(declared_type(value)) if is_node else type(value)
     kind = get_origin(written) or written
     refusal = refused_type(kind) if is_node else refused(value)
     if refusal is not None:
         fix = "write list(...) around it" if is_once(value) else refusal.fix + " in a task" * is_node
-        said = (
+        problem = (
             f"{refusal.what} is not mapped over ({value!r:.80})"
             if refused_type(kind) is None
             else f"{value!r:.80} is {refusal.what}, which is not mapped over"
         )
-        raise BuildError(f"{place}: {said}: {fix}; or wrap it in unmapped() to give it whole to every child")
+        raise BuildError(
+            f"{location}: {problem}: {fix}; or wrap it in unmapped() to give it whole to every child"
+        )
     if is_node:
-        return argument(value, declared, place)
+        return argument(value, declared, location)
     parts = value if kind in (list, tuple) else elements_of(value)
     # A constant for each element, so that no child opens the others.
-    return ListOf(tuple([_part(part, i, declared, place) for i, part in enumerate(parts)]))
+    return ListOf(tuple([_part(part, i, declared, location) for i, part in enumerate(parts)]))
 
 
-def constant(value: Any, declared: Any, place: Place) -> Const:
+def constant(value: Any, declared: Any, location: Location) -> Const:
     """Serialize a constant by its declared type; `BuildError` if nothing can keep it."""
     try:
-        found = serializer_for(declared).serialize(value)
+        payload = serializer_for(declared).serialize(value)
     except SerializationError as error:
-        raise BuildError(f"{place}: {_why_not(value)}") from error
-    return Const(found)
+        raise BuildError(f"{location}: {_why_not(value)}") from error
+    return Const(payload)
 
 
 @lru_cache(maxsize=512)
@@ -149,7 +173,7 @@ def _serializer_for(declared: Any) -> ResultSerializer:
 
 
 def serializer_for(declared: Any) -> ResultSerializer:
-    """The serializer of a declared type, shared by all who declare it."""
+    """Return the serializer of a declared type. Tasks that declare one type share it."""
     try:
         return _serializer_for(declared)
     except TypeError:  # a type with unhashable metadata
@@ -157,50 +181,50 @@ def serializer_for(declared: Any) -> ResultSerializer:
 
 
 def _holds_node(container: Any) -> bool:
-    """Whether a node is somewhere in nested lists, tuples and dicts; each of them is looked at once."""
+    """Whether a node is in nested lists, tuples and dicts. Each of them is visited once."""
     seen: set[int] = set()
     todo = [container]
     while todo:
-        found = todo.pop()
-        kind = type(found)
+        part = todo.pop()
+        kind = type(part)
         if kind is Node:
             return True
-        if kind in _CONTAINERS and id(found) not in seen:
-            seen.add(id(found))
-            todo.extend(found.values() if kind is dict else found)
+        if kind in _CONTAINERS and id(part) not in seen:
+            seen.add(id(part))
+            todo.extend(part.values() if kind is dict else part)
             if kind is dict:
-                todo.extend(key for key in found if type(key) is Node)
+                todo.extend(key for key in part if type(key) is Node)
     return False
 
 
-def _part(value: Any, key: Subscript, declared: Any, place: Place) -> Arg:
-    return quick(value, place.flow) or argument(
-        value, declared, Place(place.flow, f"{place.what}[{key!r:.60}]")
+def _part(value: Any, key: Subscript, declared: Any, location: Location) -> Arg:
+    return quick(value, location.flow) or argument(
+        value, declared, Location(location.flow, f"{location.text}[{key!r:.60}]")
     )
 
 
-def _container(value: Any, declared: Any, place: Place, outer: tuple[int, ...]) -> Arg:
+def _container(value: Any, declared: Any, location: Location, outer: tuple[int, ...]) -> Arg:
     """Turn a list, tuple or dict with nodes in it into an expression, item by item."""
     if id(value) in outer:
-        raise BuildError(f"{place}: the {type(value).__name__} contains itself, which is a cycle")
+        raise BuildError(f"{location}: the {type(value).__name__} contains itself, which is a cycle")
     within = (*outer, id(value))
 
     def item(key: Subscript, part: Any) -> Arg:
-        found = quick(part, place.flow)
-        if found is not None:
-            return found
+        plain = quick(part, location.flow)
+        if plain is not None:
+            return plain
         inner = element_type(declared, key)
         if type(part) in _CONTAINERS and _holds_node(part):
-            return _container(part, inner, Place(place.flow, f"{place.what}[{key!r:.60}]"), within)
-        return _part(part, key, inner, place)
+            return _container(part, inner, Location(location.flow, f"{location.text}[{key!r:.60}]"), within)
+        return _part(part, key, inner, location)
 
     if type(value) is not dict:
         items = tuple([item(i, part) for i, part in enumerate(value)])
         return ListOf(items) if type(value) is list else TupleOf(items)
     for key in value:
-        if type(key) not in (str, int) or quick(key, place.flow) is None:
+        if type(key) not in (str, int) or quick(key, location.flow) is None:
             raise BuildError(
-                f"{place}: a dict with nodes in it has int or str keys, not {key!r:.80}; "
+                f"{location}: a dict with nodes in it has int or str keys, not {key!r:.80}; "
                 f"pass a list of pairs and make the dict in the task"
             )
     return DictOf(tuple(value), tuple([item(key, part) for key, part in value.items()]))

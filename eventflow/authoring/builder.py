@@ -1,11 +1,11 @@
-"""One flow while it is being built: every call of a task inside it adds a node here.
+"""The builder of one flow's graph: every call of a task adds a node to it.
 
-A `Builder` grows a graph from its beginning to its end, so a node can refer only to nodes before it and a
-cycle cannot be written.  Which builder is meant is a context variable: each thread and each asyncio task
-builds its own flow, and a flow is not built inside another one.
+A `Builder` adds nodes in order, so a node can refer only to earlier nodes, and a cycle cannot be written.  The
+active builder is a context variable: each thread and each asyncio task builds its own flow, and a flow is not built
+inside another one.
 
-Adding a plain node costs a few microseconds whatever the size of the flow: arguments that are nodes or small
-plain values are taken up in `call` itself, all others go through `arguments`.
+Adding a node costs a few microseconds in a flow of any size, if its arguments are nodes or small plain values.  The
+other arguments go through `arguments`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from contextvars import ContextVar
 from typing import Any, Final
 
 from eventflow.authoring.arguments import (
-    Place,
+    Location,
     Unmapped,
     argument,
     constant,
@@ -70,7 +70,7 @@ class Builder:
 
     name: str
     traced: bool
-    """Made by calling a function, whose signature has the parameters."""
+    """The flow is made by calling a function, whose signature has the parameters."""
     parameters: dict[str, FlowParameter]
     bodies: dict[str, Body]
     """The live side of every task, by the name of its `TaskDef`."""
@@ -88,11 +88,11 @@ class Builder:
         self._types: dict[bytes, Description] = {}
 
     def name_of(self, index: int) -> str:
-        """The name of a node."""
+        """Return the name of a node."""
         return self._nodes[index].name
 
     def parameter(self, parameter: FlowParameter) -> Node:
-        """Add a parameter; `BuildError` for a name in use, and for a type or default that cannot serve."""
+        """Add a parameter; `BuildError` for a name in use, and for an invalid type or default."""
         name = parameter.name
         if name in self._names:
             raise BuildError(
@@ -105,7 +105,9 @@ class Builder:
             raise BuildError(f"in flow {self.name!r}, {error}") from None
         default: Const | None = None
         if not checked.required:
-            default = constant(checked.default, checked.type, Place(self, f"default of parameter {name!r}"))
+            default = constant(
+                checked.default, checked.type, Location(self, f"default of parameter {name!r}")
+            )
         self._names[name] = 1
         self.parameters[name] = checked
         index = len(self._nodes)
@@ -149,8 +151,8 @@ class Builder:
             if isinstance(value, Unmapped):
                 inputs.append(Input(name, self._argument(definition, name, value.value)))
             else:
-                place = self._place(definition, name)
-                arg = each_argument(value, definition.signature.type_of(name), place)
+                location = self._location(definition, name)
+                arg = each_argument(value, definition.signature.type_of(name), location)
                 inputs.append(Input(name, arg, True))
         mapped = any(item.each for item in inputs)
         widths = {
@@ -161,20 +163,20 @@ class Builder:
         return self._add_task(definition, label, after, inputs, mapped, zip_shortest=mapped and zip_shortest)
 
     def finish(self, returned: Any, reference: tuple[int, ...]) -> Graph:
-        """The graph, to be called once; `returned` is None or nodes, bare or in lists, tuples and dicts."""
+        """Return the graph; `returned` is None or nodes, bare or in lists, tuples and dicts. To be called once."""
         value = None if returned is None else self._value(returned)
-        for found in self._tasks:
-            self._check_cache(found)
+        for task in self._tasks:
+            self._check_cache(task)
         types, classes = described(self._types)
         return Graph(self.name, tuple(self._tasks), tuple(self._nodes), value, reference, types, classes)
 
-    def _check_cache(self, found: TaskDef) -> None:
-        """See that the parameters on which a task is cached are the flow's."""
-        cache = found.policy.cache
+    def _check_cache(self, task: TaskDef) -> None:
+        """Check that the parameters on which a task is cached are the flow's."""
+        cache = task.policy.cache
         for name in () if cache is None or cache.parameters is None else cache.parameters:
             if name not in self.parameters:
                 raise BuildError(
-                    f"in flow {self.name!r}, task {found.name!r} is cached on parameters({name!r})"
+                    f"in flow {self.name!r}, task {task.name!r} is cached on parameters({name!r})"
                     f"{did_you_mean(name, self.parameters)}"
                 )
 
@@ -182,10 +184,10 @@ class Builder:
         """Return the index and path of a node; `BuildError` for anything else, and for a node of another flow."""
         if not isinstance(node, Node):
             raise BuildError(f"flow {self.name!r} can be asked for its nodes, not for {node!r:.80}")
-        return own_ref(node, Place(self, "asked for a node"))
+        return own_ref(node, Location(self, "asked for a node"))
 
     def named(self, name: str) -> tuple[int]:
-        """The index of the task node of that name; `BuildError` if there is none."""
+        """Return the index of the task node of that name; `BuildError` if there is none."""
         tasks = {node.name: i for i, node in enumerate(self._nodes) if isinstance(node, TaskNode)}
         if name not in tasks:
             raise BuildError(
@@ -194,32 +196,35 @@ class Builder:
         return (tasks[name],)
 
     def calls_of(self, definition: TaskDefinition) -> tuple[int, ...]:
-        """The indices of all nodes of one task; `BuildError` if there is none."""
+        """Return the indices of all nodes of one task; `BuildError` if there is none."""
         wanted = self._index.get(definition)
         if wanted is None:
             raise BuildError(f"flow {self.name!r} never calls task {definition.name!r}, which it refers to")
         return tuple(i for i, n in enumerate(self._nodes) if isinstance(n, TaskNode) and n.task == wanted)
 
-    def task_index(self, node: object, what: str) -> int:
-        """The index of the task that a node belongs to; `BuildError` for a parameter or no node of ours."""
+    def task_index(self, node: object, use: str) -> int:
+        """Return the index of the task of a node; `BuildError` for a parameter, or anything but a node of this flow.
+
+        `use` names the call that takes the node, for messages.
+        """
         if not isinstance(node, Node):
             raise BuildError(
-                f"in flow {self.name!r}, {what} takes nodes, what calls of tasks give: not {node!r:.80}"
+                f"in flow {self.name!r}, {use} takes nodes, which calls of tasks return: not {node!r:.80}"
             )
-        index = own_ref(node, Place(self, what)).node
+        index = own_ref(node, Location(self, use)).node
         if isinstance(self._nodes[index], ParameterNode):
             raise BuildError(
-                f"in flow {self.name!r}, {what} takes nodes of tasks, not parameter {self.name_of(index)!r}"
+                f"in flow {self.name!r}, {use} takes nodes of tasks, not parameter {self.name_of(index)!r}"
             )
         return index
 
     def _value(self, returned: Any) -> Arg:
-        place = Place(self, "the returned value")
-        arg = argument(returned, Any, place) if isinstance(returned, Node | list | tuple | dict) else None
+        location = Location(self, "the returned value")
+        arg = argument(returned, Any, location) if isinstance(returned, Node | list | tuple | dict) else None
         if arg is None or isinstance(arg, Const):
             raise BuildError(
-                f"{place}: {returned!r:.80} was not made by a task of this flow; return a node (what a call of a "
-                f"task gives), a list, tuple or dict of nodes, or nothing"
+                f"{location}: {returned!r:.80} was not made by a task of this flow; return a node (a call of a "
+                f"task returns one), a list, tuple or dict of nodes, or nothing"
             )
         return arg
 
@@ -231,11 +236,11 @@ class Builder:
         except TypeError as error:
             raise BuildError(f"in flow {self.name!r}, {error}") from None
 
-    def _place(self, definition: TaskDefinition, name: str) -> Place:
-        return Place(self, f"task {definition.name!r}, argument {name!r}")
+    def _location(self, definition: TaskDefinition, name: str) -> Location:
+        return Location(self, f"task {definition.name!r}, argument {name!r}")
 
     def _argument(self, definition: TaskDefinition, name: str, value: Any) -> Arg:
-        return argument(value, definition.signature.type_of(name), self._place(definition, name))
+        return argument(value, definition.signature.type_of(name), self._location(definition, name))
 
     def _add_task(
         self,
@@ -252,29 +257,29 @@ class Builder:
             task = self._define(definition)
         waits: tuple[int, ...] = ()
         if after:
-            what = f"task {definition.name!r}: .after()"
-            waits = tuple(dict.fromkeys(self.task_index(node, what) for node in after))
+            use = f"task {definition.name!r}: .after()"
+            waits = tuple(dict.fromkeys(self.task_index(node, use) for node in after))
         name = _unique(self._names, label or definition.name)
         index = len(self._nodes)
         self._nodes.append(TaskNode(name, task, tuple(inputs), waits, mapped, zip_shortest))
         return Node(self, Ref(index), definition.returns_each if mapped else definition.returns)
 
     def _define(self, definition: TaskDefinition) -> int:
-        found = definition.graph_form(_unique(self._task_names, definition.name))
+        task = definition.graph_form(_unique(self._task_names, definition.name))
         self._index[definition] = len(self._tasks)
-        self._tasks.append(found)
+        self._tasks.append(task)
         self._types.update(definition.types.values())
-        if found.codeless:
+        if task.codeless:
             warnings.warn(
-                f"in flow {self.name!r}, task {found.name!r} is never cached, for its code has no digest: {found.codeless}",
+                f"in flow {self.name!r}, task {task.name!r} is never cached, for its code has no digest: {task.codeless}",
                 stacklevel=2,
             )
-        self.bodies[found.name] = definition.body
+        self.bodies[task.name] = definition.body
         return len(self._tasks) - 1
 
 
 def _unique(taken: dict[str, int], name: str) -> str:
-    """The name itself, or with the first free number, as in `fetch-2`."""
+    """Return the name itself if it is free, else with the first free number, as in `fetch-2`."""
     count = taken.get(name)
     if count is None:
         taken[name] = 1

@@ -1,30 +1,26 @@
-"""Flows: what a person asks for as a whole, written as if the values were there already.
+"""Flows: tasks and how their values depend on each other, written as if the values existed already.
 
     @flow                                        with Flow("nightly") as nightly:
     def nightly(day: str) -> Decimal:                day = Parameter("day", type=str)
         return total(enrich.map(fetch(day)))         amount = total(enrich.map(fetch(day)))
 
-Both are built once: the function when its flow is first used, the block when it ends.  What comes out is a
-frozen `Graph`, the bindings from its tasks to their functions, and the types of its parameters.
+Both are built once: the function when its flow is first used, the block when it ends.  The result is a `BuiltFlow`: a
+frozen graph, the functions of its tasks, and the types of its parameters.
 """
 
 from __future__ import annotations
 
-import inspect
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from contextvars import Token
-from threading import RLock
-from types import FunctionType, TracebackType
-from typing import Any, Generic, NoReturn, ParamSpec, Protocol, Self, TypeAlias, TypeVar, overload
+from types import TracebackType
+from typing import Any, Generic, NoReturn, ParamSpec, Self, TypeAlias, TypeVar, overload
 
 import msgspec
 
 from eventflow.authoring.arguments import serializer_for
 from eventflow.authoring.builder import Builder, active
-from eventflow.authoring.callables import Signature, in_class
 from eventflow.authoring.nodes import BuildError
 from eventflow.authoring.option_values import check_name
 from eventflow.authoring.tasks import Task
@@ -39,7 +35,7 @@ from eventflow.runs.launch import Launch
 from eventflow.runs.parameters import FlowParameter
 from eventflow.states import State
 
-__all__ = ["Flow", "Parameter", "flow"]
+__all__ = ["Flow", "Parameter", "Reference", "entry_of"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -50,7 +46,39 @@ Reference: TypeAlias = Sequence["str | Task[..., Any]"]
 
 
 class Flow(Generic[P, R]):
-    """A graph of tasks with its parameters and functions. Unchangeable once it is built."""
+    """A graph of tasks with its parameters and functions. It does not change once it is built.
+
+    Made by `@flow`, or spelled out in a `with` block:
+
+    ```python
+    from eventflow import Flow, MemoryLog, Parameter, task
+
+    @task
+    def fetch(day: str) -> list[int]:
+        return [1, 2, 3]
+
+    @task
+    def total(orders: list[int]) -> int:
+        return sum(orders)
+
+    @task
+    def publish(amount: int) -> None:
+        pass
+
+    with Flow("nightly") as nightly:
+        day = Parameter("day", type=str)
+        amount = total(fetch(day))
+        publish(amount)
+        nightly.reference(amount)  # the run succeeds if `total` does
+
+    state = await nightly.options(log=MemoryLog()).run(day="2026-11-22")
+    print(state.is_successful(), state.result[amount].result)
+    ```
+
+    ```text
+    True 6
+    ```
+    """
 
     name: str
     _returns = False
@@ -59,7 +87,7 @@ class Flow(Generic[P, R]):
     def __init__(self: Flow[..., Any], name: str, *, reference: Reference = ()) -> None:
         """Begin a flow that is spelled out in a `with` block.
 
-        `reference` names the tasks on which success is judged; by default the terminal ones.
+        `reference` names the tasks that decide whether a run succeeds; by default the terminal ones.
         """
         self.name = check_name("flow", name)
         frame = sys._getframe(1)  # noqa: SLF001 - that of the block
@@ -67,11 +95,11 @@ class Flow(Generic[P, R]):
         self._reference = reference
         self._judged: list[int] = []
         self._built: BuiltFlow | None = None
-        self.entry = _entry_of(frame.f_globals.get("__name__", ""), frame.f_code.co_filename, is_block=True)
+        self.entry = entry_of(frame.f_globals.get("__name__", ""), frame.f_code.co_filename, is_block=True)
         self._outer: Token[Builder | None] | None = None
         self._raised = False
 
-    # ── what it is ───────────────────────────────────────────────────────────────────────────────────────────
+    # ── its parts ───────────────────────────────────────────────────────────────────────────────────────────
 
     @property
     def entry(self) -> str:
@@ -111,7 +139,7 @@ class Flow(Generic[P, R]):
         return f"<flow {self.name!r} ({self.entry})>"
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> NoReturn:  # noqa: ARG002 - see below
-        """Refused, whatever the arguments: a flow is run, not called."""
+        """Refused with any arguments: a flow is run, not called."""
         building = active.get()
         if building is not None:
             raise BuildError(
@@ -120,7 +148,7 @@ class Flow(Generic[P, R]):
             )
         raise BuildError(f"flow {self.name!r} was called: a flow is run, with `await ….run(...)`")
 
-    # ── how it is run ────────────────────────────────────────────────────────────────────────────────────────
+    # ── running ────────────────────────────────────────────────────────────────────────────────────────
 
     def options(
         self,
@@ -133,17 +161,38 @@ class Flow(Generic[P, R]):
         on_change: OnChange = "refuse",
         world: World | None = None,
     ) -> Launch[P, R]:
-        """The flow with engine options, which are kept apart so that no parameter name is reserved.
+        """Return the flow with engine options. They are apart from the parameters, so that no parameter name is reserved.
 
-        run_id        a new one starts a run, a known one resumes it or gives what it recorded
-        log           where events go: a log, or a URL like `sqlite:///runs.db`; see `eventflow.logs.urls`
+        run_id        a new id starts a run; a known one resumes it, or returns the recorded state of a finished run
+        log           a log, or a URL like `sqlite:///runs.db`; see `eventflow.logs.urls`
         labels        text by text, recorded with the run
         durability    when a result may be handed on: `full`, `normal` or `pipelined`
-        wait          False: only look: give what the log says of the run `run_id`, and start or resume nothing
+        wait          False: return the recorded state of the run `run_id`; start or resume nothing
         on_change     `keep`: resume although the code of finished tasks changed, and keep their results
-        world         clock, ids and chance; a `VirtualWorld` in tests
+        world         clock, ids and randomness; a `VirtualWorld` in tests
 
-        Raises `TypeError` or `ValueError` for an option that cannot be.
+        Raises `TypeError` or `ValueError` for an invalid option, `BuildError` for a flow that cannot be built.
+
+        ```python
+        from eventflow import MemoryLog, flow, task
+
+        @task
+        def add(a: int, b: int) -> int:
+            return a + b
+
+        @flow
+        def sums(a: int) -> int:
+            return add(a, 1)
+
+        launch = sums.options(run_id="first", log=MemoryLog(), labels={"team": "data"})
+        print(await launch.value(a=1))
+        print(await launch.value(a=1))  # the run has finished: its recorded value, nothing is executed
+        ```
+
+        ```text
+        2
+        2
+        ```
         """
         options = RunOptions(
             run_id=run_id,
@@ -158,18 +207,95 @@ class Flow(Generic[P, R]):
         return Launch(self.built, options)
 
     async def run(self, /, *args: P.args, **kwargs: P.kwargs) -> State:
-        """Run the flow to its end and give its final State; see `Launch.run` for the contract."""
+        """Run the flow to its end and return its final State; see `Launch.run` for the contract.
+
+        ```python
+        from eventflow import flow, task
+
+        @task
+        def add(a: int, b: int) -> int:
+            return a + b
+
+        @flow
+        def sums(a: int) -> int:
+            return add(a, 1)
+
+        state = await sums.run(a=1)
+        print(state.is_successful(), state.result["add"].result)
+        ```
+
+        ```text
+        True 2
+        ```
+        """
         return await self.options().run(*args, **kwargs)
 
     async def value(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run the flow and give the value that it returns, or raise the failing task's `TaskError`."""
+        """Run the flow and return its value, or raise the `TaskError` of the failed task; see `Launch.value`.
+
+        ```python
+        from eventflow import TaskError, flow, task
+
+        @task
+        def divide(a: int, b: int) -> float:
+            return a / b
+
+        @flow
+        def ratio(b: int) -> float:
+            return divide(1, b)
+
+        print(await ratio.value(b=4))
+        try:
+            await ratio.value(b=0)
+        except TaskError as error:
+            print(error.task, type(error.__cause__).__name__)
+        ```
+
+        ```text
+        0.25
+        divide ZeroDivisionError
+        ```
+        """
         return await self.options().value(*args, **kwargs)
 
     async def rerun(self, run_id: str, /) -> State:
-        """Make a new run that keeps a finished run's successes and runs the rest with today's code."""
+        """Make a new run that keeps a finished run's successes and runs the rest with today's code.
+
+        It goes to the default log, as `run` does; `options(log=...).rerun(run_id)` names another. See `Launch.rerun`.
+
+        ```python
+        from eventflow import flow, task
+
+        broken = True
+
+        @task
+        def fetch() -> int:
+            return 20
+
+        @task
+        def enrich(number: int) -> int:
+            if broken:
+                raise ValueError("a bug")
+            return number + 1
+
+        @flow
+        def nightly() -> int:
+            return enrich(fetch())
+
+        print((await nightly.options(run_id="monday").run()).is_failed())
+        broken = False
+        state = await nightly.rerun("monday")
+        print(state.result["fetch"].is_cached(), state.result["enrich"].result)
+        ```
+
+        ```text
+        True
+        True 21
+        ```
+        """
         return await self.options().rerun(run_id)
 
-    # ── how it is built ──────────────────────────────────────────────────────────────────────────────────────
+    # ── building ──────────────────────────────────────────────────────────────────────────────────────
 
     def __enter__(self) -> Self:
         if self._outer is not None or self._built is not None or self._raised:
@@ -183,13 +309,13 @@ class Flow(Generic[P, R]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._end()
-        self._raised = True  # unless it comes to its end below
+        self._raised = True  # until the flow is finished below
         if kind is None:
             self._finish(None)
             self._raised = False
 
     def reference(self, *nodes: object) -> None:
-        """Judge success on the tasks of these nodes, and of those named before; to be called in the block."""
+        """Add the tasks of these nodes to those that decide whether a run succeeds. To be called in the block."""
         if self._outer is None:
             raise BuildError(f"flow {self.name!r}: .reference() belongs into its `with` block")
         self._judged += [self._builder.task_index(node, ".reference()") for node in nodes]
@@ -236,122 +362,17 @@ class Flow(Generic[P, R]):
         raise BuildError(f"flow {self.name!r} was not built: {why}")
 
 
-def _entry_of(module: str, file: str, *, is_block: bool = False) -> str:
-    """Where another process finds the code of a module: the module's name, or the file of a script.
+def entry_of(module: str, file: str, *, is_block: bool = False) -> str:
+    """Return where another process can load the code of a module from: the module's name, or the file of a script.
 
-    For a block, whose variable has no name here, a module outside a package is found by its file.
+    For a block, whose variable has no name here, a module outside a package is named by its file.
     """
-    ran = script_module() if module == MAIN else None
-    if ran is not None:
-        return ran
+    script = script_module() if module == MAIN else None
+    if script is not None:
+        return script
     if module == MAIN:
-        return os.path.abspath(file) if file.endswith(".py") else module  # noqa: PTH100 - a text, made once
+        return os.path.abspath(file) if file.endswith(".py") else module  # noqa: PTH100 - text, made once
     return file if is_block and "." not in module else module
-
-
-class _TracedFlow(Flow[P, R]):
-    """A flow made by calling a function with nodes for values, when it is first needed."""
-
-    _returns = True
-
-    def __init__(self, fn: FunctionType, signature: Signature, name: str, reference: Reference) -> None:
-        super().__init__(name, reference=reference)
-        self.entry = f"{_entry_of(fn.__module__, fn.__code__.co_filename)}:{fn.__qualname__}"
-        self.__doc__ = fn.__doc__
-        self.__wrapped__ = fn
-        self._signature = signature
-        self._lock = RLock()  # threads may need it first at the same time
-
-    def __enter__(self) -> NoReturn:
-        raise BuildError(
-            f"flow {self.name!r} is made of a function: call its tasks there, not in a `with` block"
-        )
-
-    def _build(self) -> BuiltFlow:
-        with self._lock:
-            return self._built if self._built is not None else self._trace()
-
-    def _trace(self) -> BuiltFlow:
-        if self._outer is not None:
-            return super()._build()  # asked for by the function that is being traced
-        self._builder = Builder(self.name, traced=True)  # anew: an earlier attempt may have raised halfway
-        self._begin()
-        try:
-            with self._located():
-                nodes = {
-                    name: self._builder.parameter(self._parameter(name)) for name in self._signature.names
-                }
-            returned = self.__wrapped__(**nodes)
-        finally:
-            self._end()
-        with self._located():
-            return self._finish(returned)
-
-    @contextmanager
-    def _located(self) -> Iterator[None]:
-        """Have errors that are about the function as a whole name its first line."""
-        try:
-            yield
-        except BuildError as error:
-            code = self.__wrapped__.__code__
-            error.location = (code.co_filename, code.co_firstlineno)
-            raise
-
-    def _parameter(self, name: str) -> FlowParameter:
-        signature = self._signature
-        declared = signature.type_of(name)
-        riddle = signature.unresolved(name)
-        if riddle is not None:
-            raise BuildError(
-                f"in flow {self.name!r}, the type {riddle!r} of parameter {name!r} is not known when the flow is "
-                f"built; import it for real (not under TYPE_CHECKING) and define it at module level"
-            )
-        default = signature.defaults.get(name, msgspec.UNSET)
-        return FlowParameter(name, declared, default, signature.names.index(name) >= signature.positional)
-
-
-class _Decorator(Protocol):
-    """`@flow(...)` waiting for its function."""
-
-    def __call__(self, fn: Callable[P, R], /) -> Flow[P, R]: ...
-
-
-@overload
-def flow(fn: Callable[P, R], /) -> Flow[P, R]: ...
-@overload
-def flow(*, name: str | None = None, reference: Reference = ()) -> _Decorator: ...
-def flow(fn: Any = None, /, *, name: str | None = None, reference: Reference = ()) -> Any:
-    """Make a flow of a function that calls tasks: `@flow`, or `@flow(...)` with options.
-
-    The function is called once, when the flow is first used, with nodes for its parameters; the node that it
-    returns (or a list, tuple or dict of nodes) is the flow's value. `reference` names the tasks on which
-    success is judged, as names of nodes or as tasks. Raises `TypeError` for a function that cannot be traced.
-    """
-
-    def make(fn: Any, visible: Mapping[str, Any]) -> Flow[..., Any]:
-        if not isinstance(fn, FunctionType):
-            raise TypeError(f"@flow: {fn!r:.80} cannot be a flow; decorate a function that calls tasks")
-        own = check_name("flow", fn.__name__ if name is None else name)
-        if in_class(fn):
-            raise TypeError(
-                f"flow {own!r} is a method, and its object could not be recorded: write a function, and pass what it "
-                f"needs of the object as parameters"
-            )
-        if (
-            inspect.iscoroutinefunction(fn)
-            or inspect.isgeneratorfunction(fn)
-            or inspect.isasyncgenfunction(fn)
-        ):
-            raise TypeError(
-                f"flow {own!r} is async or a generator, but a flow is only traced, to see which tasks it calls: "
-                f"write a plain `def` without await and yield; the tasks may be async"
-            )
-        return _TracedFlow(fn, Signature(f"flow {own!r}", fn, visible), own, reference)
-
-    # The names that the author sees here: annotations may refer to classes of an enclosing function.
-    if fn is not None:
-        return make(fn, sys._getframe(1).f_locals)  # noqa: SLF001
-    return lambda fn: make(fn, sys._getframe(1).f_locals)  # noqa: SLF001
 
 
 @overload
@@ -361,10 +382,30 @@ def Parameter(name: str, *, type: type[T], default: T = ...) -> T: ...
 @overload
 def Parameter(name: str, *, type: object = ..., default: Any = ...) -> Any: ...
 def Parameter(name: str, *, type: Any = Any, default: Any = msgspec.UNSET) -> Any:  # noqa: A002, N802
-    """Declare a parameter in a `with Flow(...)` block; stands for its value and is typed as it.
+    """Declare a parameter in a `with Flow(...)` block. Returns a node, typed as the parameter's value.
 
     Without a `default` every run must give it. Values are converted to `type` and checked before anything
     runs. Raises `BuildError` outside a block, for a name in use, and for a default of another type.
+
+    ```python
+    from eventflow import Flow, MemoryLog, Parameter, task
+
+    @task
+    def repeat(word: str, times: int) -> str:
+        return word * times
+
+    with Flow("echo") as echo:
+        word = Parameter("word", type=str)
+        times = Parameter("times", type=int, default=2)
+        answer = repeat(word, times)
+
+    state = await echo.options(log=MemoryLog()).run(word="ab")
+    print(state.result[answer].result)
+    ```
+
+    ```text
+    abab
+    ```
     """
     builder = active.get()
     if builder is None:

@@ -1,13 +1,13 @@
-"""What stands for a value while a flow is being built.
+"""The nodes of a flow that is being built: placeholders for values.
 
-A flow is written as if values were there: `total(fetch(day))`.  What is really handed around is a `Node`,
-which knows only where its value will come from.  It can be passed on, indexed with `node[key]`, unpacked
-where its declared type says how long it is, compared by identity, and printed with `repr`.  Whatever else
-is tried would need the value, and raises `NodeIsNotAValue`.  That includes `==`, `!=` and `in` against
-anything that is not a node: `if env == "prod"` would otherwise take the wrong branch without a word.
+A flow is written as if values existed already: `total(fetch(day))`.  In fact a call returns a `Node`, which only knows
+where its value will come from.  A node can be passed on, indexed with `node[key]`, unpacked if its declared type has
+a fixed length, compared with other nodes, and printed with `repr`.  All other operations need the value, and raise
+`NodeIsNotAValue`.  These include `==`, `!=` and `in` with anything that is not a node: `if env == "prod"` would
+otherwise take the wrong branch silently.
 
-The handle has no public attribute, so that every attribute of the value it stands for fails with the same
-clear words.  The table at the end of this module is the list of everything refused.
+A node has no public attribute, so that every attribute of its value fails with the same clear message.  The table at
+the end of this module lists all refused operations.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ __all__ = [
 _STANDARD_LIBRARY: Final = (str(Path(os.__file__).parent), "<frozen")
 _INSTALLED: Final = "site-packages"
 _BOTTOMS: Final = frozenset({"asyncio", "concurrent", "threading", "runpy"})
-"""Below their frames stands what started a loop or a thread, which has nothing to do with the flow."""
+"""Frames below these started a loop or a thread: they are not part of the flow."""
 
 
 def _author_line() -> tuple[str, int] | None:
-    """File and line of the innermost frame of an author's: neither the engine's nor Python's.
+    """Return file and line of the innermost frame of the author's code: neither the engine's nor Python's.
 
     A file comes before code of packages, and before code without a file (which a dataclass makes, or a prompt).
     """
@@ -83,7 +83,7 @@ class BuildError(TypeError):
 
 
 class NodeIsNotAValue(BuildError, AttributeError):
-    """Something was tried on a node that needs its value, which exists only while the flow runs."""
+    """An operation on a node needs its value, which exists only while the flow runs."""
 
 
 class Owner(Protocol):
@@ -99,7 +99,7 @@ class Owner(Protocol):
 # A Struct, because one is made for every call of a task: it costs a quarter of a plain class, and without
 # `gc` the collector does not go through all nodes of a large flow again and again (nothing points back here).
 class Node(msgspec.Struct, eq=False, gc=False):
-    """Stands for one value of one flow. A node equals itself only; its hash is by identity."""
+    """A placeholder for one value of one flow. A node equals itself only; its hash is by identity."""
 
     _owner: Owner
     _ref: Ref
@@ -163,12 +163,12 @@ def ref_of(node: Node) -> Ref:
 
 
 def declared_type(node: Node) -> Any:
-    """The declared type of the value that a node stands for; Any when unknown."""
+    """Return the declared type of a node's value; Any if it is unknown."""
     return node._type  # noqa: SLF001 - the handle has no public attribute on purpose
 
 
 def element_type(declared: Any, key: Subscript) -> Any:
-    """The declared type of `value[key]`, or Any where the declaration does not say."""
+    """Return the declared type of `value[key]`; Any if the declaration does not give it."""
     declared = _bare(declared)
     origin, args = get_origin(declared), get_args(declared)
     if origin in _MAPPINGS:
@@ -236,7 +236,7 @@ def _refuse(node: Node, tried: str, instead: str) -> NoReturn:
 
 
 def _refuse_comparison(node: Node, operator: str, other: object) -> NoReturn:
-    """Say what to write instead of a comparison with something that is no node."""
+    """Refuse a comparison with anything but a node, and show the code to write instead."""
     shown = brief(other)
     tried = f"the comparison `{operator}` (or `in`) with {'None' if other is None else f'the {type(other).__qualname__} {shown}'}"
     instead = _IS_NONE if other is None else _COMPARE.replace("OPERATOR", operator).replace("OTHER", shown)

@@ -1,8 +1,8 @@
-"""`@task`: a function that can stand in a flow.
+"""`@task`: a function that a flow can call.
 
-Outside a flow nothing happens on decoration but the checks that need no value: what cannot work is refused
-here, with the task, the option and the fix.  Inside a flow a call adds a node and is typed as the value it
-stands for, also when the function is async, so that a type checker follows the data.
+Decoration only checks the function and its options.  An error names the task, the option and the fix.  Inside a flow
+a call adds a node.  It is typed as the value of the task, also if the function is async, so that a type checker
+follows the data.
 
     total(orders)                     one run of the body
     total.after(checked)(orders)      ... and not before `checked` has finished
@@ -43,7 +43,33 @@ V = TypeVar("V")
 
 
 class Task(Generic[P, R]):
-    """A function that can stand in a flow; made by `@task`. Immutable."""
+    """A function that a flow can call; made by `@task`. Immutable.
+
+    ```python
+    from eventflow import MemoryLog, flow, task
+
+    @task
+    def fetch(page: int) -> list[int]:
+        return [page, page + 1]
+
+    @task
+    def total(numbers: list[int]) -> int:
+        return sum(numbers)
+
+    @flow
+    def report() -> list[int]:
+        first = total(fetch(1))
+        return total.after(first).map(fetch.map([2, 3]))
+
+    print(await report.options(log=MemoryLog()).value())
+    print(fetch.fn(7))  # the plain function
+    ```
+
+    ```text
+    [5, 7]
+    [7, 8]
+    ```
+    """
 
     def __init__(
         self,
@@ -72,23 +98,24 @@ class Task(Generic[P, R]):
 
     @property
     def definition(self) -> TaskDefinition:
-        """What all forms of this task (`after`, `named`) share."""
+        """The definition that all forms of this task (`after`, `named`, `mapping`) share."""
         return self._definition
 
     @property
     def policy(self) -> Policy:
-        """How it is run: retries, delays, timeout."""
+        """How it is run, as data: retries, delays, timeout, cache."""
         return self._definition.policy
 
     @property
     def code(self) -> Code:
-        """The digest of its code, or why there is none."""
+        """The digest of its code, or the reason why there is none."""
         return self._definition.code
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Add a call to the flow being built; gives what stands for its value.
+        """Add a call to the flow being built. Returns a node, typed as the value of the task.
 
-        Raises `BuildError` outside a flow, and for arguments that do not fit or cannot be kept.
+        Raises `BuildError` outside a flow, for arguments that the function does not take, and for constants that
+        cannot be serialized.
         """
         builder = active.get() or self._no_flow("called")
         if self._zip_shortest is not None:
@@ -100,20 +127,20 @@ class Task(Generic[P, R]):
         return cast(R, node)
 
     def after(self, *nodes: object) -> Task[P, R]:
-        """The same task, whose call waits until `nodes` have finished; adds to earlier ones."""
+        """Return the same task whose call also depends on `nodes`: it starts when they have finished."""
         return Task(
             self._definition, self._label, (*self._after, *cast(tuple[Node, ...], nodes)), self._zip_shortest
         )
 
     def named(self, name: str) -> Task[P, R]:
-        """The same task under another name; a number is added where the flow has the name already."""
+        """Return the same task under another name. A number is added if the flow has the name already."""
         return Task(self._definition, check_name("task", name), self._after, self._zip_shortest)
 
     def mapping(self, *, zip_shortest: bool = False) -> Task[P, R]:
-        """The same task, whose `.map` is done in this way: `add.mapping(zip_shortest=True).map(xs, ys)`.
+        """Return the same task with options for its `.map`: `add.mapping(zip_shortest=True).map(xs, ys)`.
 
-        With `zip_shortest` inputs of unequal lengths give as many children as the shortest has elements, as `zip`
-        does; without it they are an error. Raises `TypeError` for anything but a bool.
+        With `zip_shortest`, inputs of unequal lengths make as many children as the shortest has elements, as `zip`
+        does. Without it they are an error. Raises `TypeError` for anything but a bool.
         """
         if not isinstance(zip_shortest, bool):
             raise TypeError(f"task {self.name!r}: zip_shortest={zip_shortest!r:.80} is not True or False")
@@ -145,12 +172,12 @@ class Task(Generic[P, R]):
     @overload
     def map(self, /, **each: Iterable[Any] | Unmapped[Any]) -> list[R]: ...
     def map(self, /, *args: Any, **kwargs: Any) -> list[Any]:
-        """Add one call for each element of the arguments, which go side by side; `unmapped` ones go whole.
+        """Add one call for each element of the arguments, taken in parallel. Each child gets the whole of an `unmapped` one.
 
-        Typed for one to four arguments by position, or all by name. When every argument is unmapped this is
-        a plain call, and the node stands for a single value. What is mapped over is a sequence: a list, a tuple, a
-        range, an array of one dimension or a Series; all are of the same length, unless `mapping` says otherwise. Of
-        an array that is written here each child gets the element as a plain Python value. Raises like a call.
+        Arguments are sequences of one length (but see `mapping`): a list, a tuple, a range, an array of one dimension
+        or a Series. An element of an array that is a constant becomes a plain Python value. If every argument is
+        unmapped, this is a plain call, and the node has a single value. Typed for one to four arguments by position, or
+        all by name. Raises like a call.
         """
         builder = active.get() or self._no_flow("mapped")
         node: Any = builder.map(
@@ -175,7 +202,7 @@ class Task(Generic[P, R]):
 
 
 class _Decorator(Protocol):
-    """`@task(...)` waiting for its function."""
+    """The decorator that `@task(...)` returns."""
 
     @overload
     def __call__(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, R]: ...

@@ -20,9 +20,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventflow.authoring.arguments import unmapped
-from eventflow.authoring.flows import Flow, Parameter, flow
+from eventflow.authoring.flows import Flow, Parameter
 from eventflow.authoring.nodes import BuildError, Node
 from eventflow.authoring.tasks import task
+from eventflow.authoring.traced_flow import flow
 from eventflow.fingerprints.types import schema_of
 from eventflow.graph import Const, DictOf, Input, ListOf, ParameterNode, Ref, TaskNode, TupleOf, refs
 from eventflow.result import Inline
@@ -507,8 +508,8 @@ def test_building_is_linear() -> None:
         (lambda: enrich.map(fetch("a"), 2.0), r"argument 'rate': a float is not mapped over .*unmapped"),
         (lambda: fetch.map(iter(["a"])), "a list_iterator is not mapped over .*list"),
         (lambda: fetch.map(Parameter("p", type=str)), "is text, which is not mapped over"),
-        (lambda: fetch.after("a"), "takes nodes, what calls of tasks give: not 'a'"),
-        (lambda: fetch.after(fetch), "takes nodes, what calls of tasks give"),
+        (lambda: fetch.after("a"), "takes nodes, which calls of tasks return: not 'a'"),
+        (lambda: fetch.after(fetch), "takes nodes, which calls of tasks return"),
         (lambda: fetch.after([pair()]), "takes nodes"),
         (lambda: fetch.after(Parameter("p")), "not parameter 'p'"),
         (lambda: [Parameter("p"), Parameter("p")], "'p' of a parameter is taken already"),
@@ -896,7 +897,7 @@ class Shop:
 
 def test_a_method_is_no_flow() -> None:
     """Its object is no parameter that could be recorded; a static method takes none."""
-    with pytest.raises(TypeError, match=r"flow 'nightly' is a method.*pass what it needs"):
+    with pytest.raises(TypeError, match=r"flow 'nightly' is a method.*pass the parts"):
         flow(Shop.nightly)
     assert list(flow(Shop.traced).graph.parameters) == ["day"]
 

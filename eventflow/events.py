@@ -80,17 +80,50 @@ _FLOW: Final = "flow/"
 
 
 def run_stream(run_id: str) -> str:
-    """The name of a run's stream: `run/<id>`."""
+    """Return the name of a run's stream.
+
+    ```python
+    from eventflow.events import run_stream
+
+    print(run_stream("nightly-7"))
+    ```
+
+    ```text
+    run/nightly-7
+    ```
+    """
     return _RUN + run_id
 
 
 def run_of(stream: str) -> str:
-    """The id of the run whose stream this is; any other name is returned unchanged."""
+    """Return the id of the run that a stream belongs to; the name of any other stream unchanged.
+
+    ```python
+    from eventflow.events import run_of
+
+    print(run_of("run/nightly-7"))
+    ```
+
+    ```text
+    nightly-7
+    ```
+    """
     return stream.removeprefix(_RUN)
 
 
 def flow_stream(digest: str) -> str:
-    """The name of the stream that holds the graph with this digest: `flow/<digest>`."""
+    """Return the name of the stream that holds the graph with this digest.
+
+    ```python
+    from eventflow.events import flow_stream
+
+    print(flow_stream("5f2a"))
+    ```
+
+    ```text
+    flow/5f2a
+    ```
+    """
     return _FLOW + digest
 
 

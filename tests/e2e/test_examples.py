@@ -55,11 +55,8 @@ NOT_YET = frozenset(
         "eventflow.events.encode",
         "eventflow.events.encode_event",
         "eventflow.events.missing_features",
-        "eventflow.events.flow_stream",
         "eventflow.events.kind_of",
         "eventflow.events.name_digest",
-        "eventflow.events.run_of",
-        "eventflow.events.run_stream",
     ]
 )
 

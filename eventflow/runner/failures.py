@@ -69,10 +69,10 @@ class _Describing:
         self._seen.add(id(error))
         self._failures -= 1
         message = self._take(text_of(error))
-        noted = list(_notes_of(error))
+        own_notes = list(_notes_of(error))
         parts, left_out = _parts_of(error, deep=depth >= _GROUPS_DEEP)
-        trace = self._take(_traceback(error, noted, parts), middle=True)
-        notes = [self._take(note) for note in noted]
+        trace = self._take(_traceback(error, own_notes, parts), middle=True)
+        notes = [self._take(note) for note in own_notes]
         below, cut = self._cause(error, depth)
         members = [self.describe(part, depth + 1) for part in parts if self._may_describe(part)]
         left_out += len(parts) - len(members)
@@ -98,8 +98,8 @@ class _Describing:
         if id(cause) in self._seen:
             return None, [f"its cause, a {_type_name(type(cause))}, is described above"]
         if depth >= _DEPTH_MAX or self._failures <= 0:
-            said = f"{_type_name(type(cause))}: {brief(cause)}"
-            return None, [self._take(f"its cause is not recorded, for there are too many: {said}")]
+            text = f"{_type_name(type(cause))}: {brief(cause)}"
+            return None, [self._take(f"its cause is not recorded, for there are too many: {text}")]
         return self.describe(cause, depth + 1), []
 
     def _may_describe(self, part: BaseException) -> bool:
@@ -154,16 +154,16 @@ def _type_name(kind: type[BaseException]) -> str:
     return f"{text_of(module)}.{name}"
 
 
-def text_of(said: object, show: Callable[[Any], str] = str) -> str:
-    """Text of any object, that can be encoded and is of bounded length; `show` may be `repr`. Never raises."""
+def text_of(shown: object, show: Callable[[Any], str] = str) -> str:
+    """Return the text of any object, encodable and of bounded length; `show` may be `repr`. Never raises."""
     try:
-        return _clip(show(said), _TEXT_MAX)
+        return _clip(show(shown), _TEXT_MAX)
     except BaseException as second:  # noqa: BLE001 - a broken __str__ must not hide the failure
         return f"<message unavailable: __{show.__name__}__ raised {_qualname(type(second))}>"
 
 
 def skip_reason(error: BaseException) -> str:
-    """Why a body said that its task has nothing to do. Never raises."""
+    """Return the reason for which a body skipped its task. Never raises."""
     try:
         reason = getattr(error, "reason", None)
     except BaseException:  # noqa: BLE001 - a property of a subclass
@@ -171,9 +171,9 @@ def skip_reason(error: BaseException) -> str:
     return ("" if reason is None else text_of(reason)) or "its body said so"
 
 
-def brief(said: object) -> str:
-    """The beginning of an object's text, in one line. Never raises."""
-    text = " ".join(text_of(said).split())
+def brief(shown: object) -> str:
+    """Return the beginning of an object's text, in one line. Never raises."""
+    text = " ".join(text_of(shown).split())
     return text if len(text) <= _BRIEF_MAX else f"{text[:_BRIEF_MAX]}…"
 
 
@@ -197,7 +197,7 @@ def _traceback(error: BaseException, notes: list[str], parts: list[BaseException
     """Where it was raised, and below it the notes and the members in short."""
     try:
         frames = traceback.extract_tb(_raised_at(error))
-        lines = traceback.format_list([one for one in frames if not one.filename.startswith(_ENGINE)])
+        lines = traceback.format_list([frame for frame in frames if not frame.filename.startswith(_ENGINE)])
     except BaseException as second:  # noqa: BLE001 - sources are read by loaders of the user's own
         lines = [f"<traceback unavailable: {_qualname(type(second))}>\n"]
     lines += [f"note: {note}\n" for note in notes]
@@ -225,18 +225,18 @@ def _clip(text: str, limit: int, *, middle: bool = False) -> str:
 
 
 def forget_frames(error: BaseException) -> None:
-    """Let go of the frames, and with them of the local variables, of an exception and of all that it is made of."""
+    """Drop the frames, and with them the local variables, of an exception, its causes and its members."""
     waiting: list[BaseException | None] = [error]
     seen: set[int] = set()
     while waiting and len(seen) < _WALK_MAX:
-        one = waiting.pop()
-        if one is None or id(one) in seen:
+        part = waiting.pop()
+        if part is None or id(part) in seen:
             continue
-        seen.add(id(one))
-        BaseException.with_traceback(one, None)
-        waiting += (_cause(one), _context(one))
-        if _is_group(one):
-            waiting += _members(one)
+        seen.add(id(part))
+        BaseException.with_traceback(part, None)
+        waiting += (_cause(part), _context(part))
+        if _is_group(part):
+            waiting += _members(part)
 
 
 class LiveErrors:

@@ -53,7 +53,7 @@ class OwnershipLost(Exception):
 
 
 class UnknownEvents(RuntimeError):
-    """A newer version wrote to the run; this one can show it, but not go on with it."""
+    """A newer version wrote to the run; this one can show it, but not continue it."""
 
 
 class RunAwaitsItself(RuntimeError):
@@ -62,14 +62,14 @@ class RunAwaitsItself(RuntimeError):
 
 def check_not_awaited(run_id: str) -> None:
     """Refuse to wait for a live run in one of its own bodies; raises `RunAwaitsItself`."""
-    here = current.get(None)
-    while here is not None:
-        if here.run == run_id:
+    body = current.get(None)
+    while body is not None:
+        if body.run == run_id:
             raise RunAwaitsItself(
-                f"task {here.task!r} of run {run_id!r} waits for that run to end, which cannot be before the task "
-                "has ended: give the inner run an id of its own, or leave `run_id` out"
+                f"task {body.task!r} of run {run_id!r} waits for the end of that run, which cannot end before the task: "
+                "give the inner run an id of its own, or leave `run_id` out"
             )
-        here = here.outer
+        body = body.outer
 
 
 async def fold(log: EventLog, view: RunView) -> RunFacts:
@@ -78,14 +78,15 @@ async def fold(log: EventLog, view: RunView) -> RunFacts:
     facts, graph = begun.state, view.plan.graph
     async for record in log.read(stream=view.stream, after=begun.position):
         event = record.event
-        if (
-            isinstance(event, RunStarted)
-            and event.flow != graph.digest
-            and not missing_features(event.requires)
-        ):
+        if isinstance(event, RunStarted) and _has_other_graph(event, graph.digest):
             check_shape(await read_graph(log, event.flow), graph, view.run_id)
         facts = view.apply(facts, record)
     return facts
+
+
+def _has_other_graph(event: RunStarted, digest: str) -> bool:
+    """Whether a run was started with another graph, and its features are known, so that the graph can be compared."""
+    return event.flow != digest and not missing_features(event.requires)
 
 
 async def keep_snapshot(log: EventLog, view: RunView, facts: RunFacts, position: int) -> None:

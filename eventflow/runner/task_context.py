@@ -83,14 +83,14 @@ class _Context:
 
     def __getattr__(self, name: str) -> Any:
         try:
-            here = current.get()
+            running = current.get()
         except LookupError:
             raise NoContext(f"context.{name}: there is no context outside a task's body") from None
-        return getattr(here, name)
+        return getattr(running, name)
 
     def __repr__(self) -> str:
-        here = current.get(None)
-        return f"<context of {here.idempotency_key}>" if here else "<context outside a task>"
+        running = current.get(None)
+        return f"<context of {running.idempotency_key}>" if running else "<context outside a task>"
 
 
 context: Final[TaskContext] = _Context()  # type: ignore[assignment]  # it is a proxy of one

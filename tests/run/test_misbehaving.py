@@ -502,4 +502,4 @@ def test_a_run_that_awaits_itself_is_told_so(plain: bool, deep: bool) -> None:
 
     (failed,) = [event for event in asyncio.run(main()) if isinstance(event, TaskFailed)]
     assert failed.failure.type.endswith("RunAwaitsItself")
-    assert "run 'outer' waits for that run" in failed.failure.message
+    assert "run 'outer' waits for the end of that run" in failed.failure.message

@@ -22,7 +22,7 @@ from eventflow.events import (
     TaskStarted,
     run_of,
 )
-from eventflow.graph import Const, Graph, KeyPart, TaskDef, TaskNode
+from eventflow.graph import Const, Graph, KeyPart, TaskDef
 from eventflow.ports import EventLog
 from eventflow.projections import (
     CacheHits,
@@ -359,8 +359,7 @@ def _text_of_input(call: _Call, name: str, inputs: Mapping[str, Result]) -> str:
 
 def _text_of_constant(call: _Call, name: str) -> str:
     """A constant that was written in the flow, if it is plain data."""
-    node = call.view.plan.graph.nodes[call.node]
-    inputs = node.inputs if isinstance(node, TaskNode) else ()
+    inputs = call.view.plan.tasks[call.node].inputs
     arg = next((item.arg for item in inputs if item.name == name), None)
     payload = arg.value if isinstance(arg, Const) else None
     if isinstance(payload, Inline) and payload.codec == "msgpack":

@@ -145,7 +145,7 @@ def job_digest(job_id: str, parents: Iterable[str]) -> str:
 
 def expected_digest(workload: Workload) -> dict[str, str]:
     """Return the expected result of every job by id, computed in one pass without an engine."""
-    given: dict[str, str] = {}
+    results: dict[str, str] = {}
     for job in workload.tasks:
-        given[job.id] = job_digest(job.id, [given[parent] for parent in job.parents])
-    return given
+        results[job.id] = job_digest(job.id, [results[parent] for parent in job.parents])
+    return results

@@ -134,17 +134,15 @@ Explanation: TypeAlias = Uncached | NotAsked | Kept | Hit | Miss
 
 
 class _Call(NamedTuple):
-    """A slot of a run that was folded to its end."""
+    """A task or child of a run that was folded to its end."""
 
     log: EventLog
     view: RunView
     facts: RunFacts
-    slot: int | None
-    """None for a call that is not in its run any more."""
+    slot: int
 
     @property
     def node(self) -> int:
-        assert self.slot is not None, "asked for calls that were found"
         return self.facts.run.node(self.slot)
 
 
@@ -224,7 +222,6 @@ def _slot_of(view: RunView, facts: RunFacts, task: str) -> int:
 
 async def _last_decision(call: _Call) -> Record | None:
     """The last start or reuse of a task, which records the answer of the cache."""
-    assert call.slot is not None, "the caller found it"
     address = call.facts.run.address(call.slot)
     async for record in call.log.read(stream=call.view.stream, backwards=True):
         event = record.event
@@ -314,26 +311,27 @@ async def _compare(
     compared = []
     for part in differing:
         now = _text_of(call, part) if part in key_parts else ""
-        then = _text_of(earlier, part) if part in entry.key_parts else ""
+        then = _text_of(earlier, part) if earlier is not None and part in entry.key_parts else ""
         if now or then:
             now, then = now or NOT_GIVEN, then or NOT_GIVEN
         compared.append(PartDifference(part, then=then, now=now))
     return tuple(compared)
 
 
-async def _call_that_made(log: EventLog, entry: CacheEntry) -> _Call:
-    """The call that first made an entry, which may have been made again since."""
+async def _call_that_made(log: EventLog, entry: CacheEntry) -> _Call | None:
+    """The call that first made an entry; None if its run has no such success."""
     try:
         view, facts = await _fold(log, run_of(entry.first.stream))
     except RunNotFound as error:
         raise LogDamaged(f"the cache has an entry of a run that is not there: {error}") from error
     slots = (slot for slot, version in enumerate(facts.run.source) if version == entry.first.version)
-    return _Call(log, view, facts, next(slots, None))
+    slot = next(slots, None)
+    return None if slot is None else _Call(log, view, facts, slot)
 
 
 def _text_of(call: _Call, part: KeyPart) -> str:
     """The value of an input or of a parameter as text; empty if it has none. Pickles stay closed."""
-    if call.slot is None or part.kind not in ("input", "parameter"):
+    if part.kind not in ("input", "parameter"):
         return ""
     states = RunStates(call.view, call.facts, peek=call.log.peek)
     try:

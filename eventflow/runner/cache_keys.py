@@ -76,7 +76,7 @@ class KeyMaker:
     async def parts(self, facts: RunFacts, slot: int) -> bytes:
         """Return the key's parts for the call in a slot, which is due; raises `Opaque`."""
         try:
-            known = await self._values.opened(facts, slot, lambda: self._known_parts(facts, slot))
+            known = await self._values.opened(facts, slot, self._known_parts)
             keyer = self._values.body(facts.run.node(slot)).cache_key
             return known if keyer is None else known + await self._answer(facts, slot, keyer)
         except Opaque:

@@ -33,6 +33,7 @@ EVENT_INLINE_BYTES_MAX: Final = 512
 COPY_BYTES_MAX: Final = 4096
 """Bytes up to which each downstream task gets a copy of its own."""
 _T = TypeVar("_T")
+_Inputs = TypeVar("_Inputs", bound=int | Leaf)
 _ABSENT: Final = object()
 
 
@@ -147,21 +148,23 @@ class LiveValues:
 
         Raises `ResultError` if a value does not open, `InputError` if `node[key]` has no such part.
         """
-        return await self.opened(facts, slot, lambda: self._arguments(facts, slot))
+        return await self.opened(facts, slot, self._arguments)
 
-    async def opened(self, facts: RunFacts, inputs: int | Leaf, opening: Callable[[], _T]) -> _T:
-        """Return the result of `opening`, a synchronous function that opens inputs with `leaf` or `constant`.
+    async def opened(
+        self, facts: RunFacts, inputs: _Inputs, opening: Callable[[RunFacts, _Inputs], _T]
+    ) -> _T:
+        """Return `opening(facts, inputs)`, where `opening` is synchronous and opens values with `leaf` or `constant`.
 
         `inputs` is the slot whose inputs it opens, or the only leaf. If bytes cannot be read synchronously, those of all
         `inputs` are read in one go, and `opening` is called a second time.
         """
         try:
-            return opening()
+            return opening(facts, inputs)
         except _NotAtHand:
             wanted = [inputs] if isinstance(inputs, Leaf) else leaves(self._plan, facts.run, inputs)
             await self._fetch(facts, wanted)
             try:
-                return opening()
+                return opening(facts, inputs)
             finally:
                 self._fetched.clear()
 
@@ -282,7 +285,7 @@ class LiveValues:
     async def length(self, facts: RunFacts, arg: Ref) -> int:
         """Return the number of elements of a node's value; raises `TypeError` if it cannot be mapped over."""
         leaf = leaf_of(facts.run, "it", arg)
-        return await self.opened(facts, leaf, lambda: length_of(self.leaf(facts, leaf)))
+        return length_of(await self.opened(facts, leaf, self.leaf))
 
 
 def to_store(payload: Inline) -> tuple[Inline | Stored, Value | None]:

@@ -52,6 +52,10 @@ NEWER: Final = "newer"
 """The run that has an event of a kind of the future."""
 FUTURE: Final = "task_of_the_future"
 """That kind, which no version will ever know."""
+DEMANDING: Final = "demanding"
+"""The run that requires a feature of the future."""
+FEATURE: Final = "feature-of-the-future"
+"""That feature, which no version will ever know."""
 _RUN: Final = "run/"
 
 
@@ -130,6 +134,7 @@ class _Story:
         await self.run(flows.steps, "crashed")
         await self.interrupt(flows.steps, NEWER, 5)
         await self._append_unknown()
+        await self._append_demanding()
         await self.interrupt(flows.steps, "left-behind", 35)
         await self.die(flows.steps, "left-dead", 5)
 
@@ -145,6 +150,13 @@ class _Story:
             data = msgspec.msgpack.encode([FUTURE, 2, [1], ["approval"], None])
             drafts = [Draft(self.world.now(), Unknown(FUTURE, data))]
             await log.append(Write(stream, await log.head(stream), drafts))
+
+    async def _append_demanding(self) -> None:
+        async with opened(self.path, self.world) as log:
+            birth = RunStarted(
+                flow=load_flows().steps.graph.digest, parameters={}, durability="full", requires=(FEATURE,)
+            )
+            await log.append(Write(_RUN + DEMANDING, 0, [Draft(self.world.now(), birth)]))
 
 
 def _settle(path: Path) -> None:
@@ -168,7 +180,9 @@ async def describe(log: SQLiteLog) -> dict[str, Any]:
     return {
         "records": stored(log.path),
         "states": {run: await states_of(log, run) for run in runs},
-        "values": {run: await values_of(log, run) for run in runs if run not in (*UNFINISHED, NEWER)},
+        "values": {
+            run: await values_of(log, run) for run in runs if run not in (*UNFINISHED, NEWER, DEMANDING)
+        },
         "latest": {key: [latest[key].stream, latest[key].version] for key in keys if key in latest},
     }
 

@@ -116,7 +116,7 @@ def test_every_run_is_there(path: Path) -> None:
     """Nothing of what follows is about fewer runs than the log has."""
     runs = {stream.removeprefix("run/") for _, stream, *_ in make.stored(path) if stream.startswith("run/")}
     assert runs == set(EXPECTED["states"])
-    assert runs == set(EXPECTED["values"]) | {*make.UNFINISHED, make.NEWER}
+    assert runs == set(EXPECTED["values"]) | {*make.UNFINISHED, make.NEWER, make.DEMANDING}
 
 
 @pytest.mark.parametrize("run", EXPECTED["states"])
@@ -247,6 +247,17 @@ async def test_a_run_of_the_future_is_shown_and_left_alone(path: Path) -> None:
         assert (await replay(log, view, stream=stream)).state.unknown == (make.FUTURE,)
         with pytest.raises(UnknownEvents):
             await make.load_flows().steps.options(run_id=make.NEWER, log=log).run()
+    assert make.stored(path) == before
+
+
+async def test_a_run_that_requires_a_feature_of_the_future_is_left_alone(path: Path) -> None:
+    """It is shown as far as its events go; a runner refuses to own it."""
+    before = make.stored(path)
+    async with SQLiteLog(path) as log:
+        view = await open_run(log, make.DEMANDING)
+        assert (await replay(log, view, stream=view.stream)).state.missing == (make.FEATURE,)
+        with pytest.raises(UnknownEvents, match=make.FEATURE):
+            await make.load_flows().steps.options(run_id=make.DEMANDING, log=log).run()
     assert make.stored(path) == before
 
 

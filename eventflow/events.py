@@ -1,4 +1,4 @@
-"""What happened: the closed union of facts, and the envelope that carries one.
+"""Events: the closed union of facts about runs and flows, and the envelope of one.
 
 Every kind is frozen, keyword-only and array-like on the wire: fields are only ever appended, with a
 default, and the tag names the kind with its schema.  A kind enters with the feature that needs it.
@@ -13,7 +13,7 @@ with a path into it (a parameter's name, an element's index, a key).  An `Origin
 
 The runner makes a `Draft`; the log adds stream, version and position and makes it a `Record`.  Stored
 bytes are the array `[stream, version, at, key, event]` (`encode`), where the stream is a 64-bit digest of its name;
-the checksum covers all of it.  So a record proves by itself where it belongs, whatever index it was found by.
+the checksum covers all of it.  So a record proves its own stream and version, and no index has to be trusted.
 
 Numbers are bounded where they are decoded: a record with a number beyond its bounds is damage, before anything
 is computed or allocated from it.
@@ -139,7 +139,7 @@ Address: TypeAlias = Annotated[tuple[_Index, ...], msgspec.Meta(min_length=1, ma
 """A task's place in its run: `(node, *path)`; the path is made of map indices, as deep as the nesting."""
 
 Option: TypeAlias = bool | int | float | str | None
-"""What an option of a run may be."""
+"""The value of an option of a run."""
 
 Source: TypeAlias = int | Annotated[tuple[Subscript, ...], msgspec.Meta(min_length=1)]
 """A value's place in its run: the version of its record, or `(version, *path)`."""
@@ -155,11 +155,11 @@ def missing_features(requires: Iterable[str]) -> tuple[str, ...]:
 
 
 class LogDamaged(Exception):
-    """Stored bytes are not what was written; the message names the record."""
+    """Stored bytes have changed since they were written; the message names the record."""
 
 
 class Origin(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A record of any stream: where a reused value came from, or what a run was made from."""
+    """A record of any stream: the origin of a reused value, or of a run that was made from another one."""
 
     stream: str
     version: _Version
@@ -175,15 +175,15 @@ class Failure(msgspec.Struct, frozen=True, array_like=True):
     """Formatted, the engine's own frames left out; below it the notes, and a line for each member."""
     cause: Failure | None = None
     members: tuple[Failure, ...] = ()
-    """What an exception group is made of; of groups nested too deeply, what is at their bottom."""
+    """The members of an exception group; of groups nested too deeply, only the innermost members."""
     notes: tuple[str, ...] = ()
-    """What was added by `add_note`, and what is left out of this description."""
+    """Notes that were added by `add_note`, and notes about parts that are left out here."""
     details: Payload | None = None
-    """Room for what is too large for an event; this version keeps nothing there."""
+    """Room for details that are too large for an event; this version stores none."""
 
 
 class CacheMiss(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What was asked of the cache before an attempt, and why it had no answer."""
+    """The question to the cache before an attempt, and the reason for the miss."""
 
     parts: bytes
     """Of the key, see `TaskDef.cache_key`; of a reason `opaque` empty, for there is no key."""
@@ -226,7 +226,7 @@ class RunStarted(_Fact, frozen=True, kw_only=True, array_like=True, tag="run_sta
     parent: Origin | None = None
     """Of a child run: its parent's stream, and the version of the call there. A forked child has an `origin` too."""
     why: str = ""
-    """What started the run, where it was no plain call: `rerun`, `fork`, `schedule` …"""
+    """The cause of the run, if it was no plain call: `rerun`, `fork`, `schedule` …"""
     options: Mapping[str, Option] = {}
     """How the run is to be run, by name: queue, priority, timeout …; a reader passes over names it does not know."""
     requires: tuple[str, ...] = ()
@@ -243,7 +243,7 @@ class RunClaimed(_Fact, frozen=True, kw_only=True, array_like=True, tag="run_cla
     flow: str
     """Digest of the graph in force from here on."""
     requires: tuple[str, ...] = ()
-    """Features of what follows, those of the graph included; they add to those before."""
+    """Features of the events that follow, and of the graph; they add to earlier ones."""
 
 
 class _Owned(_Fact, frozen=True, kw_only=True, array_like=True):
@@ -274,7 +274,7 @@ class TaskStarted(_Owned, frozen=True, kw_only=True, array_like=True, tag="task_
     """1 for the first; every start counts, also after a crash."""
     inputs: tuple[Source, ...] = ()
     """A source for each leaf of the task's inputs, in order; that of a mapped upstream taken whole is its
-    `TaskMapped`, which stands for the results of all its children."""
+    `TaskMapped`, which means the results of all its children."""
     cache: CacheMiss | None = None
     """None for a task that is not cached."""
 
@@ -292,8 +292,8 @@ class TaskSucceeded(_Owned, frozen=True, kw_only=True, array_like=True, tag="tas
     expires_at: _Moment | None = None
     """Until when the entry is good, microseconds UTC; None for ever."""
     content: bytes | None = None
-    """What the value is, for the keys of its consumers; empty where the result's digest says it, None where
-    nobody asked."""
+    """Content digest of the value, for the cache keys of downstream tasks. Empty if the result's digest is the
+    content, None if no downstream task is cached."""
 
 
 class TaskReused(_Owned, frozen=True, kw_only=True, array_like=True, tag="task_reused", gc=False):
@@ -310,7 +310,7 @@ class TaskReused(_Owned, frozen=True, kw_only=True, array_like=True, tag="task_r
     content: bytes | None = None
     expires_at: _Moment | None = None
     saved_us: _Count = 0
-    """What the original took: body and encoding."""
+    """Body and encoding time of the original."""
 
 
 class TaskFailed(_Owned, frozen=True, kw_only=True, array_like=True, tag="task_failed"):
@@ -335,7 +335,7 @@ class TaskAbandoned(_Owned, frozen=True, kw_only=True, array_like=True, tag="tas
     attempt: _Index
     reason: str
     """`lost`: its process died. `worker_lost`: the worker that ran it did. `interrupted`: its run was. `cancelled`:
-    somebody cancelled it. Any other word is read as `interrupted`."""
+    it was cancelled. Any other word is read as `interrupted`."""
 
 
 class TaskSkipped(_Owned, frozen=True, kw_only=True, array_like=True, tag="task_skipped"):
@@ -396,7 +396,7 @@ def kind_of(event: Event) -> str:
 
 
 class Draft(msgspec.Struct, frozen=True, gc=False):
-    """What a writer hands to the log: a moment, an optional key to be found by, an event."""
+    """A record before it is appended: a time, an optional key for look-ups, an event."""
 
     at: int
     """Microseconds UTC."""
@@ -454,13 +454,13 @@ _decode_event: Final[Callable[[bytes], Known]] = msgspec.msgpack.Decoder(Known).
 _decode_tag: Final = msgspec.msgpack.Decoder(_Tagged).decode
 _decode_raw: Final = msgspec.msgpack.Decoder(_RawEnvelope).decode
 _BROKEN: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What decoding raises on bytes that are no MessagePack, or no sane one."""
+"""Errors of decoding bytes that are no MessagePack, or nested too deeply."""
 checksum: Final = crc32
 """Of a record: of its bytes, begun with its position, so that it proves that as well."""
 
 
 def encode_event(event: Event) -> bytes:
-    """The bytes of an event alone: what makes two appends the same."""
+    """Return the bytes of an event alone; equal bytes make two appends the same."""
     return event.data if isinstance(event, Unknown) else _encode(event)
 
 
@@ -485,14 +485,14 @@ def decode(position: int, stream: str, body: bytes) -> Record:
     are no record, or one of another stream, raise `LogDamaged`. The caller has compared the checksum.
     """
     try:
-        found = _decode(body)
+        envelope = _decode(body)
     except msgspec.ValidationError as error:
         return _decode_other(position, stream, body, error)
     except _BROKEN as error:
         raise LogDamaged(f"record {position} of {stream!r} is no record: {error}") from error
-    if found.stream != name_digest(stream):
+    if envelope.stream != name_digest(stream):
         raise LogDamaged(_of_another(position, stream))
-    return Record(position, stream, found.version, found.at, found.key, found.event)
+    return Record(position, stream, envelope.version, envelope.at, envelope.key, envelope.event)
 
 
 def _of_another(position: int, stream: str) -> str:

@@ -1,4 +1,4 @@
-"""What a task produced: a value, and what is needed to keep it and to get it back.
+"""The result of a task: a value, and the means to store it and to get it back.
 
 PIN-4 asked for one object that knows three things: the value, whether it is serialized, and how to
 (de)serialize it.  `Result` is that object, immutable, with two pure moves between its two forms:
@@ -6,10 +6,10 @@ PIN-4 asked for one object that knows three things: the value, whether it is ser
     Result(value, serialized=False) ── serialize() ──►  Result(Payload, serialized=True)
                                     ◄─ deserialize() ─
 
-On the wire there is no `Result`, only its `Payload`, a closed union of what can be known of the bytes:
+On the wire there is no `Result`, only its `Payload`, a closed union of the facts about the bytes:
 
     Inline     the bytes are here           Withheld   never kept, by choice; says why
-    Stored     they lie in a named store    Forgotten  removed later; the digest still proves them
+    Stored     in a named store             Forgotten  removed later; the digest still proves them
 
 Encoding is automatic (`enc_hook` below is the only place), decoding never is: a reader of a thousand
 states calls no serializer.  `NoResult` is "nothing was produced", which is not `Result(None)`.
@@ -97,7 +97,7 @@ class Inline(msgspec.Struct, frozen=True, array_like=True, tag="inline", gc=Fals
 
 
 class Stored(msgspec.Struct, frozen=True, array_like=True, tag="stored", gc=False):
-    """A claim check: the bytes lie in a store under their digest."""
+    """A claim check: the bytes are in a store under their digest."""
 
     codec: str
     digest: bytes
@@ -118,7 +118,7 @@ class Withheld(msgspec.Struct, frozen=True, array_like=True, tag="withheld", gc=
 
 
 class Forgotten(msgspec.Struct, frozen=True, array_like=True, tag="forgotten", gc=False):
-    """The bytes are gone on purpose; the digest still proves what they were."""
+    """The bytes were removed on purpose; the digest still proves their identity."""
 
     digest: bytes
     reason: str
@@ -147,7 +147,7 @@ _default: ResultSerializer | None = None
 
 
 def install_default_serializer(serializer: ResultSerializer) -> None:
-    """Set what `Result(value)` uses when no serializer is given; called by `eventflow.serializers`."""
+    """Set the serializer of `Result(value)`, when none is given; called by `eventflow.serializers`."""
     global _default  # noqa: PLW0603 - the one seam between this layer and the next
     _default = serializer
 

@@ -1,7 +1,7 @@
-"""What a codec is, and where codecs are found by name.
+"""The codec protocol, and the registry of codecs by name.
 
-A codec turns some values into bytes and back.  Its name travels with the bytes, so whoever opens them
-needs no more than a codec of that name.  The engine's own are fixed; `register_codec` adds others, which
+A codec turns some values into bytes and back.  Its name travels with the bytes, so a reader needs
+only a codec of that name to open them.  The engine's own are fixed; `register_codec` adds others, which
 are offered whole values that none of its own (but signed pickle) can keep.
 """
 
@@ -24,14 +24,14 @@ __all__ = [
 ]
 
 RESERVED: Final = frozenset({"msgpack", "typed", "tagged", "json", "json+typed"})
-"""Names of the engine's own codecs; with `pickle+…`, nobody else may take them."""
+"""Names of the engine's own codecs; other codecs cannot have them, nor names that begin with `pickle+`."""
 
 
 class Codec(Protocol):
     """Some values as bytes and back.
 
-    A codec with the attribute `lossless = True` promises that what it opens is identical to what it was
-    given; it is believed. What any other codec gives is opened once more and compared before it counts.
+    A codec with the attribute `lossless = True` promises that it decodes to identical values, and is believed. The
+    bytes of any other codec are decoded once more, and the copy is compared with the value, before they count.
     """
 
     @property
@@ -57,7 +57,7 @@ _registered: Final[dict[str, Codec]] = {}
 def register_codec(codec: Codec) -> None:
     """Offer a codec to every serializer of this process, after those registered before it.
 
-    Every process that opens the bytes must register it too. Registering a class anew (a reloaded module)
+    Every process that opens the bytes must register it too. Registering a class again (a reloaded module)
     replaces it; another class under a taken name is a `ValueError`.
     """
     name = codec.name
@@ -88,7 +88,7 @@ def codec_named(name: str) -> Codec:
 
 
 def guarded(codec: str, decode: Callable[[], Any]) -> Any:
-    """Open by calling `decode`; whatever it raises comes out as a `DeserializationError`."""
+    """Return the result of `decode`; any exception of it becomes a `DeserializationError`."""
     try:
         return decode()
     except ResultError:

@@ -1,8 +1,8 @@
-"""What a value is, however it is kept: the digest that cache keys are made of.
+"""The content of a value, however it is stored: the digest that cache keys are made of.
 
 A payload's digest names bytes; two equal dicts may have different ones, two unlike classes the same.
-`content_of` names the value: equal contents, equal digest, in every process, under every hash seed, whatever
-the order of a dict's keys, and whichever codec keeps it.
+`content_of` names the value: equal contents, equal digest, in every process, under every hash seed, in any
+order of a dict's keys, and whichever codec keeps it.
 
     plain and standard types    as the codec `tagged` writes them, so 1, 1.0 and True differ, and so do (1,) and [1]
     dicts                       sorted by key, other keys than text by their bytes
@@ -10,8 +10,8 @@ the order of a dict's keys, and whichever codec keeps it.
     enums                       by class, name and value
 
 Where no dict and no class is inside, these are the very bytes that are stored, and the payload's digest is
-the content (`quick_content`).  What is not listed here might be anything: it is refused, with its path, never
-guessed at.
+the content (`quick_content`).  Any other value is refused, with its path, because
+its content cannot be determined.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _SUSPECT: Final = {
 
 
 class NoContent(TypeError):
-    """A value has no content that could be told soundly."""
+    """A value has no content: a part of it might be anything."""
 
     def __init__(self, path: str, kind: str) -> None:
         super().__init__(f"{path} is a {kind}" if path else f"it is a {kind}")
@@ -122,7 +122,7 @@ def _rule_for(kind: type) -> Rule:
 
 
 def _is_plain(base: type) -> bool:
-    """Whether a class holds nothing but what its attributes say: not one that is written in C, which may."""
+    """Whether the attributes of an instance are its whole state; a class that is written in C may hold more."""
     return base in _PLAIN or not isinstance(vars(base).get("__new__"), BuiltinFunctionType)
 
 
@@ -130,7 +130,7 @@ _PLAIN: Final = (object, tuple, msgspec.Struct, Generic, Protocol)
 
 
 def _is_computed(kind: type, name: str) -> bool:
-    """Whether a field is a property, which may say something else than what is there."""
+    """Whether a field is a property, which may return something else than the stored value."""
     part = getattr_static(kind, name, None)
     return hasattr(type(part), "__set__") and type(part) is not MemberDescriptorType
 
@@ -175,7 +175,7 @@ def _refusal(value: object) -> NoContent:
     """The error that names the first part without content; slow, and only for those that have one."""
     path = ""
     above = {id(value)}
-    with suppress(Exception, SystemExit):  # what a part's own code raises
+    with suppress(Exception, SystemExit):  # raised by a part's own code
         while True:
             parts = ((step, part) for step, part in _parts(value) if id(part) not in above)
             found = next(((step, part) for step, part in parts if not _has_content(part)), None)

@@ -1,4 +1,4 @@
-"""What a declared type was, as data: what its fields are called, in which order, with which defaults.
+"""A declared type as data: the names of its fields, their order, and their defaults.
 
 Bytes of a declared type say nothing of it, and a pickle names its classes only.  So a description is recorded
 beside them, and a value is opened only while the type of today has the same one.  Its digest is its identity;
@@ -29,7 +29,7 @@ class TypeChanged(DeserializationError):
         super().__init__(what)
         self.what = what
         self.differences = differences
-        """What of the type differs."""
+        """The differences between the two types."""
 
     def __str__(self) -> str:
         rows = "".join(f"\n  {row.name}: {row.then} → {row.now}" for row in self.differences)
@@ -71,13 +71,13 @@ class FieldDef(msgspec.Struct, frozen=True, omit_defaults=True):
     type: Type
     required: bool = True
     default: str = ""
-    """What stands for a value that is not given, as text; of a member, its value."""
+    """The value of a field that is not given, as text; of a member, its value."""
     wire: str = ""
     """The name under which it is written; empty if it is its own."""
 
 
 class ClassDef(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A class with what belongs to it."""
+    """A class with its fields."""
 
     name: str
     """`module:QualName`; unlike classes of one name in one description are numbered: `module:QualName#2`."""
@@ -87,7 +87,7 @@ class ClassDef(msgspec.Struct, frozen=True, omit_defaults=True):
     fields: tuple[FieldDef, ...] = ()
     """In order."""
     options: tuple[str, ...] = ()
-    """What else counts on the wire, e.g. `array_like`."""
+    """Other properties that count on the wire, e.g. `array_like`."""
     schema: str = ""
     """JSON schema of a pydantic class."""
 
@@ -105,7 +105,7 @@ class Description(msgspec.Struct, frozen=True, array_like=True, dict=True):
 
 
 class Difference(msgspec.Struct, frozen=True):
-    """One thing that is not what it was."""
+    """One difference between two descriptions."""
 
     name: str
     """`Order.price`, `Order` or `type`."""
@@ -117,7 +117,7 @@ _ABSENT = "(not there)"
 
 
 def differences(then: Description | None, now: Description | None) -> tuple[Difference, ...]:
-    """What sets two descriptions apart, in words; None is a type that was not declared."""
+    """Return the differences between two descriptions, in words; None is a type that was not declared."""
     if then is None or now is None:
         if then is now:
             return ()
@@ -135,7 +135,7 @@ def differences(then: Description | None, now: Description | None) -> tuple[Diff
 
 
 def class_differences(then: ClassDef | None, now: ClassDef | None) -> Iterator[Difference]:
-    """What sets two forms of one class apart; None is a class that had, or has, nothing to describe."""
+    """Yield the differences between two forms of one class; None is a class without a description."""
     if then is None or now is None:
         known = then or now
         if known is not None:

@@ -1,7 +1,7 @@
-"""Describes types: from a declared type to the data of `typedefs`.
+"""Describe types: from a declared type to the data of `type_defs`.
 
 The same type has the same description in every process and Python version.  Members and fields come with all
-that decides how bytes open or what fills a gap: order, names on the wire, defaults by content.  Methods,
+that decides how bytes open or how a gap is filled: order, names on the wire, defaults by content.  Methods,
 validators and converters are code, and no part of it.
 
 Classes of the standard library are known by their names, for its enums grow with Python.  So is a class that
@@ -63,7 +63,7 @@ _described: Final[WeakKeyDictionary[type, Description]] = WeakKeyDictionary()
 
 @lru_cache(maxsize=2048)
 def class_def(kind: type) -> ClassDef | None:
-    """What belongs to one class, others in it by name only; None for a class of which nothing is declared."""
+    """Return the form of one class, with other classes by name only; None if it declares nothing."""
     return _Describer(deep=False).inside(kind, full_name(kind))
 
 
@@ -108,7 +108,7 @@ class _Describer:
         return Type(self._named(declared))
 
     def _named(self, thing: Any) -> str:
-        """The name of a class, or of what has a type behind it; what belongs to it is then in the table."""
+        """Return the name of a class, NewType, alias or type variable, and put its form into the table."""
         known = self._names.get(id(thing))
         if known is not None:
             return known
@@ -127,7 +127,7 @@ class _Describer:
         return name
 
     def inside(self, thing: Any, name: str) -> ClassDef | None:
-        """What belongs to a class of data, or to what has a type behind it; None for anything else."""
+        """Return the form of a class of data, a NewType, an alias or a type variable; None for anything else."""
         if _is_standard(thing):
             return None
         if not isinstance(thing, type):
@@ -143,7 +143,7 @@ class _Describer:
         return None
 
     def _behind(self, thing: Any) -> tuple[str, tuple[FieldDef, ...]]:
-        """Of a NewType, an alias or a type variable: what it stands for."""
+        """Return the kind of a NewType, an alias or a type variable, and the type that it means."""
         for part, kind in (("__supertype__", "newtype"), ("__value__", "alias"), ("__bound__", "typevar")):
             found = getattr(thing, part, None)
             if found is not None:
@@ -203,7 +203,7 @@ def _model(kind: Any) -> Iterator[tuple[str, bool, str, str]]:
 
 
 def _plain(kind: type) -> Iterator[tuple[str, bool, str, str]]:
-    """What a class that declares no fields lets see of them: annotations, slots, data among its attributes."""
+    """Yield the visible fields of a class that declares none: annotations, slots, data among its attributes."""
     bases = [base for base in kind.__mro__ if base is not object and not _is_standard(base)]
     names: dict[str, tuple[bool, str]] = {}
     for base in reversed(bases):
@@ -222,7 +222,7 @@ def _plain(kind: type) -> Iterator[tuple[str, bool, str, str]]:
 
 
 def _class_default(part: object) -> str:
-    """What an annotated class attribute says of instances without one of their own, unless it may change."""
+    """Return the default that an annotated class attribute gives to instances; its type if it may change."""
     return told(part) if type(part) in _SCALARS or isinstance(part, enum.Enum) else _name_of(type(part))
 
 
@@ -270,7 +270,7 @@ _KINDS: Final[tuple[tuple[Callable[[Any], bool], str, _Make], ...]] = (
 
 
 def _options(kind: Any, told_kind: str) -> tuple[str, ...]:
-    """What else decides how a class is written or read."""
+    """Return the other properties that decide how a class is written or read."""
     found: list[str] = []
     if told_kind == "struct":
         config = kind.__struct_config__
@@ -288,7 +288,7 @@ def _options(kind: Any, told_kind: str) -> tuple[str, ...]:
 
 
 def _schema(kind: Any) -> str:
-    """The JSON schema of a pydantic class, without what is only for people."""
+    """The JSON schema of a pydantic class, without the parts that are only for people."""
     if not hasattr(kind, "__pydantic_core_schema__"):
         return ""
     try:
@@ -354,7 +354,7 @@ def _default(value: object, factory: Any) -> str:
 
 
 def _factory(factory: Any) -> str:
-    """A factory by its name, and by what its code holds, for a lambda has no name of its own."""
+    """Return a factory by its name, and by the constants of its code, for a lambda has no name of its own."""
     name = _name_of(factory) if hasattr(factory, "__qualname__") else _name_of(type(factory))
     code = getattr(factory, "__code__", None)
     if code is None:
@@ -396,7 +396,7 @@ def _is_standard(thing: Any) -> bool:
 
 
 def _is_found(module: str, thing: Any) -> bool:
-    """Whether a class stands where it says, which one made by `make_dataclass` does not."""
+    """Whether a class is where its name says; a class made by `make_dataclass` is not."""
     if not isinstance(thing, type):
         return True
     found: Any = sys.modules.get(module)
@@ -413,7 +413,7 @@ def _is_of_python(top: str) -> bool:
 
 
 def hints_of(kind: type) -> Mapping[str, Any]:
-    """The declared types of a class's fields, inherited ones first; what does not resolve is its text."""
+    """The declared types of a class's fields, inherited ones first; an annotation that does not resolve is its text."""
     try:
         return _without_class_variables(get_type_hints(kind, include_extras=True))
     except Exception:  # noqa: BLE001 - any expression may stand in an annotation

@@ -1,4 +1,4 @@
-"""Digests of what opens a task's results: the declared type, and the settings of a serializer of its own."""
+"""Digests of a task's declared type, and of the settings of its own serializer."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ __all__ = ["schema_of", "settings_of"]
 
 
 def schema_of(declared: Any) -> bytes:
-    """The digest of a declared type's description; empty for `Any`, which declares nothing."""
-    found = describe(declared)
-    return b"" if found is None else found.digest
+    """Return the digest of a declared type's description; empty for `Any`, which declares nothing."""
+    description = describe(declared)
+    return b"" if description is None else description.digest
 
 
 def settings_of(serializer: object) -> bytes:
-    """What tells two serializers of one class apart; raises `NoContent` when that cannot be compared."""
+    """Return a digest of a serializer's class and settings; raises `NoContent` if a setting has no content."""
     kind = type(serializer)
     names = fields_of(kind)
     settings = (
@@ -29,8 +29,8 @@ def settings_of(serializer: object) -> bytes:
         if names is not None
         else dict(getattr(serializer, "__dict__", {}))
     )
-    told = [[name, _setting(settings[name])] for name in sorted(settings)]
-    return digest_of(msgspec.msgpack.encode([full_name(kind), told]))
+    contents = [[name, _setting(settings[name])] for name in sorted(settings)]
+    return digest_of(msgspec.msgpack.encode([full_name(kind), contents]))
 
 
 def _setting(value: Any) -> bytes:

@@ -1,11 +1,12 @@
 """From values to bytes and back: the default serializer, its codecs, and the place to add others.
 
-    codecs    what a codec is, and the registry        tagged    standard types inside plain data
-    plain     builtin types as msgpack or JSON         signed    pickle behind a signature, `Keyring`
-    typed     values of a declared type                faults    where a value cannot be kept, and why
-    default   which codec keeps what, and opens what
-    typedefs  types as data, and how two differ        describing  from a type to that data
-    recorded  what was kept as another type            pickled_classes  the forms of classes before a pickle
+    default           the choice of a codec for a value, and of one for opening its bytes
+    signed            pickle behind a signature, `Keyring`
+    pickled_classes   descriptions of the classes in a pickle, stored before it
+    recorded          values that were stored under another declared type
+    faults            the part of a value that cannot be stored, and the reason
+
+The formats themselves are in `eventflow.codecs`.
 
 Importing this package installs the default serializer, which `Result(value)` then uses.
 """

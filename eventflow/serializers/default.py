@@ -50,7 +50,7 @@ class Serializer(msgspec.Struct, frozen=True):
     """
 
     type: Any = Any
-    """What the values are declared to be; `Any` for no declaration."""
+    """The declared type of the values; `Any` for no declaration."""
     keyring: Keyring | None = None
     """Without keys nothing is pickled and no pickle is opened."""
 
@@ -99,10 +99,10 @@ class Serializer(msgspec.Struct, frozen=True):
 
 
 class JSONSerializer(msgspec.Struct, frozen=True):
-    """A `ResultSerializer` whose bytes people can read; refuses what JSON cannot give back identical."""
+    """A `ResultSerializer` whose bytes people can read; refuses values that JSON cannot give back identical."""
 
     type: Any = Any
-    """What the values are declared to be; `Any` for no declaration."""
+    """The declared type of the values; `Any` for no declaration."""
 
     def serialize(self, value: object) -> Inline:
         """Give the payload as JSON, or raise `SerializationError`."""
@@ -180,7 +180,7 @@ def _refusal(value: object, declared: Any, why: SerializationError | None) -> st
 
 
 def is_immutable(value: object) -> bool:
-    """Whether nobody can change the value, judged by its exact type alone."""
+    """Whether the value is immutable, judged by its exact type alone."""
     return type(value) in _IMMUTABLE
 
 

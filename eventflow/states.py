@@ -31,8 +31,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import msgspec
 
 from eventflow.events import Failure
-from eventflow.result import Inline, NoResult, NoResultType, Payload, Result, enc_hook
-from eventflow.serializers import digest_of, register_codec
+from eventflow.result import NoResult, NoResultType, Payload, Result, enc_hook
 
 __all__ = [
     "AnyState",
@@ -50,7 +49,6 @@ __all__ = [
     "Scheduled",
     "Skipped",
     "State",
-    "StatesSerializer",
     "Success",
     "TaskError",
     "TimedOut",
@@ -97,6 +95,16 @@ class State(msgspec.Struct, frozen=True, kw_only=True, eq=False, dict=True, tag_
 
     Two states are equal if they have one class and equal fields, messages aside. The hash is that of the object, so a
     state with an unhashable result can be in a set.
+
+    ```python
+    from eventflow.states import Retrying
+
+    state = Retrying(message="again in 5 s")
+    assert state.is_pending() and state.is_scheduled() and state.is_retrying()
+    assert not (state.is_paused() or state.is_queued() or state.is_running() or state.is_finished())
+    assert not (state.is_successful() or state.is_cached() or state.is_mapped() or state.is_skipped())
+    assert not (state.is_failed() or state.is_cancelled())
+    ```
     """
 
     message: str = ""
@@ -269,7 +277,17 @@ class Mapped(Success, frozen=True, tag="Mapped"):
 
     @classmethod
     def of(cls, children: Sequence[State]) -> Mapped:
-        """Return the state of a mapped task with these children; the message counts them."""
+        """Return the state of a mapped task with these children; the message counts them.
+
+        ```python
+        from eventflow.states import Failed, Mapped, Success
+
+        print(Mapped.of([Success(), Failed()]))
+        ```
+        ```text
+        <Mapped: 2 children: 1 failed>
+        ```
+        """
         width, finished = len(children), sum(child.is_finished() for child in children)
         failed = sum(child.is_failed() for child in children)
         skipped = sum(child.is_skipped() for child in children)
@@ -345,7 +363,18 @@ class Failed(Finished, frozen=True, tag="Failed"):
         return super().result if self.failure is None else self.error()
 
     def error(self) -> TaskError:
-        """Return the failure as an exception. A failed run has none of its own."""
+        """Return the failure as an exception. A failed run has none of its own.
+
+        ```python
+        from eventflow.events import Failure
+        from eventflow.states import Failed
+
+        print(Failed(task="load", failure=Failure("ConnectionError", "no database")).error())
+        ```
+        ```text
+        task 'load' failed: ConnectionError: no database
+        ```
+        """
         assert self.failure is not None, "a failed run has no failure of its own, its tasks have"
         error = TaskError(self.task, self.failure)
         error.__cause__ = live = self.__dict__.get("live")
@@ -391,8 +420,8 @@ AnyState: TypeAlias = (
 """The closed union, for decoding and for exhaustive `match`."""
 
 
-def _dec_hook(_kind: Any, value: Any) -> Any:
-    """Return the Result of a payload, serialized."""
+def dec_hook(_kind: Any, value: Any) -> Any:
+    """Return the Result of a payload, serialized: the hook for msgspec's decoders of states."""
     if value is None:
         return NoResult
     return Result(msgspec.convert(value, Payload), serialized=True)
@@ -400,20 +429,23 @@ def _dec_hook(_kind: Any, value: Any) -> Any:
 
 _json_encoder: Final = msgspec.json.Encoder(enc_hook=enc_hook)
 _msgpack_encoder: Final = msgspec.msgpack.Encoder(enc_hook=enc_hook)
-_json_decoder: Final[msgspec.json.Decoder[AnyState]] = msgspec.json.Decoder(AnyState, dec_hook=_dec_hook)
+_json_decoder: Final[msgspec.json.Decoder[AnyState]] = msgspec.json.Decoder(AnyState, dec_hook=dec_hook)
 _msgpack_decoder: Final[msgspec.msgpack.Decoder[AnyState]] = msgspec.msgpack.Decoder(
-    AnyState, dec_hook=_dec_hook
-)
-_mapping_decoder: Final[msgspec.msgpack.Decoder[dict[str, AnyState]]] = msgspec.msgpack.Decoder(
-    dict[str, AnyState], dec_hook=_dec_hook
+    AnyState, dec_hook=dec_hook
 )
 
 
 def encode_json(state: State) -> bytes:
     """Return a state as JSON. Raises `SerializationError` if a value in it cannot be serialized.
 
-    >>> encode_json(Running(message="attempt 2"))
-    b'{"type":"Running","cached_inputs":{},"message":"attempt 2","_result":null}'
+    ```python
+    from eventflow.states import Running, encode_json
+
+    print(encode_json(Running(message="attempt 2")).decode())
+    ```
+    ```text
+    {"type":"Running","cached_inputs":{},"message":"attempt 2","_result":null}
+    ```
     """
     return _json_encoder.encode(state)
 
@@ -421,8 +453,14 @@ def encode_json(state: State) -> bytes:
 def encode_msgpack(state: State) -> bytes:
     """Return a state as MessagePack. Raises `SerializationError` if a value in it cannot be serialized.
 
-    >>> decode_msgpack(encode_msgpack(Skipped(message="weekend")))
-    <Skipped: weekend>
+    ```python
+    from eventflow.states import Skipped, encode_msgpack
+
+    print(len(encode_msgpack(Skipped(message="weekend"))), "bytes")
+    ```
+    ```text
+    54 bytes
+    ```
     """
     return _msgpack_encoder.encode(state)
 
@@ -430,65 +468,30 @@ def encode_msgpack(state: State) -> bytes:
 def decode_json(data: bytes | str) -> State:
     """Return the state that was dumped as JSON, with its results serialized. Raises `msgspec.DecodeError`.
 
-    >>> state = decode_json(encode_json(Success(_result=Result(42))))
-    >>> state.is_successful(), state._result.serialized, state.result
-    (True, True, 42)
+    ```python
+    from eventflow import Result
+    from eventflow.states import Success, decode_json, encode_json
+
+    state = decode_json(encode_json(Success(_result=Result(42))))
+    print(state, state._result.serialized, state.result)
+    ```
+    ```text
+    <Success> True 42
+    ```
     """
     return _json_decoder.decode(data)
 
 
 def decode_msgpack(data: bytes) -> State:
-    """Return the state that was dumped as MessagePack, with its results serialized. Raises `msgspec.DecodeError`."""
-    return _msgpack_decoder.decode(data)
+    """Return the state that was dumped as MessagePack, with its results serialized. Raises `msgspec.DecodeError`.
 
+    ```python
+    from eventflow.states import Skipped, decode_msgpack, encode_msgpack
 
-class StatesSerializer:
-    """The serializer for the result of a run's state, which is a mapping of names to states.
-
-    The mapping is loaded as a plain dict, with an entry of its own for each child of a mapped task, as `enrich[0]`.
+    print(decode_msgpack(encode_msgpack(Skipped(message="weekend"))))
+    ```
+    ```text
+    <Skipped: weekend>
+    ```
     """
-
-    codec: Final = "states"
-
-    def serialize(self, value: Mapping[str, State]) -> Inline:
-        """Dump every state. Raises `SerializationError`."""
-        flat: dict[str, State] = {}
-        for name in value:
-            _add(flat, name, value[name])
-        data = _msgpack_encoder.encode(flat)
-        return Inline(self.codec, data, digest_of(data))
-
-    def deserialize(self, payload: Inline) -> Mapping[str, State]:
-        """Load the states, with their own results serialized."""
-        return _mapping_decoder.decode(payload.data)
-
-    def __eq__(self, other: object) -> bool:
-        return type(other) is type(self)
-
-    def __hash__(self) -> int:
-        return hash(self.codec)
-
-
-def _add(flat: dict[str, State], name: str, state: State) -> None:
-    """Add a state, and the states of its children under names of their own."""
-    flat[name] = state
-    if isinstance(state, Mapped):
-        for nth, child in enumerate(state.map_states):
-            if child is not None:
-                _add(flat, f"{name}[{nth}]", child)
-
-
-class _StatesCodec:
-    """The codec of `StatesSerializer`, for readers that do not know that a result is that of a run."""
-
-    name: Final = StatesSerializer.codec
-
-    def encode(self, _value: object, _declared: Any) -> None:
-        """Return None for every value: only the result of a run is kept by this codec."""
-
-    def decode(self, data: bytes, _declared: Any) -> Mapping[str, State]:
-        """Load the states."""
-        return _mapping_decoder.decode(data)
-
-
-register_codec(_StatesCodec())
+    return _msgpack_decoder.decode(data)

@@ -21,6 +21,7 @@ from eventflow.suggestions import did_you_mean
 from eventflow.views.results import Peek, ResultReader
 from eventflow.views.run import Ending, RunFacts, RunView
 from eventflow.views.run_serializers import RunSerializers
+from eventflow.views.states_serializer import StatesSerializer
 
 __all__ = ["STATES", "Locate", "RunStates"]
 
@@ -146,7 +147,7 @@ class RunStates(Mapping[Any, State]):
     def state(self) -> State:
         """The run's own State; its `result` is this mapping."""
         facts = self._facts
-        result = Result(self, False, states.StatesSerializer())
+        result = Result(self, False, StatesSerializer())
         match facts.run.phase:
             case Phase.FINISHED if facts.run.outcome == "success":
                 return states.Success(message="all reference tasks succeeded", _result=result)

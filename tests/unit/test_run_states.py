@@ -30,6 +30,7 @@ from eventflow.serializers import Serializer
 from eventflow.testing.virtual import VirtualWorld, simulate, simulated
 from eventflow.views.results import PartSerializer
 from eventflow.views.run import RunFacts
+from eventflow.views.states_serializer import StatesSerializer
 
 
 @task(version="1")
@@ -184,7 +185,7 @@ def test_a_final_state_can_be_dumped_whole() -> None:
     loaded = states.decode_json(states.encode_json(state))
     assert type(loaded) is type(state)
     payload = loaded._result.value
-    tasks = states.StatesSerializer().deserialize(payload)
+    tasks = StatesSerializer().deserialize(payload)
     assert tasks["numbers"].result == [0, 1, 2, 3]
 
 

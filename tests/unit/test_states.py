@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import json
 from datetime import UTC, datetime
 from typing import Any
@@ -274,10 +273,3 @@ def test_a_map_answers_for_its_children(
     held = {name for name in PREDICATES if getattr(state, name)()}
     assert held == {"is_mapped", *(f"is_{name}" for name in true)}
     assert state.message == message
-
-
-def test_the_examples_of_the_docstrings() -> None:
-    """They give what they show."""
-    outcome = doctest.testmod(states)
-    assert outcome.attempted
-    assert not outcome.failed

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from eventflow.events import RunClaimed, RunStarted, run_stream
 from eventflow.ports import EventLog
-from eventflow.projections import RunNotFound, Runs, open_run
+from eventflow.projections import RunNotFound, Runs, view_of
 from eventflow.read_models import ReadModel
 from eventflow.suggestions import did_you_mean
 from eventflow.views.run_list import RunRow
@@ -85,9 +85,10 @@ async def recorded_entry(log: EventLog, run_id: str) -> tuple[str, str]:
     `eventflow.authoring.loader.load_entry` loads the flow. Raises `RunNotFound`, and `EntryNotRecorded` if the run has
     no entry.
     """
-    view = await open_run(log, run_id)
-    entry = ""
-    async for record in log.read(stream=view.stream):
+    view, entry = None, ""
+    async for record in log.read(stream=run_stream(run_id)):
+        if view is None:
+            view = await view_of(log, record)
         match record.event:
             case RunStarted():
                 entry = record.event.entry
@@ -95,6 +96,8 @@ async def recorded_entry(log: EventLog, run_id: str) -> tuple[str, str]:
                 entry = record.event.environment.get("entry", "") or entry
             case _:
                 pass
+    if view is None:
+        raise RunNotFound(f"there is no run {run_id!r} in this log")
     if not entry:
         raise EntryNotRecorded(f"run {run_id!r} does not record where its code is: name the flow's code")
     return entry, view.plan.graph.name

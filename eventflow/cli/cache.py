@@ -8,7 +8,7 @@ from typing import Any, Final, assert_never
 import click
 
 from eventflow.cli.options import json_option, log_option, read_log
-from eventflow.cli.output import when, write, write_json, write_table
+from eventflow.cli.output import when, write_json, write_line, write_table
 from eventflow.events import run_of
 from eventflow.graph import KeyPart, KeyPartKind
 from eventflow.history.cache_explain import (
@@ -172,7 +172,7 @@ def explain_task(run: str, task: str, log: str | None, as_json: bool) -> None:
         write_json(json.dumps(answer))
         return
     for line in _lines(answer):
-        write(line)
+        write_line(line)
 
 
 def _answer(explanation: Explanation) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from eventflow.authoring.loader import load_entry, load_flow
 from eventflow.cli.errors import CommandError, Exit, command_errors, command_line, in_shell
 from eventflow.cli.options import flow_option, read_log, run_id_option, running_options
 from eventflow.cli.output import Colored, Unprintable, as_json, data_stream, say, write_json
-from eventflow.cli.progress import Counts, ended_badly, watch
+from eventflow.cli.progress import Counts, ended_badly, show_progress
 from eventflow.events import RunFinished, run_stream
 from eventflow.logs.open import open_log
 from eventflow.logs.urls import check_url
@@ -245,7 +245,9 @@ async def _run(
         if not settings.quiet:
             say(f"{flow.name} {run_id}" + (f", a rerun of {old}" if old is not None else ""))
         was_over = await _is_over(log, run_id)
-        watching = asyncio.create_task(watch(log, flow.graph, run_id, quiet=settings.quiet or was_over))
+        watching = asyncio.create_task(
+            show_progress(log, flow.graph, run_id, quiet=settings.quiet or was_over)
+        )
         try:
             if old is not None:
                 state = await _rerun(launch, old, settings.log)

@@ -39,8 +39,8 @@ __all__ = [
     "terminal",
     "wants_color",
     "when",
-    "write",
     "write_json",
+    "write_line",
     "write_table",
 ]
 
@@ -118,7 +118,7 @@ def say(*parts: Cell, lines: bool = False, file: IO[Any] | None = None) -> None:
     _send(_line(parts, stream, lines=lines), stream)
 
 
-def write(*parts: Cell) -> None:
+def write_line(*parts: Cell) -> None:
     """Write one line to stdout, the parts joined as they are."""
     _send(_line(parts, sys.stdout), sys.stdout)
 

@@ -39,7 +39,7 @@ from eventflow.ports import EventLog
 from eventflow.projections import follow
 from eventflow.views.run import cut
 
-__all__ = ["Counts", "Progress", "ended_badly", "task_name", "watch"]
+__all__ = ["Counts", "Progress", "ended_badly", "show_progress", "task_name"]
 
 _LINES = 12
 
@@ -150,7 +150,7 @@ def short(kind: str) -> str:
     return kind.rpartition(".")[2]
 
 
-async def watch(log: EventLog, graph: Graph, run_id: str, *, quiet: bool) -> Counts:
+async def show_progress(log: EventLog, graph: Graph, run_id: str, *, quiet: bool) -> Counts:
     """Follow a run and show its progress until it has finished; return the final counts. Cancel it to stop earlier."""
     projection = Progress(graph)
     with _display(graph.name, quiet=quiet) as show:

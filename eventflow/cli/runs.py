@@ -13,7 +13,7 @@ import click
 import msgspec
 
 from eventflow.cli.options import json_option, log_option, read_log
-from eventflow.cli.output import Cell, Colored, seconds, when, write, write_json, write_table
+from eventflow.cli.output import Cell, Colored, seconds, when, write_json, write_line, write_table
 from eventflow.cli.progress import task_name
 from eventflow.events import CacheMiss, Origin, Record, kind_of, run_stream
 from eventflow.graph import Graph
@@ -94,13 +94,13 @@ def show(run: str, at: int | None, log: str | None, as_json: bool) -> None:
         write_json(json.dumps(_report(report, head)))
         return
     past = f"as of event {report.version} of {head}"
-    write(f"{report.flow} {report.run}  {report.state}: {report.message}  ({past})")
+    write_line(f"{report.flow} {report.run}  {report.state}: {report.message}  ({past})")
     write_table(("TASK", "STATE", "ATTEMPT", "TOOK", ""), [_task_cells(task) for task in report.tasks])
     for name, message in _whole_messages(report):
         first, *rest = message.split("\n")
-        write(f"{name}: {first}")
+        write_line(f"{name}: {first}")
         for line in rest:
-            write(f"  {line}")
+            write_line(f"  {line}")
 
 
 def _report(report: RunReport, head: int) -> dict[str, Any]:

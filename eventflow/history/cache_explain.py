@@ -36,7 +36,7 @@ from eventflow.projections import (
 )
 from eventflow.read_models import ReadModel
 from eventflow.result import Inline, Result
-from eventflow.views.cache import CacheEntry, CacheRow, differences, entries_under, nearest_entry
+from eventflow.views.cache import CacheEntry, CacheRow, entries_under, key_differences, nearest_entry
 from eventflow.views.run import RunFacts
 
 __all__ = [
@@ -284,7 +284,7 @@ async def _miss(call: _Call, task: str, decision: Record, miss: CacheMiss, graph
             await _entries(call.log, definition), definition, key_parts, miss.parts, decision.at
         )
         if nearest is not None:
-            parts = differences(nearest, definition, key_parts, miss.parts)
+            parts = key_differences(nearest, definition, key_parts, miss.parts)
             differing = await _compare(call, nearest, key_parts, parts)
     return Miss(
         run=run_id,

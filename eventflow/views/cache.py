@@ -48,8 +48,8 @@ __all__ = [
     "CachedFlow",
     "CachedRun",
     "CachedTask",
-    "differences",
     "entries_under",
+    "key_differences",
     "nearest_entry",
 ]
 
@@ -367,7 +367,7 @@ def _count_hit(rows: _CacheRows, flow: CachedFlow, record: Record, event: TaskRe
 # ── why a call was a miss ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def differences(
+def key_differences(
     entry: CacheEntry, task: TaskDef, key_parts: tuple[KeyPart, ...], parts: bytes
 ) -> tuple[KeyPart, ...]:
     """Compare a call of a task with the one that made an entry, and return the parts of the key that differ.
@@ -401,7 +401,7 @@ def nearest_entry(
     earlier = [entry for entry in CacheHits.entries(rows) if entry.first_at <= before and entry.key != key]
     return min(
         earlier,
-        key=lambda entry: (len(differences(entry, task, key_parts, parts)), -entry.first_at),
+        key=lambda entry: (len(key_differences(entry, task, key_parts, parts)), -entry.first_at),
         default=None,
     )
 

@@ -13,7 +13,7 @@ from eventflow.events import TaskStarted
 from eventflow.graph import KeyPart
 from eventflow.projections import replay
 from eventflow.testing.virtual import VirtualWorld, simulate
-from eventflow.views.cache import CacheEntry, CacheHits, differences, nearest_entry
+from eventflow.views.cache import CacheEntry, CacheHits, key_differences, nearest_entry
 
 Call = tuple[int, int, int, str, bool]
 """Two inputs, a parameter, a version, and whether the result is declared as a list."""
@@ -74,7 +74,7 @@ def test_the_explanation_names_what_differs(made: list[Call]) -> None:
                 entry = nearest_entry(rows, definition, key_parts, event.cache.parts, record.at - 1)
                 assert (entry is None) == (not earlier)
                 if entry is not None:
-                    said = set(differences(entry, definition, key_parts, event.cache.parts))
+                    said = set(key_differences(entry, definition, key_parts, event.cache.parts))
                     assert said == apart(call, earlier[_number(entry)])
                     assert len(said) == min(len(apart(call, other)) for other in earlier)
             earlier.append(call)

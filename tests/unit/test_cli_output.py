@@ -15,7 +15,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from eventflow.cli.output import Colored, Unprintable, as_json, escaped, say, write, write_json, write_table
+from eventflow.cli.output import (
+    Colored,
+    Unprintable,
+    as_json,
+    escaped,
+    say,
+    write_json,
+    write_line,
+    write_table,
+)
 from eventflow.cli.progress import Counts, _table
 
 HOSTILE = "\x1b]0;title\x07\x1b[31m\x9b2J\x7f\u202etxt\u2066\u2028\U000e0041\ufeff\r\n\t\x00"
@@ -65,7 +74,7 @@ def test_colour_comes_from_us_only(
     """What is coloured is escaped first."""
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("FORCE_COLOR", "1")
-    write("a\x1b[32m", Colored("b\x1b[1m", "failed"))
+    write_line("a\x1b[32m", Colored("b\x1b[1m", "failed"))
     assert capsys.readouterr().out == "a\\x1b[32m\x1b[31mb\\x1b[1m\x1b[0m\n"
 
 

@@ -15,7 +15,7 @@ from eventflow.events import LogDamaged
 from eventflow.ports import LogUnusable, LogWriteFailed
 
 __all__ = [
-    "explain",
+    "explain_error",
     "explain_pack",
     "has_journal",
     "is_busy",
@@ -46,7 +46,7 @@ def is_busy(error: BaseException) -> bool:
     return isinstance(error, sqlite3.OperationalError) and _code(error) in _BUSY
 
 
-def explain(error: sqlite3.Error, path: Path, raised: type[Exception] = LogUnusable) -> Exception:
+def explain_error(error: sqlite3.Error, path: Path, raised: type[Exception] = LogUnusable) -> Exception:
     """Return the error to raise instead: `LogDamaged`, `LogUnusable`, or `raised` if the fault may be temporary."""
     if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_READONLY_ROLLBACK:
         return LogUnusable(has_journal(path))

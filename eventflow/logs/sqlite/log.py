@@ -36,7 +36,7 @@ from eventflow.events import Record
 from eventflow.logs.sqlite import process
 from eventflow.logs.sqlite.checksums import sum_of
 from eventflow.logs.sqlite.connection import Connection, open_here
-from eventflow.logs.sqlite.errors import explain
+from eventflow.logs.sqlite.errors import explain_error
 from eventflow.logs.sqlite.files import FORMAT, prepare_reader
 from eventflow.logs.sqlite.group_commit import Submitted
 from eventflow.logs.sqlite.locks import is_live
@@ -308,7 +308,7 @@ class SQLiteLog:
             try:
                 return self._looker.ask(question)
             except sqlite3.Error as error:
-                raise explain(error, self.path) from error
+                raise explain_error(error, self.path) from error
             finally:
                 if self._closed or not self._read_only:
                     self._looker.close()
@@ -416,7 +416,7 @@ class SQLiteLog:
                 with inside:
                     return question(self._peeker)
             except sqlite3.Error as error:
-                raise explain(error, self.path) from error
+                raise explain_error(error, self.path) from error
             finally:
                 if self._closed:
                     self._stop_peeking()

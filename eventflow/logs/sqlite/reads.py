@@ -25,7 +25,7 @@ import msgspec
 from eventflow.events import LogDamaged, Record, checksum, decode
 from eventflow.logs.sqlite.checksums import check_row, sum_of
 from eventflow.logs.sqlite.connection import Connection, Link, call, connect
-from eventflow.logs.sqlite.errors import explain, is_busy
+from eventflow.logs.sqlite.errors import explain_error, is_busy
 from eventflow.logs.sqlite.files import prepare_reader
 from eventflow.logs.sqlite.lookups import check_stream, end_of_log, end_of_stream, one_moment, streams_named
 from eventflow.logs.sqlite.packs import PLAINTEXT, PackReader, Place, find_rows
@@ -104,7 +104,7 @@ class Readers:
                     return await self._ask_one(question)
                 except sqlite3.Error as error:
                     if not is_busy(error):
-                        raise explain(error, self._path) from error
+                        raise explain_error(error, self._path) from error
                 await anyio.sleep(_BUSY_PAUSE_S)
 
     async def _ask_one(self, question: Callable[[Connection], T]) -> T:

@@ -13,7 +13,7 @@ import anyio
 
 from eventflow.logs.sqlite import process
 from eventflow.logs.sqlite.connection import Connection, Link, connect, serve
-from eventflow.logs.sqlite.errors import explain, is_busy
+from eventflow.logs.sqlite.errors import explain_error, is_busy
 from eventflow.logs.sqlite.files import check_journal, check_place, check_sqlite, make_file, prepare
 from eventflow.logs.sqlite.group_commit import GroupCommit
 from eventflow.logs.sqlite.locks import LockFile
@@ -68,7 +68,7 @@ class Opened:
         except sqlite3.Error as error:
             if is_busy(error):
                 raise
-            raise explain(error, self._path, LogWriteFailed) from error
+            raise explain_error(error, self._path, LogWriteFailed) from error
         if any(append.stored for append in appends):
             self.locks.nudge()
 
@@ -149,7 +149,7 @@ async def _patiently(ask: Callable[[], Awaitable[None]], path: Path) -> None:
             return await ask()
         except sqlite3.Error as error:
             if not is_busy(error):
-                raise explain(error, path) from error
+                raise explain_error(error, path) from error
         await anyio.sleep(POLL_S)
 
 

@@ -65,7 +65,7 @@ class Plan:
     """The parameters among the nodes, by index."""
     degree: list[int]
     """How many upstreams each node waits for."""
-    whole: list[list[int]]
+    whole: list[tuple[int, ...]]
     """Downstream tasks that wait until a node has finished."""
     each: dict[int, list[int]]
     """Mapped node → the mapped tasks downstream that follow it child by child."""
@@ -98,23 +98,27 @@ class Plan:
         count = (item for inputs, _ in self.cached.values() for item in inputs)
         self.counted = frozenset(ref.node for item in count for ref in refs(item.arg))
         self.degree = [0] * len(nodes)
-        self.whole = [[] for _ in nodes]
+        waiting: list[list[int] | None] = [None] * len(nodes)
         self.each = {}
         self.followed = {}
         self.element = {}
         self.plain = [() if i in self.parameters else None for i in range(len(nodes))]
         self.upstreams = [()] * len(nodes)
         for i, node in self.tasks.items():
-            if node.mapped:
-                self._add_mapped(i, node)
-            else:
-                self._add_plain(i, node)
+            waits = self._add_mapped(i, node) if node.mapped else self._add_plain(i, node)
+            for up in waits:
+                downstream = waiting[up]
+                if downstream is None:
+                    waiting[up] = downstream = []
+                downstream.append(i)
+        self.whole = [tuple(downstream) if downstream else () for downstream in waiting]
         self.judged = graph.reference or tuple([i for i in self.tasks if not self._is_awaited(i)])
 
     def _is_awaited(self, i: int) -> bool:
         return bool(self.whole[i]) or i in self.each or i in self.element
 
-    def _add_plain(self, i: int, node: TaskNode) -> None:
+    def _add_plain(self, i: int, node: TaskNode) -> tuple[int, ...]:
+        """Add a task that is not mapped; returns the upstreams that it waits for."""
         parameters, mapped = self.parameters, self.mapped
         leaves: list[int] = []
         plain: list[int | tuple[int, str]] = []
@@ -129,11 +133,16 @@ class Plan:
                 plain.append((_BIRTH, parameters[up].name) if up in parameters else up)
                 if ref.path or up in mapped:
                     simple = False
-        self._wait(i, leaves + list(node.after) if node.after else leaves)
+        waits = self._wait(i, leaves + list(node.after) if node.after else leaves)
         if simple:
-            self.plain[i] = tuple(plain)
+            leaves_in_order = tuple(plain)
+            self.plain[i] = (
+                waits if leaves_in_order == waits else leaves_in_order
+            )  # one tuple for both saves memory
+        return waits
 
-    def _add_mapped(self, i: int, node: TaskNode) -> None:
+    def _add_mapped(self, i: int, node: TaskNode) -> tuple[int, ...]:
+        """Add a mapped task; returns the upstreams that it waits for as a whole."""
         shared = list(node.after)
         followed: dict[int, None] = {}
         listed: dict[tuple[int, int], None] = {}
@@ -146,7 +155,7 @@ class Plan:
                     listed |= {(ref.node, nth): None for ref in refs(part) if ref.node in self.tasks}
             else:
                 shared += [ref.node for ref in refs(arg)]
-        self._wait(i, shared)
+        waits = self._wait(i, shared)
         if followed:
             self.followed[i] = tuple(followed)
         for up in followed:
@@ -154,13 +163,13 @@ class Plan:
         for up, nth in listed:
             self.element.setdefault(up, []).append((i, nth))
         self.degree[i] += len(followed)
-        self.upstreams[i] = tuple(dict.fromkeys([*self.upstreams[i], *followed, *(up for up, _ in listed)]))
+        self.upstreams[i] = tuple(dict.fromkeys([*waits, *followed, *(up for up, _ in listed)]))
+        return waits
 
-    def _wait(self, i: int, upstreams: list[int]) -> None:
+    def _wait(self, i: int, upstreams: list[int]) -> tuple[int, ...]:
         distinct = tuple(upstreams if len(upstreams) < 2 else dict.fromkeys(upstreams))
         if self.parameters:
             distinct = tuple([up for up in distinct if up not in self.parameters])
-        for up in distinct:
-            self.whole[up].append(i)
         self.degree[i] = len(distinct)
         self.upstreams[i] = distinct
+        return distinct

@@ -46,7 +46,7 @@ def test_what_is_derived_from_a_graph() -> None:
     """Neighbours, ends and names follow from the nodes."""
     plan = Plan(GRAPH)
     assert plan.upstreams == [(), (), (1,), (2, 1), (3,)]
-    assert plan.whole == [[], [2, 3], [3], [4], []]
+    assert plan.whole == [(), (2, 3), (3,), (4,), ()]
     assert plan.judged == (4,)
     assert GRAPH.index["total"] == 3
     assert list(GRAPH.parameters) == ["day"]

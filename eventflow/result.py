@@ -132,14 +132,26 @@ Payload: TypeAlias = Inline | Stored | Withheld | Forgotten
 
 @runtime_checkable
 class ResultSerializer(Protocol):
-    """Turns one value into an `Inline` payload and back; bound to the declared type of that value."""
+    r"""Converts a value to an `Inline` payload and back; bound to the declared type of that value.
+
+    ```python
+    from eventflow.serializers import Serializer
+
+    serializer = Serializer(list[int])
+    payload = serializer.serialize([1, 2])
+    print(payload.codec, payload.data, serializer.deserialize(payload))
+    ```
+    ```text
+    msgpack b'\x92\x01\x02' [1, 2]
+    ```
+    """
 
     def serialize(self, value: Any) -> Inline:
-        """Give the payload of `value`, or raise `SerializationError` with the path and the fix."""
+        """Return the payload of `value`, or raise `SerializationError` with the path and the fix."""
         ...
 
     def deserialize(self, payload: Inline) -> Any:
-        """Give the value back, or raise `DeserializationError` (or one of its children)."""
+        """Return the value, or raise `DeserializationError` (or a subclass)."""
         ...
 
 
@@ -201,9 +213,20 @@ NoResult: Final = NoResultType()
 
 
 class Result:
-    """A value, whether it is serialized, and how to (de)serialize it (PIN-4). Immutable.
+    r"""A value, whether it is serialized, and how to (de)serialize it (PIN-4). Immutable.
 
     `value` is the Python value while `serialized` is false, and a `Payload` when it is true.
+
+    ```python
+    from eventflow import Result
+
+    result = Result([1, 2])
+    kept = result.serialize()
+    print(kept.serialized, kept.value.data, kept.deserialize() == result)
+    ```
+    ```text
+    True b'\x92\x01\x02' True
+    ```
     """
 
     __slots__ = ("_fetch", "serialized", "serializer", "value")

@@ -1,12 +1,12 @@
-"""The digest of a task's code: what tells a resumed or cached task that its function is still the same.
+"""The digest of a task's code: it shows whether the function of a resumed or cached task is still the same.
 
-It covers what the author wrote and what the function carries with it: signature and body (without
-decorators, comments, docstrings and layout), the values of its defaults, of its closure and of its attributes, and the
-helpers named in `depends_on=`.  It does not cover globals, which is what `depends_on=` and `version=` are for.
+It covers the text of the author and the values of the function: signature and body (without decorators, comments,
+docstrings and layout), the values of its defaults, its closure and its attributes, and the helpers named in
+`depends_on=`.  It does not cover globals; use `depends_on=` and `version=` for these.
 
-A digest must never be equal for code that differs, so whatever cannot be digested soundly (a list in a
-closure may change before the call, an object may be anything) gives no digest, and the reason in words.
-It is the same in every process: no addresses, no hash order, no line numbers.
+Digests of different code must never be equal.  So a part without a sound digest (a list in a closure may change before
+the call, an object may be anything) gives no digest, and the reason in words.  A digest is the same in every process:
+no addresses, no hash order, no line numbers.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ __all__ = ["Code", "code_of", "note_source"]
 
 
 class Code(msgspec.Struct, frozen=True):
-    """The digest of a function's code, or why there is none."""
+    """The digest of a function's code, or the reason why there is none."""
 
     digest: bytes = b""
-    """16 bytes; empty when there is none."""
+    """16 bytes; empty if there is none."""
     reason: str = ""
-    """Why there is none, in words that follow "its code has no digest because"."""
+    """The reason why there is none, in words that follow "its code has no digest because"."""
 
 
 def code_of(
@@ -50,7 +50,7 @@ def code_of(
     version: str | None = None,
     depends_on: Sequence[types.FunctionType] = (),
 ) -> Code:
-    """Digest the code of a function and its helpers; `version` stands for all of it when given."""
+    """Digest the code of a function and its helpers; a given `version` replaces all of it."""
     if version is not None:
         return Code(_digest(b"version", _text(version)))
     parts: list[bytes] = []
@@ -75,7 +75,7 @@ def note_source(fn: types.FunctionType) -> None:
 
 
 class _Known:
-    """The digest of one function, as long as it and its closures hold what they held."""
+    """The digest of one function, valid while its parts and closures are unchanged."""
 
     __slots__ = ("_cells", "digest")
 
@@ -95,7 +95,7 @@ _stamps: Final[WeakKeyDictionary[types.FunctionType, tuple[int, int] | None]] = 
 
 
 def _stamp(file: str) -> tuple[int, int] | None:
-    """When a file was changed, and its size; None for what is no file."""
+    """Return the time of change and the size of a file; None if there is no file."""
     try:
         found = os.stat(file)  # noqa: PTH116 - once for every function
     except (OSError, ValueError):
@@ -120,7 +120,7 @@ _Cells = list[tuple[Any, str, Any]]
 
 
 def _function(fn: types.FunctionType, outer: list[types.FunctionType], cells: _Cells) -> bytes:
-    """Digest one function; `outer` are those being digested, which may refer to each other in a ring."""
+    """Digest one function; `outer` are the functions in progress, which may refer to each other in a circle."""
     if fn in outer:
         return _digest(b"ring", str(outer.index(fn)).encode())
     chain = [*outer, fn]
@@ -131,7 +131,7 @@ def _function(fn: types.FunctionType, outer: list[types.FunctionType], cells: _C
     for key, value in defaults:
         parts += [_text(str(key)), _value(value, f"a default of {fn.__qualname__!r}", chain, cells)]
     for name, value in sorted(vars(fn).items()):
-        if name != "__wrapped__":  # what a decorator hung on it, for the body to see
+        if name != "__wrapped__":  # attributes that a decorator set, which the body can read
             parts += [
                 _text(name),
                 _value(value, f"the attribute {name!r} of {fn.__qualname__!r}", chain, cells),
@@ -161,7 +161,7 @@ class _Source(NamedTuple):
     text: str
     """Its normal form. The function's own name is no part of it: a renamed copy is the same."""
     rebound: frozenset[str]
-    """The names that it rebinds outside itself."""
+    """The outer names that it rebinds."""
 
 
 class _File:
@@ -270,7 +270,7 @@ def _normal(node: _Definition) -> str:
 
 
 def _forget_defaults(args: ast.arguments) -> None:
-    """Leave only that there is a default: its value is digested, not the words that made it."""
+    """Keep only the fact of a default: its value is digested, not its source."""
     args.defaults = [ast.Constant(...) for _ in args.defaults]
     args.kw_defaults = [None if default is None else ast.Constant(...) for default in args.kw_defaults]
 
@@ -293,7 +293,7 @@ _CHANGEABLE: Final = (list, dict, set, bytearray)
 
 
 def _value(value: Any, what: str, chain: list[types.FunctionType], cells: _Cells) -> bytes:
-    """Digest a value that a function carries with it, by type and content."""
+    """Digest a value of a function by type and content."""
     kind = type(value)
     if kind is types.FunctionType:
         return _function(value, chain, cells)

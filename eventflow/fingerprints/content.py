@@ -178,10 +178,10 @@ def _refusal(value: object) -> NoContent:
     with suppress(Exception, SystemExit):  # raised by a part's own code
         while True:
             parts = ((step, part) for step, part in _parts(value) if id(part) not in above)
-            found = next(((step, part) for step, part in parts if not _has_content(part)), None)
-            if found is None:
+            opaque = next(((step, part) for step, part in parts if not _has_content(part)), None)
+            if opaque is None:
                 break
-            path, value = path + found[0], found[1]
+            path, value = path + opaque[0], opaque[1]
             above.add(id(value))
     return NoContent(path, _kind_of(value))
 

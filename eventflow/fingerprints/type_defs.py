@@ -122,16 +122,16 @@ def differences(then: Description | None, now: Description | None) -> tuple[Diff
         if then is now:
             return ()
         return (Difference("type", _told(then), _told(now)),)
-    found: list[Difference] = []
+    rows: list[Difference] = []
     if then.type != now.type:
-        found.append(_pair("type", then.type, now.type))
+        rows.append(_pair("type", then.type, now.type))
     before, after = ({known.name: known for known in side.classes} for side in (then, now))
     for name in dict.fromkeys((*before, *after)):
         if name in before and name in after:
-            found += class_differences(before[name], after[name])
-    if not found and then != now:
-        found.append(Difference("type", _names(before), _names(after)))
-    return tuple(found)
+            rows += class_differences(before[name], after[name])
+    if not rows and then != now:
+        rows.append(Difference("type", _names(before), _names(after)))
+    return tuple(rows)
 
 
 def class_differences(then: ClassDef | None, now: ClassDef | None) -> Iterator[Difference]:

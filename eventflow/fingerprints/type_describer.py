@@ -51,10 +51,10 @@ def describe(declared: Any) -> Description | None:
         return known
     describer = _Describer()
     outer = describer.expression(declared)
-    found = Description(outer, tuple(form for form in describer.classes.values() if form is not None))
+    description = Description(outer, tuple(form for form in describer.classes.values() if form is not None))
     if is_class and describer.is_resolved:  # else a name in it may be defined later
-        _described[declared] = found
-    return found
+        _described[declared] = description
+    return description
 
 
 _described: Final[WeakKeyDictionary[type, Description]] = WeakKeyDictionary()
@@ -95,7 +95,7 @@ class _Describer:
         if origin is Annotated:
             return Type("annotated", (self.expression(args[0]),), tuple(map(_mark, args[1:])))
         if origin is Literal:
-            return Type("literal", (), tuple(map(told, args)))
+            return Type("literal", (), tuple(map(value_text, args)))
         if origin in _UNIONS:
             return Type("union", tuple(map(self.expression, args)))
         if origin is not None:
@@ -135,19 +135,19 @@ class _Describer:
             return ClassDef(name, kind, fields) if fields else None
         for test, kind, make in _KINDS:
             if test(thing):
-                found = tuple(make(self, thing))
-                if kind == "class" and not found:
+                fields = tuple(make(self, thing))
+                if kind == "class" and not fields:
                     return None
                 hooks = () if self._deep else tuple(_pickling_hooks(thing))
-                return ClassDef(name, kind, found, (*_options(thing, kind), *hooks), _schema(thing))
+                return ClassDef(name, kind, fields, (*_options(thing, kind), *hooks), _schema(thing))
         return None
 
     def _behind(self, thing: Any) -> tuple[str, tuple[FieldDef, ...]]:
         """Return the kind of a NewType, an alias or a type variable, and the type that it means."""
         for part, kind in (("__supertype__", "newtype"), ("__value__", "alias"), ("__bound__", "typevar")):
-            found = getattr(thing, part, None)
-            if found is not None:
-                return kind, (FieldDef(part.strip("_"), self.expression(found)),)
+            meaning = getattr(thing, part, None)
+            if meaning is not None:
+                return kind, (FieldDef(part.strip("_"), self.expression(meaning)),)
         bounds = getattr(thing, "__constraints__", ())
         return "typevar", tuple(FieldDef(str(i), self.expression(bound)) for i, bound in enumerate(bounds))
 
@@ -162,7 +162,7 @@ class _Describer:
         """The members of an enum, aliases included, as they are numbered or named."""
         for name, member in dict(kind.__members__).items():  # type: ignore[attr-defined]
             value = member._value_
-            yield FieldDef(name, Type(_name_of(type(value))), True, told(value))
+            yield FieldDef(name, Type(_name_of(type(value))), True, value_text(value))
 
 
 def _struct(kind: Any) -> Iterator[tuple[str, bool, str, str]]:
@@ -186,7 +186,7 @@ def _attrs(kind: Any) -> Iterator[tuple[str, bool, str, str]]:
 def _named_tuple(kind: Any) -> Iterator[tuple[str, bool, str, str]]:
     defaults = kind._field_defaults
     for name in kind._fields:
-        yield name, name not in defaults, told(defaults[name]) if name in defaults else "", name
+        yield name, name not in defaults, value_text(defaults[name]) if name in defaults else "", name
 
 
 def _typed_dict(kind: Any) -> Iterator[tuple[str, bool, str, str]]:
@@ -197,7 +197,9 @@ def _typed_dict(kind: Any) -> Iterator[tuple[str, bool, str, str]]:
 def _model(kind: Any) -> Iterator[tuple[str, bool, str, str]]:
     for name, field in kind.model_fields.items():
         aliases = (field.alias, field.validation_alias, field.serialization_alias)
-        wires = dict.fromkeys(alias if isinstance(alias, str) else told(alias) for alias in aliases if alias)
+        wires = dict.fromkeys(
+            alias if isinstance(alias, str) else value_text(alias) for alias in aliases if alias
+        )
         default = "" if field.is_required() else _default(field.default, field.default_factory)
         yield name, field.is_required(), default, ", ".join(wires) or name
 
@@ -223,7 +225,7 @@ def _plain(kind: type) -> Iterator[tuple[str, bool, str, str]]:
 
 def _class_default(part: object) -> str:
     """Return the default that an annotated class attribute gives to instances; its type if it may change."""
-    return told(part) if type(part) in _SCALARS or isinstance(part, enum.Enum) else _name_of(type(part))
+    return value_text(part) if type(part) in _SCALARS or isinstance(part, enum.Enum) else _name_of(type(part))
 
 
 def _is_data(part: object) -> bool:
@@ -269,22 +271,22 @@ _KINDS: Final[tuple[tuple[Callable[[Any], bool], str, _Make], ...]] = (
 )  # fmt: skip
 
 
-def _options(kind: Any, told_kind: str) -> tuple[str, ...]:
+def _options(kind: Any, described_as: str) -> tuple[str, ...]:
     """Return the other properties that decide how a class is written or read."""
-    found: list[str] = []
-    if told_kind == "struct":
+    options: list[str] = []
+    if described_as == "struct":
         config = kind.__struct_config__
-        found += [f"tag {config.tag_field}={config.tag!r}"] if config.tag is not None else []
-        found += [
+        options += [f"tag {config.tag_field}={config.tag!r}"] if config.tag is not None else []
+        options += [
             name for name in ("array_like", "omit_defaults", "forbid_unknown_fields") if getattr(config, name)
         ]
-    elif told_kind == "enum":
+    elif described_as == "enum":
         member = kind._member_type_
-        found += [f"of {_name_of(member)}"] if member is not object else []
-        found += ["flag"] if issubclass(kind, enum.Flag) else []
-    elif told_kind == "typeddict" and not kind.__total__:
-        found.append("total=False")
-    return tuple(found)
+        options += [f"of {_name_of(member)}"] if member is not object else []
+        options += ["flag"] if issubclass(kind, enum.Flag) else []
+    elif described_as == "typeddict" and not kind.__total__:
+        options.append("total=False")
+    return tuple(options)
 
 
 def _schema(kind: Any) -> str:
@@ -298,7 +300,7 @@ def _schema(kind: Any) -> str:
             schema = sys.modules["pydantic"].TypeAdapter(kind).json_schema()
     except Exception:  # noqa: BLE001 - a type that has no JSON form, or a hook of the user's own
         return ""
-    return dumps(_bare(schema), sort_keys=True, separators=(",", ":"), default=told)
+    return dumps(_bare(schema), sort_keys=True, separators=(",", ":"), default=value_text)
 
 
 def _bare(schema: Any, *, named: bool = False) -> Any:
@@ -318,7 +320,7 @@ def _bare(schema: Any, *, named: bool = False) -> Any:
 # ── names and values as text ─────────────────────────────────────────────────────────────────────────────────
 
 
-def told(value: object) -> str:
+def value_text(value: object) -> str:
     """A value in a few words that are the same everywhere; only its type, where it might be anything."""
     kind = type(value)
     if kind in _SCALARS or (kind in (list, dict, tuple, set) and not value):
@@ -350,7 +352,7 @@ def _default(value: object, factory: Any) -> str:
         return _factory(factory)
     if any(value is none for none in _NO_DEFAULT) or _name_of(type(value)) == "attr._make:_Nothing":
         return ""
-    return told(value)
+    return value_text(value)
 
 
 def _factory(factory: Any) -> str:
@@ -359,7 +361,9 @@ def _factory(factory: Any) -> str:
     code = getattr(factory, "__code__", None)
     if code is None:
         return f"{name}()"
-    held = sorted({told(part) for part in code.co_consts if part is not None and part != factory.__doc__})
+    held = sorted(
+        {value_text(part) for part in code.co_consts if part is not None and part != factory.__doc__}
+    )
     return f"{name}({', '.join([*sorted(code.co_names), *held])})"
 
 
@@ -367,7 +371,7 @@ def _mark(mark: object) -> str:
     """A constraint."""
     if isinstance(mark, msgspec.Meta):
         return repr(mark).removeprefix("msgspec.").removeprefix("Meta(").removesuffix(")")
-    return told(mark)
+    return value_text(mark)
 
 
 def _name_of(thing: Any) -> str:
@@ -392,17 +396,17 @@ def _is_standard(thing: Any) -> bool:
     top = module.partition(".")[0]
     if top == "msgspec":
         return True
-    return top in sys.stdlib_module_names and _is_of_python(top) and _is_found(module, thing)
+    return top in sys.stdlib_module_names and _is_of_python(top) and _is_where_named(module, thing)
 
 
-def _is_found(module: str, thing: Any) -> bool:
+def _is_where_named(module: str, thing: Any) -> bool:
     """Whether a class is where its name says; a class made by `make_dataclass` is not."""
     if not isinstance(thing, type):
         return True
-    found: Any = sys.modules.get(module)
+    target: Any = sys.modules.get(module)
     for part in thing.__qualname__.split("."):
-        found = getattr(found, part, None)
-    return found is thing
+        target = getattr(target, part, None)
+    return target is thing
 
 
 @lru_cache(maxsize=512)
@@ -417,16 +421,16 @@ def hints_of(kind: type) -> Mapping[str, Any]:
     try:
         return _without_class_variables(get_type_hints(kind, include_extras=True))
     except Exception:  # noqa: BLE001 - any expression may stand in an annotation
-        found: dict[str, Any] = {}
+        hints: dict[str, Any] = {}
         for base in reversed(kind.__mro__):
             scope = vars(sys.modules.get(base.__module__, types.ModuleType("")))
             for name, text in inspect.get_annotations(base).items():
                 holder = types.SimpleNamespace(__annotations__={name: text})
                 try:
-                    found[name] = get_type_hints(holder, scope, dict(vars(base)), include_extras=True)[name]
+                    hints[name] = get_type_hints(holder, scope, dict(vars(base)), include_extras=True)[name]
                 except Exception:  # noqa: BLE001 - this one does not resolve
-                    found[name] = text
-        return _without_class_variables(found)
+                    hints[name] = text
+        return _without_class_variables(hints)
 
 
 def _without_class_variables(hints: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -117,7 +117,7 @@ def described(
     """`Graph.types` and `Graph.classes` for descriptions by digest: a class that several types reach is listed once."""
     places: dict[bytes, int] = {}
     classes: list[ClassDef] = []
-    found = []
+    defs = []
     for digest, description in types.items():
         indices = []
         for known in description.classes:
@@ -125,8 +125,8 @@ def described(
             if place == len(classes):
                 classes.append(known)
             indices.append(place)
-        found.append(TypeDef(digest, description.type, tuple(indices)))
-    return tuple(found), tuple(classes)
+        defs.append(TypeDef(digest, description.type, tuple(indices)))
+    return tuple(defs), tuple(classes)
 
 
 def _digest(value: object) -> bytes:
@@ -154,8 +154,8 @@ class Graph(msgspec.Struct, frozen=True, omit_defaults=True, dict=True):
     def descriptions(self) -> Mapping[bytes, Description]:
         """Digest → the declared type."""
         return {
-            found.digest: Description(found.type, tuple(self.classes[i] for i in found.classes))
-            for found in self.types
+            entry.digest: Description(entry.type, tuple(self.classes[i] for i in entry.classes))
+            for entry in self.types
         }
 
     @cached_property
@@ -200,10 +200,10 @@ class Graph(msgspec.Struct, frozen=True, omit_defaults=True, dict=True):
 
     def counted(self, node: int) -> Counted:
         """Which of a cached node's inputs, and which of the flow's parameters, count in its keys."""
-        found, policy = self.task_nodes[node], self.task_of(node).policy.cache
-        assert policy is not None, f"{found.name} is not cached"
+        task, policy = self.task_nodes[node], self.task_of(node).policy.cache
+        assert policy is not None, f"{task.name} is not cached"
         names, parameters = policy.inputs, policy.parameters
-        inputs = found.inputs if names is None else tuple(i for i in found.inputs if i.name in names)
+        inputs = task.inputs if names is None else tuple(i for i in task.inputs if i.name in names)
         return inputs, tuple(self.parameters) if parameters is None else parameters
 
     def key_parts(self, node: int) -> tuple[KeyPart, ...]:

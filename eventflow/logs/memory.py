@@ -106,12 +106,12 @@ class _Store:
 
     def standing(self, write: Write, version: int) -> list[Record]:
         """Return the stored records that equal the drafts of `write`; raise `Conflict` if there are none."""
-        found = self.streams.get(write.stream)
+        known = self.streams.get(write.stream)
         first = write.expect
-        if found is None or not 0 <= first <= len(found.rows) - len(write.drafts):
+        if known is None or not 0 <= first <= len(known.rows) - len(write.drafts):
             raise Conflict(write.stream, first, version)
         records = []
-        for draft, row in zip(write.drafts, found.rows[first:], strict=False):
+        for draft, row in zip(write.drafts, known.rows[first:], strict=False):
             record = _open(row)
             if encode(write.stream, row.version, Draft(record.at, draft.event, draft.key)) != row.body:
                 raise Conflict(write.stream, first, version)
@@ -120,10 +120,10 @@ class _Store:
 
     def value(self, digest: bytes) -> Value | None:
         """Return the value of a digest, after comparing the digest with its bytes."""
-        found = self.values.get(digest)
-        if found is not None and not has_digest(found.data, digest):
+        value = self.values.get(digest)
+        if value is not None and not has_digest(value.data, digest):
             raise LogDamaged(f"the value {digest.hex()} does not have its bytes any more; run its task again")
-        return found
+        return value
 
     def nudge(self) -> None:
         """Wake the followers."""
@@ -148,8 +148,8 @@ class _Batch:
         """Add one write; raise `Conflict` or an error of encoding, with the store unchanged."""
         end = self.ends.get(write.stream)
         if end is None:
-            found = self.store.streams.get(write.stream)
-            end = (0, 0) if found is None else (len(found.rows), found.at)
+            known = self.store.streams.get(write.stream)
+            end = (0, 0) if known is None else (len(known.rows), known.at)
         if write.expect != end[0]:
             self.records += self.store.standing(write, end[0])
             return
@@ -325,13 +325,13 @@ class MemoryLog:
         """Return the last record of each key, up to `until`."""
         await checkpoint()
         self._check_open()
-        found = {}
+        latest = {}
         for key in keys:
             rows = self._store.keys.get(key, ())
             count = len(rows) if until is None else bisect_right(rows, until, key=_position)
             if count:
-                found[key] = _open(rows[count - 1])
-        return found
+                latest[key] = _open(rows[count - 1])
+        return latest
 
     async def head(self, stream: str | None = None) -> int:
         """Return the last position of the log, or the last version of a stream."""
@@ -436,8 +436,8 @@ class MemoryLog:
     def _rows(self, stream: str | None) -> list[_Row]:
         if stream is None:
             return self._store.rows
-        found = self._store.streams.get(stream)
-        return [] if found is None else found.rows
+        known = self._store.streams.get(stream)
+        return [] if known is None else known.rows
 
     def _check_open(self) -> None:
         if self._closed:

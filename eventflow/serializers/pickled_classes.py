@@ -42,8 +42,8 @@ def load_noting(pickled: bytes) -> tuple[Any, _Reader]:
 
 def with_classes(reader: _Reader, pickled: bytes) -> bytes:
     """Return the bytes to store."""
-    told = _encode((reader.home, [form for form in reader.forms.values() if form is not None]))
-    return len(told).to_bytes(_LENGTH_BYTES, "big") + told + pickled
+    header = _encode((reader.home, [form for form in reader.forms.values() if form is not None]))
+    return len(header).to_bytes(_LENGTH_BYTES, "big") + header + pickled
 
 
 def load_same(data: bytes) -> Any:
@@ -89,13 +89,13 @@ class _Reader(pickle.Unpickler):
     def find_class(self, module: str, name: str, /) -> Any:
         """Look up a named object."""
         place = self.home if module == MAIN and self.home else module
-        found = super().find_class(loaded_as(place), name)
-        if isinstance(found, type):
-            self._meet(f"{place}:{name}", found)
-        return found
+        thing = super().find_class(loaded_as(place), name)
+        if isinstance(thing, type):
+            self._meet(f"{place}:{name}", thing)
+        return thing
 
-    def _meet(self, name: str, found: type) -> None:
-        form = class_def(found)
+    def _meet(self, name: str, kind: type) -> None:
+        form = class_def(kind)
         if form is not None and form.name != name:
             form = msgspec.structs.replace(form, name=name)
         self.forms[name] = form

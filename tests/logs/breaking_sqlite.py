@@ -46,9 +46,10 @@ def insert_value(path: Path, kept: Value) -> None:
     """Put a value into the database itself, whatever its size."""
     execute_plain(
         path,
-        "INSERT INTO value (digest, codec, encoding, stored_size, data) VALUES (?1, ?2, '', length(?3), ?3)",
+        "INSERT INTO value (digest, codec, encoding, stored_size, data) VALUES (?, ?, '', ?, ?)",
         kept.digest,
         kept.codec,
+        len(kept.data),
         kept.data,
     )
 

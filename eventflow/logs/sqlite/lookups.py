@@ -56,8 +56,8 @@ _CANDIDATES_MAX: Final = 100
 """Limit of names that share a checksum; among a million streams, two may."""
 _END: Final = (
     "SELECT position, version, crc, body, "
-    "(SELECT position FROM event WHERE stream = ?1 AND mark IS NOT NULL ORDER BY position DESC LIMIT 1) "
-    "FROM event WHERE stream = ?1 ORDER BY version DESC LIMIT 1"
+    "(SELECT position FROM event WHERE stream = ? AND mark IS NOT NULL ORDER BY position DESC LIMIT 1) "
+    "FROM event WHERE stream = ? ORDER BY version DESC LIMIT 1"
 )
 _AMONG: Final = "SELECT stream FROM event WHERE position > ? AND position <= ? ORDER BY position LIMIT 64"
 _LAST: Final = "SELECT position FROM event ORDER BY position DESC LIMIT 2"
@@ -154,7 +154,7 @@ def check_stream(number: int, name: Any, crc: object) -> str:
 
 def end_of_stream(connection: sqlite3.Connection, number: int, name: str) -> End:
     """Return the last record of a stream that has a name, and so has records."""
-    row = connection.execute(_END, (number,)).fetchone()
+    row = connection.execute(_END, (number, number)).fetchone()
     if row is None:  # if a stream was pruned, its name is gone, too
         raise LogDamaged(f"all records of {name!r} are missing")
     position, version, crc, body, marked = row

@@ -118,7 +118,7 @@ class RunLoop:
 
     async def _work(self) -> None:
         """Run bodies while there are any; then make the next round, if there are reports and no other task does."""
-        workers, inbox, tasks = self._workers, self._inbox, self._tasks
+        workers, inbox, tasks, scheduler = self._workers, self._inbox, self._tasks, self._scheduler
         workers.has_successor = False
         worker = asyncio.current_task()
         assert worker is not None, "a worker is a task of the event loop"
@@ -126,11 +126,11 @@ class RunLoop:
             while workers.queue:
                 slot = workers.queue.popleft()
                 workers.grow(self._work)
-                if self._scheduler.has_suspects:
+                if scheduler.suspects:
                     inbox.request_round()
                 elif inbox.reports:
                     inbox.wake()  # these reports must not wait for a long body
-                key = self._scheduler.take_key(slot)
+                key = scheduler.take_key(slot)
                 attempt = tasks.begin(self._writer.facts, slot, key, workers.queued_us)
                 report = await tasks.run(attempt, worker)
                 if attempt.left:

@@ -112,7 +112,9 @@ class RunWriter:
             if pipelined:
                 await self._submit(writes, this_round, wait=has_ended)
             else:
-                await self._append(writes, this_round)
+                durability = self._request.options.durability
+                records = await self._log.append(*writes, values=this_round.values, durability=durability)
+                self._position = records[-1].position
         except (Conflict, OutcomeUnknown) as error:
             if isinstance(error, OutcomeUnknown) and self._caller.is_cancelled:
                 raise asyncio.CancelledError from error  # it took the place of the cancellation
@@ -123,12 +125,6 @@ class RunWriter:
             self._graph_record.note()
         self.is_over = has_ended
         return not pipelined
-
-    async def _append(self, writes: Sequence[Write], this_round: Round) -> None:
-        records = await self._log.append(
-            *writes, values=this_round.values, durability=self._request.options.durability
-        )
-        self._position = records[-1].position
 
     async def _submit(self, writes: Sequence[Write], this_round: Round, *, wait: bool) -> None:
         before = self._ticket

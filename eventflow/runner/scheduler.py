@@ -49,19 +49,14 @@ class Scheduler:
         self._gate = gate
         self._timers = timers
         self._inbox = inbox
+        self.take_key: Final = cache.take_key
+        """Takes the cache key of a task that was started; None when its success is no cache entry."""
+        self.suspects: Final = gate.suspects
+        """Starts that wait until the queue is empty."""
         self._cursor = 0
         """How much of the run's queue was taken up, see `ready`."""
         self.wake_at: int | None = None
         """When the next retry is due, by the monotonic clock; None when there is none, or no room for one."""
-
-    @property
-    def has_suspects(self) -> bool:
-        """Whether starts wait until the queue is empty."""
-        return self._gate.has_suspects
-
-    def take_key(self, slot: int) -> str | None:
-        """Take the cache key of a task that was started; None when its success is no cache entry."""
-        return self._cache.take_key(slot)
 
     def recount(self, facts: RunFacts) -> None:
         """Continue from facts that were folded from the log."""
@@ -89,9 +84,15 @@ class Scheduler:
                 slots = slots + self._timers.due(run, room - len(slots))
             started = len(this_round.started)
             if slots:
-                await self._start_or_reuse(this_round, slots)
-            await self._settle(this_round, due)
-            if len(this_round.started) - started == len(slots) and not (due.skip or due.block or due.map):
+                asks = self._plan.cached
+                commands = (
+                    await self._cache.ask(facts, slots, this_round.now) if asks else map(StartTask, slots)
+                )
+                self._start(this_round, self._gate.admit(run, commands))
+            is_settling = bool(due.skip or due.block or due.map)
+            if is_settling or due.finished:
+                await self._settle(this_round, due)
+            if len(this_round.started) - started == len(slots) and not is_settling:
                 break
             if len(this_round.drafts) > ROUND_EVENTS_MAX:
                 self._inbox.request_round()
@@ -100,16 +101,8 @@ class Scheduler:
         if idle and not this_round.started:
             self._start(this_round, self._gate.take_suspect())
 
-    async def _start_or_reuse(self, this_round: Round, slots: list[int]) -> None:
-        """Start tasks that are due, or take their results from the cache."""
-        commands: Iterable[StartTask | ReuseTask]
-        if self._plan.cached:
-            commands = await self._cache.ask(this_round.facts, slots, this_round.now)
-        else:
-            commands = map(StartTask, slots)
-        self._start(this_round, self._gate.admit(this_round.facts.run, commands))
-
     def _start(self, this_round: Round, commands: Iterable[StartTask | ReuseTask]) -> None:
+        """Decide on tasks that may start, or whose result is reused."""
         for command in commands:
             if not this_round.add(command) and type(command) is StartTask:
                 self._gate.give_back(this_round.facts.run, command)

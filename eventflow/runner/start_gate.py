@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
+from typing import Final
 
 from eventflow.machine import Plan, ReuseTask, RunState, StartTask
 from eventflow.ports import Executor
@@ -29,17 +30,13 @@ class StartGate:
         self._needs_threads = True in is_plain
         self._inbox = inbox
         self._for_thread: deque[StartTask] = deque()
-        self._one_by_one: deque[StartTask] = deque()
-
-    @property
-    def has_suspects(self) -> bool:
-        """Whether tasks whose process has died before wait for their turn."""
-        return bool(self._one_by_one)
+        self.suspects: Final[deque[StartTask]] = deque()
+        """Tasks whose process has died before, which wait for their turn."""
 
     def clear(self) -> None:
         """Forget the starts that wait: the run is folded again, and they are due again."""
         self._for_thread.clear()
-        self._one_by_one.clear()
+        self.suspects.clear()
 
     def admit(
         self, run: RunState, commands: Iterable[StartTask | ReuseTask]
@@ -56,7 +53,7 @@ class StartGate:
             elif self._is_plain[slot if run.parent[slot] < 0 else run.node(slot)]:
                 plain.append(command)
             elif slot in run.crashes:
-                self._one_by_one.append(command)
+                self.suspects.append(command)
             else:
                 admitted.append(command)
         if plain:
@@ -77,7 +74,7 @@ class StartGate:
 
     def take_suspect(self) -> list[StartTask]:
         """Take the next of those that begin one at a time."""
-        return [self._one_by_one.popleft()] if self._one_by_one else []
+        return [self.suspects.popleft()] if self.suspects else []
 
     def give_back(self, run: RunState, command: StartTask) -> None:
         """Give back the thread of a start that did not apply."""

@@ -125,7 +125,7 @@ class TaskRunner:
         node = slot if run.parent[slot] < 0 else run.node(slot)
         name = plan.nodes[slot].name if node == slot else run.name(plan, slot)
         context = TaskContext(self._view.run_id, name, run.attempt[slot], facts.started_us)
-        body, policy = self._values.body(node), plan.graph.task_of(node).policy
+        body, policy = self._values.body(node), plan.graph.tasks[plan.tasks[node].task].policy
         began_us = self._monotonic()
         return Attempt(slot, body, policy, context, facts, key, queued_us, began_us, began_us)
 
@@ -161,7 +161,7 @@ class TaskRunner:
         value: Any = None
         cancellations = worker.cancelling()
         limit = TimeLimit(attempt, worker, self._leave) if attempt.policy.timeout_us else None
-        self._workers.enter(worker, attempt)
+        self._workers.under_way[worker] = attempt
         try:
             value = await run_in_context(context, attempt.body.call(**arguments))
         except _PASSES_THROUGH:
@@ -169,7 +169,7 @@ class TaskRunner:
         except BaseException as raised:  # noqa: BLE001 - anything else that a body raises is its failure
             error = raised
         finally:
-            self._workers.exit(worker)
+            del self._workers.under_way[worker]
             if limit is not None:
                 limit.stop()
         if attempt.left:

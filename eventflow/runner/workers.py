@@ -33,7 +33,7 @@ class Workers:
         self.run_id = run_id
         self._inbox = inbox
         self._tasks: set[Worker] = set()
-        self._under_way: dict[Worker, Attempt] = {}
+        self.under_way: dict[Worker, Attempt] = {}
         """The async bodies that have begun and have not ended."""
         self.queue: deque[int] = deque()
         """Slots that are recorded as started and whose bodies are to begin."""
@@ -61,14 +61,6 @@ class Workers:
         self._tasks.add(worker)
         worker.add_done_callback(self._ended)
 
-    def enter(self, worker: Worker, attempt: Attempt) -> None:
-        """Note that a worker runs the body of an attempt."""
-        self._under_way[worker] = attempt
-
-    def exit(self, worker: Worker) -> None:
-        """Note that the body in a worker has ended."""
-        del self._under_way[worker]
-
     def _ended(self, worker: Worker) -> None:
         self._tasks.discard(worker)
         if worker in _left_behind:
@@ -90,7 +82,7 @@ class Workers:
         """Leave behind a worker whose body does not end."""
         self._tasks.discard(worker)
         _left_behind.add(worker)
-        attempt = self._under_way.get(worker)
+        attempt = self.under_way.get(worker)
         if attempt is not None:
             attempt.left = True
 
@@ -108,7 +100,7 @@ class Workers:
         self.stopping = True
         tasks = tuple(self._tasks)
         for worker in tasks:
-            attempt = self._under_way.get(worker)
+            attempt = self.under_way.get(worker)
             if attempt is not None:
                 attempt.interrupted = not attempt.timed_out
             if attempt is None or attempt.interrupted:
@@ -121,4 +113,4 @@ class Workers:
             late += [worker for worker in tasks if not worker.done()]
             for worker in late:
                 self.leave(worker)
-        return [self._under_way[worker].context.task for worker in late if worker in self._under_way]
+        return [self.under_way[worker].context.task for worker in late if worker in self.under_way]

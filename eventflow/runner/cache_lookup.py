@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from logging import getLogger
 from typing import Final, TypeAlias, TypeVar
 
-from eventflow.events import CacheMiss, LogDamaged, Origin, Record, TaskSucceeded, run_of
+from eventflow.events import CacheMiss, LogDamaged, Origin, Record, TaskSucceeded
 from eventflow.machine import ReuseTask, StartTask, Status
 from eventflow.ports import EventLog, World
 from eventflow.result import Inline, Stored, UnknownEncoding
@@ -22,6 +22,7 @@ from eventflow.runner.cache_keys import Declined, KeyMaker, Opaque
 from eventflow.runner.failures import brief
 from eventflow.runner.live_values import LiveValues
 from eventflow.serializers import has_digest
+from eventflow.streams import run_of
 from eventflow.views.run import RunFacts, RunView
 
 __all__ = ["CacheLookup"]

@@ -36,10 +36,10 @@ from eventflow.events import (
     TaskStarted,
     TaskSucceeded,
     Unknown,
-    flow_stream,
 )
 from eventflow.graph import CachePolicy, KeyPart, TaskDef
 from eventflow.result import Forgotten, Inline, Payload, Stored, Withheld
+from eventflow.streams import flow_stream
 
 __all__ = [
     "CacheEntry",

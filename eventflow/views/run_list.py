@@ -24,10 +24,9 @@ from eventflow.events import (
     TaskReused,
     TaskSkipped,
     TaskSucceeded,
-    flow_stream,
-    run_of,
 )
 from eventflow.result import Payload
+from eventflow.streams import flow_stream, run_of
 
 __all__ = ["FlowRow", "RunRow", "Runs", "RunsRow"]
 

@@ -1,7 +1,7 @@
 """Count the words that plain English seldom needs, in docstrings, comments and pages.
 
-`python -m tests.prose` removes from `prose_not_yet.txt` the files that are clean by now, and prints the rest.
-`python -m tests.prose FILE ...` prints each counted word of these files with its line.
+`python -m tests.prose` prints the files with too many of them; `python -m tests.prose FILE ...` prints each counted
+word of these files with its line.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["NOT_YET", "ROOT", "allowed", "counted", "files", "text_of"]
+__all__ = ["ROOT", "allowed", "counted", "files", "is_clean", "text_of"]
 
 ROOT = Path(__file__).parents[1]
-NOT_YET = ROOT / "tests/prose_not_yet.txt"  # files that are not clean yet: this list only gets shorter
 
 PER_THOUSAND = 3
 
@@ -100,18 +99,10 @@ def is_clean(name: str) -> bool:
 
 
 def main(names: list[str]) -> None:
-    """Print the counted words of the named files, or shorten the list of files that are not clean yet."""
-    if names:
-        for name in names:
-            for line, word in counted(name)[1]:
-                print(f"{name}:{line}: {word}")  # noqa: T201 - a command prints
-        return
-    known = NOT_YET.read_text().split()
-    left = [name for name in files() if name in known and not is_clean(name)]
-    NOT_YET.write_text("".join(f"{name}\n" for name in left))
-    for name in left:
-        words, hits = counted(name)
-        print(f"{len(hits):4} of {words:5}  {name}")  # noqa: T201 - a command prints
+    """Print the counted words of the named files, or the files that have too many."""
+    for name in names or [name for name in files() if not is_clean(name)]:
+        for line, word in counted(name)[1]:
+            print(f"{name}:{line}: {word}")  # noqa: T201 - a command prints
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from eventflow.graph import (
+    CachePolicy,
     Const,
     DictOf,
     Graph,
@@ -18,6 +19,7 @@ from eventflow.graph import (
     TaskDef,
     TaskNode,
     TupleOf,
+    TypeDef,
     refs,
 )
 from eventflow.machine import Plan
@@ -136,3 +138,37 @@ def _parts(label: str) -> list[str]:
         plain, mark, number = piece.partition("#")
         found += [plain, mark + number] if mark else [plain]
     return found
+
+
+def test_an_option_that_is_not_used_changes_no_byte() -> None:
+    """A field with its default is left out, however the default was made, and read as the default."""
+    empty = Graph("f", (TaskDef("t", "m:t", b"c", Policy()),), (ParameterNode("p"), TaskNode("t", 0)))
+    data = msgspec.msgpack.encode(empty)
+    plain = msgspec.msgpack.decode(data)
+    assert plain == {
+        "name": "f",
+        "tasks": [{"name": "t", "entry": "m:t", "code": b"c", "policy": {}}],
+        "nodes": [{"kind": "parameter", "name": "p"}, {"kind": "task", "name": "t", "task": 0}],
+    }
+    spelt_out = {
+        **plain, "value": None, "reference": [], "types": [], "classes": [], "requires": [],
+        "tasks": [{**plain["tasks"][0], "policy": {"retries": 0, "backoff": "", "share": False, "cache": None}, "takes": [], "returns": b"", "codeless": ""}],
+        "nodes": [{**plain["nodes"][0], "required": True}, {**plain["nodes"][1], "inputs": [], "after": [], "mapped": False}],
+    }  # fmt: skip
+    again = msgspec.msgpack.decode(msgspec.msgpack.encode(spelt_out), type=Graph)
+    assert again == empty
+    assert msgspec.msgpack.encode(again) == data
+    assert again.digest == empty.digest
+    made = replace(empty, requires=tuple(iter(())))
+    assert msgspec.msgpack.encode(made) == data
+
+
+@pytest.mark.parametrize(
+    "kind", [CachePolicy, Graph, Input, ParameterNode, Policy, TaskDef, TaskNode, TypeDef]
+)
+def test_defaults_are_values_that_exist_once(kind: type[msgspec.Struct]) -> None:
+    """Whether a default is left out is decided by identity, so another default would make two forms of one graph."""
+    for field in msgspec.structs.fields(kind):
+        assert field.default_factory is msgspec.NODEFAULT, field.name
+        if field.default is not msgspec.NODEFAULT:
+            assert field.default in (None, False, True, 0, "", b"", ()), field.name

@@ -25,13 +25,13 @@ from eventflow.ports import Body
 from eventflow.runner.task_context import TaskContext
 from eventflow.views.run import RunFacts
 
-__all__ = ["CLEANUP_S", "Attempt", "Caller", "TimeLimit", "run_in_context", "undo_cancellations"]
+__all__ = ["CLEANUP_S", "Caller", "RunningAttempt", "TimeLimit", "run_in_context", "undo_cancellations"]
 
 CLEANUP_S: Final = 5.0
 """Seconds that a body has for its cleanup, from the moment at which it is cancelled."""
 
 
-class Attempt(msgspec.Struct, gc=False):
+class RunningAttempt(msgspec.Struct, gc=False):
     """One attempt under way."""
 
     slot: int
@@ -109,9 +109,9 @@ class TimeLimit:
 
     def __init__(
         self,
-        attempt: Attempt,
+        attempt: RunningAttempt,
         worker: asyncio.Task[Any],
-        leave: Callable[[Attempt, asyncio.Task[Any]], None],
+        leave: Callable[[RunningAttempt, asyncio.Task[Any]], None],
     ) -> None:
         """Start the clock; `leave` is called for a body that is to be left behind."""
         self._attempt = attempt

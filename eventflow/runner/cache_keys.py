@@ -23,7 +23,7 @@ from eventflow.graph import Const, Input, Ref, Subscript
 from eventflow.machine import bind
 from eventflow.machine.inputs import Leaf
 from eventflow.result import Inline, Payload, Stored
-from eventflow.runner.failures import brief
+from eventflow.runner.failures import one_line
 from eventflow.runner.live_values import LiveValues
 from eventflow.serializers import Serializer, digest_of
 from eventflow.views.run import Ending, RunFacts
@@ -82,7 +82,7 @@ class KeyMaker:
         except Opaque:
             raise
         except Exception as error:  # opening runs code of users: serializers, `__getitem__`
-            raise Opaque(f"{type(error).__qualname__}: {brief(error)}") from error
+            raise Opaque(f"{type(error).__qualname__}: {one_line(error)}") from error
 
     def _known_parts(self, facts: RunFacts, slot: int) -> bytes:
         """Return all parts except the answer of a `cache_key`."""
@@ -115,7 +115,7 @@ class KeyMaker:
         try:
             answer = keyer(**arguments)
         except (Exception, SystemExit, CancelledError) as error:
-            raise Opaque(f"its cache_key raised {type(error).__qualname__}: {brief(error)}") from error
+            raise Opaque(f"its cache_key raised {type(error).__qualname__}: {one_line(error)}") from error
         if answer is None:
             raise Declined("its cache_key returned None")
         try:

@@ -19,7 +19,7 @@ from eventflow.machine import ReuseTask, StartTask, Status
 from eventflow.ports import EventLog, World
 from eventflow.result import Inline, Stored, UnknownEncoding
 from eventflow.runner.cache_keys import Declined, KeyMaker, Opaque
-from eventflow.runner.failures import brief
+from eventflow.runner.failures import one_line
 from eventflow.runner.live_values import LiveValues
 from eventflow.serializers import has_digest
 from eventflow.streams import run_of
@@ -89,7 +89,7 @@ class CacheLookup:
 
     def _opaque(self, facts: RunFacts, slot: int, error: Opaque) -> StartTask:
         """Start a call that has no key; a task that should be cached is warned about, once in a run."""
-        reason = brief(error)
+        reason = one_line(error)
         self._keys.pop(slot, None)
         task = self._plan.graph.task_of(facts.run.node(slot)).name
         if not isinstance(error, Declined) and task not in self._warned:
@@ -183,7 +183,7 @@ class CacheLookup:
                 return
             self._serializers.serializer_of(slot, facts.run).deserialize(payload)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - opening runs code of users
-            unusable[slot] = ("unreadable", f"{type(error).__qualname__}: {brief(error)}")
+            unusable[slot] = ("unreadable", f"{type(error).__qualname__}: {one_line(error)}")
 
 
 def _reuse(slot: int, parts: bytes, entry: Record) -> ReuseTask:

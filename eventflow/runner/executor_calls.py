@@ -12,7 +12,7 @@ from typing import Any
 
 from eventflow.ports import Executor, Outcome, RemoteCall
 from eventflow.result import ResultSerializer
-from eventflow.runner.body import Attempt
+from eventflow.runner.body import RunningAttempt
 from eventflow.runner.task_context import current
 
 __all__ = ["ExecutorCalls"]
@@ -34,7 +34,9 @@ class ExecutorCalls:
         """Whether outcomes hold live values."""
         return self._executor.in_process
 
-    def submit(self, attempt: Attempt, arguments: Mapping[str, Any], done: Callable[[Outcome], None]) -> None:
+    def submit(
+        self, attempt: RunningAttempt, arguments: Mapping[str, Any], done: Callable[[Outcome], None]
+    ) -> None:
         """Submit a body; `done` is called once, on the event loop.
 
         Raises the serializer's `SerializationError` if an argument has to be sent and cannot.
@@ -48,7 +50,7 @@ class ExecutorCalls:
         """Give back the lane of a body that will not be submitted."""
         self._executor.give_up(1)
 
-    def _live_call(self, attempt: Attempt, arguments: Mapping[str, Any]) -> Callable[[], Any]:
+    def _live_call(self, attempt: RunningAttempt, arguments: Mapping[str, Any]) -> Callable[[], Any]:
         monotonic, body, context = self._monotonic, attempt.body, attempt.context
 
         def call() -> Any:
@@ -61,7 +63,7 @@ class ExecutorCalls:
 
         return call
 
-    def _remote_call(self, attempt: Attempt, arguments: Mapping[str, Any]) -> RemoteCall:
+    def _remote_call(self, attempt: RunningAttempt, arguments: Mapping[str, Any]) -> RemoteCall:
         function, context = attempt.body.call, attempt.context
         return RemoteCall(
             function=f"{function.__module__}:{function.__qualname__}",
@@ -72,7 +74,7 @@ class ExecutorCalls:
             started_us=attempt.facts.started_us,
         )
 
-    def _timed(self, attempt: Attempt, done: Callable[[Outcome], None]) -> Callable[[Outcome], None]:
+    def _timed(self, attempt: RunningAttempt, done: Callable[[Outcome], None]) -> Callable[[Outcome], None]:
         """Note when a remote call ended, by the clock of this process."""
 
         def answer(outcome: Outcome) -> None:

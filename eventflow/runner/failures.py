@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from eventflow.events import Failure
 
-__all__ = ["LiveErrors", "brief", "failure_of", "forget_frames", "skip_reason", "text_of"]
+__all__ = ["LiveErrors", "failure_of", "forget_frames", "one_line", "skip_reason", "text_of"]
 
 _ENGINE: Final = f"{Path(__file__).parent.parent}{os.sep}"
 LIVE_ERRORS_MAX: Final = 256
@@ -98,7 +98,7 @@ class _Describing:
         if id(cause) in self._seen:
             return None, [f"its cause, a {_type_name(type(cause))}, is described above"]
         if depth >= _DEPTH_MAX or self._failures <= 0:
-            text = f"{_type_name(type(cause))}: {brief(cause)}"
+            text = f"{_type_name(type(cause))}: {one_line(cause)}"
             return None, [self._take(f"its cause is not recorded, for there are too many: {text}")]
         return self.describe(cause, depth + 1), []
 
@@ -171,7 +171,7 @@ def skip_reason(error: BaseException) -> str:
     return ("" if reason is None else text_of(reason)) or "its body said so"
 
 
-def brief(shown: object) -> str:
+def one_line(shown: object) -> str:
     """Return the beginning of an object's text, in one line. Never raises."""
     text = " ".join(text_of(shown).split())
     return text if len(text) <= _BRIEF_MAX else f"{text[:_BRIEF_MAX]}…"
@@ -202,8 +202,8 @@ def _traceback(error: BaseException, notes: list[str], parts: list[BaseException
         lines = [f"<traceback unavailable: {_qualname(type(second))}>\n"]
     lines += [f"note: {note}\n" for note in notes]
     for part in parts:
-        lines.append(f"+ {_type_name(type(part))}: {brief(part)}\n")
-        lines += [f"  note: {brief(note)}\n" for note in _notes_of(part)]
+        lines.append(f"+ {_type_name(type(part))}: {one_line(part)}\n")
+        lines += [f"  note: {one_line(note)}\n" for note in _notes_of(part)]
     return "".join(lines)
 
 

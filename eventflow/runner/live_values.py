@@ -19,7 +19,7 @@ from eventflow.machine import FINISHED, RunState, Status, bind
 from eventflow.machine.inputs import Leaf, leaf_of, leaves
 from eventflow.ports import Bindings, Body, EventLog, Value
 from eventflow.result import Inline, NoResult, Payload, ResultNotLoaded, Stored
-from eventflow.runner.failures import brief
+from eventflow.runner.failures import one_line
 from eventflow.serializers import is_immutable, reopen
 from eventflow.states import TaskError
 from eventflow.views.run import Ending, RunFacts
@@ -214,7 +214,7 @@ class LiveValues:
     def _no_such_part(self, facts: RunFacts, leaf: Leaf, error: Exception) -> str:
         name = facts.run.name(self._plan, leaf.slot)
         path = "".join(f"[{key!r}]" for key in leaf.path)
-        return f"argument {leaf.label!r} is {name}{path}, which is not there: {type(error).__name__}: {brief(error)}"
+        return f"argument {leaf.label!r} is {name}{path}, which is not there: {type(error).__name__}: {one_line(error)}"
 
     def _value(self, facts: RunFacts, slot: int) -> Any:
         """Return the value in a slot for a downstream task: shared, or a copy."""

@@ -13,7 +13,7 @@ from eventflow.equality.identical import identical
 from eventflow.fingerprints.content import NoContent, content_of
 from eventflow.ports import EventLog
 from eventflow.result import Inline, KeyUnavailable, Payload, ResultNotLoaded, Stored, UnknownEncoding
-from eventflow.runner.failures import brief
+from eventflow.runner.failures import one_line
 from eventflow.runner.request import Request
 from eventflow.views.run import RunFacts
 from eventflow.views.run_serializers import RunSerializers
@@ -44,7 +44,7 @@ async def check_parameters(
             except (KeyUnavailable, UnknownEncoding):
                 raise
             except Exception as error:  # noqa: BLE001 - opening and comparing run what users wrote
-                differing.append(f"{name!r} (not comparable: {type(error).__qualname__}: {brief(error)})")
+                differing.append(f"{name!r} (not comparable: {type(error).__qualname__}: {one_line(error)})")
     if differing:
         raise ParametersDiffer(
             f"run {run_id!r} was started with other values of {', '.join(differing)}: "

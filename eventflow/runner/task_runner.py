@@ -26,8 +26,8 @@ from eventflow.result import (
 )
 from eventflow.runner.body import (
     CLEANUP_S,
-    Attempt,
     Caller,
+    RunningAttempt,
     TimeLimit,
     run_in_context,
     undo_cancellations,
@@ -119,7 +119,7 @@ class TaskRunner:
         self._caller = caller
         self._errors = errors
 
-    def begin(self, facts: RunFacts, slot: int, key: str | None, queued_us: int) -> Attempt:
+    def begin(self, facts: RunFacts, slot: int, key: str | None, queued_us: int) -> RunningAttempt:
         """Begin the attempt of a task whose start is stored; a success is recorded under the cache key `key`."""
         run, plan = facts.run, self._view.plan
         node = slot if run.parent[slot] < 0 else run.node(slot)
@@ -127,9 +127,9 @@ class TaskRunner:
         context = TaskContext(self._view.run_id, name, run.attempt[slot], facts.started_us)
         body, policy = self._values.body(node), plan.graph.tasks[plan.tasks[node].task].policy
         began_us = self._monotonic()
-        return Attempt(slot, body, policy, context, facts, key, queued_us, began_us, began_us)
+        return RunningAttempt(slot, body, policy, context, facts, key, queued_us, began_us, began_us)
 
-    async def run(self, attempt: Attempt, worker: Worker) -> Report | None:
+    async def run(self, attempt: RunningAttempt, worker: Worker) -> Report | None:
         """Open the inputs and run the body in `worker`, the task of the event loop that this is awaited in.
 
         Returns the report, or None if it is posted to the inbox later: for a plain function, which runs in a thread,
@@ -154,7 +154,9 @@ class TaskRunner:
 
     # -- async bodies -----------------------------------------------------------------------------
 
-    async def _call(self, attempt: Attempt, arguments: dict[str, Any], worker: Worker) -> Report | None:
+    async def _call(
+        self, attempt: RunningAttempt, arguments: dict[str, Any], worker: Worker
+    ) -> Report | None:
         context = copy_context()
         context.run(current.set, attempt.context)
         error: BaseException | None = None
@@ -185,7 +187,7 @@ class TaskRunner:
             return self._raised(attempt, error)
         return self._returned(attempt, value)
 
-    async def _after_cancellation(self, attempt: Attempt, worker: Worker, cancellations: int) -> None:
+    async def _after_cancellation(self, attempt: RunningAttempt, worker: Worker, cancellations: int) -> None:
         """Undo the cancellation of a body's worker, or pass it on if the run was meant.
 
         A value or exception of a body that was interrupted is no outcome: the body was not allowed to finish.
@@ -196,7 +198,7 @@ class TaskRunner:
             worker.uncancel()
         await undo_cancellations(worker, cancellations, self._caller)
 
-    def _leave(self, attempt: Attempt, worker: Worker) -> None:
+    def _leave(self, attempt: RunningAttempt, worker: Worker) -> None:
         """Continue without a body that has not ended in time after its timeout."""
         self._workers.leave(worker)
         attempt.ended_us = self._monotonic()
@@ -204,7 +206,7 @@ class TaskRunner:
 
     # -- plain functions --------------------------------------------------------------------------
 
-    def _submit(self, attempt: Attempt, arguments: dict[str, Any]) -> Report | None:
+    def _submit(self, attempt: RunningAttempt, arguments: dict[str, Any]) -> Report | None:
         """Submit a body to the executor; returns a report only if that failed."""
 
         def done(outcome: Outcome) -> None:
@@ -223,7 +225,7 @@ class TaskRunner:
             return self._failed(attempt, error, "input")
         return None
 
-    def _answered(self, attempt: Attempt, outcome: Outcome) -> Report | None:
+    def _answered(self, attempt: RunningAttempt, outcome: Outcome) -> Report | None:
         """Report the outcome of a body that an executor ran."""
         match outcome:
             case BodyReturned(value=value):
@@ -243,7 +245,7 @@ class TaskRunner:
 
     # -- reports ----------------------------------------------------------------------------------
 
-    def _returned(self, attempt: Attempt, value: Any) -> Report | None:
+    def _returned(self, attempt: RunningAttempt, value: Any) -> Report | None:
         """Report a result; None when it cannot be signed now, which ends the run and not the task."""
         slot, run = attempt.slot, attempt.facts.run
         try:
@@ -263,7 +265,7 @@ class TaskRunner:
             return self._failed(attempt, _forgotten_await(value) or error, "unserializable")
         return self._succeeded(attempt, value, payload, serializer)
 
-    def _returned_payload(self, attempt: Attempt, payload: Inline) -> Report | None:
+    def _returned_payload(self, attempt: RunningAttempt, payload: Inline) -> Report | None:
         """Report a result that another process has serialized."""
         serializer = self._values.serializers.serializer_of(attempt.slot, attempt.facts.run)
         try:
@@ -279,7 +281,7 @@ class TaskRunner:
         return self._succeeded(attempt, value, payload, serializer)
 
     def _succeeded(
-        self, attempt: Attempt, value: Any, payload: Inline, serializer: ResultSerializer
+        self, attempt: RunningAttempt, value: Any, payload: Inline, serializer: ResultSerializer
     ) -> Report:
         """Keep a value for downstream tasks and report the success."""
         slot, run = attempt.slot, attempt.facts.run
@@ -294,14 +296,14 @@ class TaskRunner:
         number = attempt.context.attempt
         return Report(SucceedTask(slot, number, stored, *spans, content, attempt.key), stored_value)
 
-    def _raised(self, attempt: Attempt, error: BaseException) -> Report:
+    def _raised(self, attempt: RunningAttempt, error: BaseException) -> Report:
         if issubclass(type(error), Skip):  # `isinstance` would ask the error for its class, too
             reason = skip_reason(error)
             forget_frames(error)
             return Report(SkipTask(attempt.slot, reason, attempt.context.attempt))
         return self._failed(attempt, error, "raised")
 
-    def _raised_elsewhere(self, attempt: Attempt, failure: Failure) -> Report:
+    def _raised_elsewhere(self, attempt: RunningAttempt, failure: Failure) -> Report:
         """Report an exception that another process has described."""
         if failure.type == _SKIP_TYPE:
             return Report(SkipTask(attempt.slot, failure.message, attempt.context.attempt))
@@ -309,7 +311,7 @@ class TaskRunner:
         return self._failed(attempt, error, "raised", failure)
 
     def _failed(
-        self, attempt: Attempt, error: BaseException, reason: Reason, failure: Failure | None = None
+        self, attempt: RunningAttempt, error: BaseException, reason: Reason, failure: Failure | None = None
     ) -> Report:
         """Report a failure; `failure` describes the error if another process has described it already."""
         delay_us = 0
@@ -327,7 +329,7 @@ class TaskRunner:
         number = attempt.context.attempt
         return Report(FailTask(attempt.slot, number, failure, reason, delay_us, body_us))
 
-    def _delay_us(self, attempt: Attempt) -> int:
+    def _delay_us(self, attempt: RunningAttempt) -> int:
         """Return the delay before the next attempt, if there is to be one; chance is drawn here, once."""
         policy = attempt.policy
         failures = attempt.facts.run.failures.get(attempt.slot, 0) + 1
@@ -346,7 +348,7 @@ class TaskRunner:
         return policy.retry_delay_us
 
 
-def _too_long(attempt: Attempt, raised: BaseException | None) -> TimeoutError:
+def _too_long(attempt: RunningAttempt, raised: BaseException | None) -> TimeoutError:
     """Return the error of an attempt that timed out; `raised` is the exception of its body after the cancellation."""
     text = f"the attempt took longer than its timeout of {attempt.policy.timeout_us / 1e6:g} s"
     if attempt.left:

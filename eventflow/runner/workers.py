@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Final, TypeAlias
 
-from eventflow.runner.body import Attempt
+from eventflow.runner.body import RunningAttempt
 from eventflow.runner.inbox import Inbox
 
 __all__ = ["Work", "Worker", "Workers"]
@@ -33,7 +33,7 @@ class Workers:
         self.run_id = run_id
         self._inbox = inbox
         self._tasks: set[Worker] = set()
-        self.under_way: dict[Worker, Attempt] = {}
+        self.under_way: dict[Worker, RunningAttempt] = {}
         """The async bodies that have begun and have not ended."""
         self.queue: deque[int] = deque()
         """Slots that are recorded as started and whose bodies are to begin."""

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from eventflow.events import Failure
-from eventflow.runner.failures import brief, failure_of, forget_frames, skip_reason, text_of
+from eventflow.runner.failures import failure_of, forget_frames, one_line, skip_reason, text_of
 from eventflow.runner.task_context import Skip
 
 
@@ -250,4 +250,4 @@ def test_a_skip_may_say_anything() -> None:
     assert skip_reason(Skip("nothing to do")) == "nothing to do"
     assert skip_reason(Skip()) == "its body said so"
     assert type(text_of(Text("x"))) is str
-    assert brief(HostileText()).startswith("<message unavailable: __str__ raised SystemExit")
+    assert one_line(HostileText()).startswith("<message unavailable: __str__ raised SystemExit")

@@ -55,17 +55,17 @@ def code_of(
         return Code(_digest(b"version", _text(version)))
     parts: list[bytes] = []
     for function in (fn, *depends_on):
-        found = _known.get(function)
-        if found is None or not found.is_current():
+        known = _known.get(function)
+        if known is None or not known.is_current():
             cells: _Cells = []
             try:
-                found = _Known(_function(function, [], cells), cells)
+                known = _Known(_function(function, [], cells), cells)
             except _Undigestable as why:
                 return Code(reason=str(why))
-            _known[function] = found
+            _known[function] = known
         if function is not fn:  # the body calls it by its name
             parts.append(_text(function.__name__))
-        parts.append(found.digest)
+        parts.append(known.digest)
     return Code(_digest(b"code", *parts) if depends_on else parts[0])
 
 
@@ -97,10 +97,10 @@ _stamps: Final[WeakKeyDictionary[types.FunctionType, tuple[int, int] | None]] = 
 def _stamp(file: str) -> tuple[int, int] | None:
     """Return the time of change and the size of a file; None if there is no file."""
     try:
-        found = os.stat(file)  # noqa: PTH116 - once for every function
+        status = os.stat(file)  # noqa: PTH116 - once for every function
     except (OSError, ValueError):
         return None
-    return found.st_mtime_ns, found.st_size
+    return status.st_mtime_ns, status.st_size
 
 
 class _Undigestable(Exception):
@@ -108,11 +108,11 @@ class _Undigestable(Exception):
 
 
 def _digest(*parts: bytes) -> bytes:
-    found = sha256()
+    digest = sha256()
     for part in parts:
-        found.update(len(part).to_bytes(8, "big"))
-        found.update(part)
-    return found.digest()[:DIGEST_BYTES]
+        digest.update(len(part).to_bytes(8, "big"))
+        digest.update(part)
+    return digest.digest()[:DIGEST_BYTES]
 
 
 _Cells = list[tuple[Any, str, Any]]

@@ -140,7 +140,12 @@ class CacheHits:
 
     name = "cache"
     version = 1
-    modules = ("eventflow.events", "eventflow.graph.flow_graph", "eventflow.graph.tasks")
+    modules = (
+        "eventflow.events.kinds",
+        "eventflow.events.records",
+        "eventflow.graph.flow_graph",
+        "eventflow.graph.tasks",
+    )
 
     def initial(self) -> dict[str, CacheRow]:
         """Return no rows."""

@@ -106,7 +106,7 @@ class Runs:
 
     name = "runs"
     version = 1
-    modules = ("eventflow.events",)
+    modules = ("eventflow.events.kinds", "eventflow.events.records")
 
     def initial(self) -> dict[str, RunsRow]:
         """Return no rows."""

@@ -20,7 +20,7 @@ from eventflow import events, graph
 from eventflow.codecs.digests import ALGORITHM
 from eventflow.codecs.registry import RESERVED
 from eventflow.codecs.tagged import Extension
-from eventflow.events import Known
+from eventflow.events import Known, records
 from eventflow.fingerprints import type_defs
 from eventflow.fingerprints.type_describer import describe
 from eventflow.logs.sqlite.schema import SCHEMA
@@ -32,7 +32,7 @@ FILE: Final = Path(__file__).with_name("format-1") / "schema.json"
 
 Struct = type[msgspec.Struct]
 STRUCTS: Final[dict[str, Struct]] = {
-    "envelope": events._Envelope,
+    "envelope": records._Envelope,
     **{
         str(kind.__struct_config__.tag): kind
         for kind in (

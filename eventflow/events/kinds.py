@@ -1,53 +1,35 @@
-"""Events: the closed union of facts about runs and flows, and the envelope of one.
+"""The kinds of events: the closed union of facts about runs and flows.
 
-Every kind is frozen, keyword-only and array-like on the wire: fields are only ever appended, with a
-default, and the tag names the kind with its schema.  A kind enters with the feature that needs it.
+Every kind is frozen, keyword-only and array-like on the wire: fields are only ever appended, with a default, and the
+tag names the kind with its schema.  A kind enters with the feature that needs it.
 
-Two coordinates, never confused:
-
-    position   dense over the whole log, given by the log; a cursor, never content
-    version    dense within one stream, known before the append; the only address of a value
-
-A *source* addresses a value inside its own run: the version of the record that holds it, alone or
-with a path into it (a parameter's name, an element's index, a key).  An `Origin` does so across runs.
-
-The runner makes a `Draft`; the log adds stream, version and position and makes it a `Record`.  Stored
-bytes are the array `[stream, version, at, key, event]` (`encode`), where the stream is a 64-bit digest of its name;
-the checksum covers all of it.  So a record proves its own stream and version, and no index has to be trusted.
-
-Numbers are bounded where they are decoded: a record with a number beyond its bounds is damage, before anything
-is computed or allocated from it.
+Numbers are bounded where they are decoded: a record with a number beyond its bounds is damage, before anything is
+computed or allocated from it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from functools import lru_cache
-from operator import itemgetter
-from typing import Annotated, Any, Final, Literal, TypeAlias, get_args
-from zlib import crc32
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Final, Literal, TypeAlias, get_args
 
 import msgspec
 
-from eventflow.codecs.digests import number_of
 from eventflow.graph import Graph, Subscript, fault_of
 from eventflow.result import Payload
 
 __all__ = [
     "FEATURES",
-    "UPCASTERS",
+    "TAGS",
     "WIDTH_MAX",
     "Address",
     "CacheMiss",
-    "Draft",
     "Event",
     "Failure",
     "FlowDefined",
     "Known",
-    "LogDamaged",
+    "Moment",
     "Option",
     "Origin",
-    "Record",
     "RunClaimed",
     "RunFinished",
     "RunReleased",
@@ -62,22 +44,17 @@ __all__ = [
     "TaskStarted",
     "TaskSucceeded",
     "Unknown",
-    "Upcaster",
-    "checksum",
-    "decode",
-    "encode",
-    "encode_event",
+    "Version",
     "kind_of",
     "missing_features",
-    "name_digest",
 ]
 
 WIDTH_MAX: Final = 1_000_000
 """Children of one map."""
 _Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 _Index: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
-_Version: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
-_Moment: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=253_402_300_799_999_999)]
+Version: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+Moment: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=253_402_300_799_999_999)]
 """Microseconds UTC, until the end of the year 9999."""
 
 Address: TypeAlias = Annotated[tuple[_Index, ...], msgspec.Meta(min_length=1, max_length=64)]
@@ -95,19 +72,25 @@ FEATURES: Final[frozenset[str]] = frozenset()
 
 
 def missing_features(requires: Iterable[str]) -> tuple[str, ...]:
-    """Return those of the required words that this version does not know."""
+    """Return the required words that this version does not know.
+
+    ```python
+    from eventflow.events import missing_features
+
+    print(missing_features(["time-travel"]))
+    ```
+    ```text
+    ('time-travel',)
+    ```
+    """
     return tuple(word for word in requires if word not in FEATURES)
-
-
-class LogDamaged(Exception):
-    """Stored bytes have changed since they were written; the message names the record."""
 
 
 class Origin(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A record of any stream: the origin of a reused value, or of a run that was made from another one."""
 
     stream: str
-    version: _Version
+    version: Version
 
 
 class Failure(msgspec.Struct, frozen=True, array_like=True):
@@ -194,7 +177,7 @@ class RunClaimed(_Fact, frozen=True, kw_only=True, array_like=True, tag="run_cla
 class _Owned(_Fact, frozen=True, kw_only=True, array_like=True):
     """A fact written by the run's owner."""
 
-    claim: _Version
+    claim: Version
     """Version of the owner's `RunClaimed`: the fence."""
 
 
@@ -234,7 +217,7 @@ class TaskSucceeded(_Owned, frozen=True, kw_only=True, array_like=True, tag="tas
     """From being started to the body's first instruction."""
     body_us: _Count = 0
     encode_us: _Count = 0
-    expires_at: _Moment | None = None
+    expires_at: Moment | None = None
     """Until when the entry is good, microseconds UTC; None for ever."""
     content: bytes | None = None
     """Content digest of the value, for the cache keys of downstream tasks. Empty if the result's digest is the
@@ -253,7 +236,7 @@ class TaskReused(_Owned, frozen=True, kw_only=True, array_like=True, tag="task_r
     parts: bytes = b""
     """Of the key of a hit, as in `CacheMiss`."""
     content: bytes | None = None
-    expires_at: _Moment | None = None
+    expires_at: Moment | None = None
     saved_us: _Count = 0
     """Body and encoding time of the original."""
 
@@ -268,7 +251,7 @@ class TaskFailed(_Owned, frozen=True, kw_only=True, array_like=True, tag="task_f
     """`raised`: the body did. `timed_out`. `crashed`: its process died again and again. `unserializable`: its result
     cannot be kept. `input`: its arguments cannot be had. `trigger`: the function that decides whether it runs failed.
     `limit`: a bound was met. `refused`: a person refused. Any other word is read as `raised`."""
-    retry_at: _Moment | None = None
+    retry_at: Moment | None = None
     """Microseconds UTC, jitter included, decided once."""
     body_us: _Count = 0
 
@@ -332,161 +315,19 @@ class Unknown(msgspec.Struct, frozen=True):
 
 Event: TypeAlias = Known | Unknown
 
-_KINDS: Final[dict[type, str]] = {kind: kind.__struct_config__.tag for kind in get_args(Known)}
+TAGS: Final[Mapping[type, str]] = {kind: kind.__struct_config__.tag for kind in get_args(Known)}
 
 
 def kind_of(event: Event) -> str:
-    """The stable tag of an event, e.g. `task_succeeded`."""
-    return event.kind if isinstance(event, Unknown) else _KINDS[type(event)]
+    """Return the stable tag of an event.
 
+    ```python
+    from eventflow.events import TaskMapped, kind_of
 
-class Draft(msgspec.Struct, frozen=True, gc=False):
-    """A record before it is appended: a time, an optional key for look-ups, an event."""
-
-    at: int
-    """Microseconds UTC."""
-    event: Event
-    key: str | None = None
-
-
-class Record(msgspec.Struct, frozen=True, gc=False):
-    """One event in its place: the envelope that the log hands out."""
-
-    position: int
-    stream: str
-    version: int
-    at: int
-    """Microseconds UTC; never decreases within its stream."""
-    key: str | None
-    event: Event
-
-
-class _Envelope(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    stream: int
-    version: _Version
-    at: _Moment
-    key: str | None
-    event: Known
-
-
-class _RawEnvelope(msgspec.Struct, frozen=True, array_like=True):
-    stream: int
-    version: _Version
-    at: _Moment
-    key: str | None
-    event: msgspec.Raw
-
-
-class _Tagged(msgspec.Struct, frozen=True, array_like=True):
-    """The beginning of an event of any kind; the rest is not looked at."""
-
-    kind: str
-
-
-Upcaster: TypeAlias = Callable[[list[Any]], list[Any]]
-"""From the fields of an older schema, its tag first, to those of the next one, its tag first."""
-
-UPCASTERS: Final[dict[str, Upcaster]] = {}
-"""Tag of every schema that this version reads and does not write any more → how it is lifted.
-
-A kind keeps its tag while fields are only appended, with defaults, that an older reader can do without. Any other change,
-be it a new word in a closed vocabulary, is a new tag (`task_succeeded@2`), and the old one comes here, for ever.
-"""
-
-_encode: Final = msgspec.msgpack.Encoder().encode
-_decode: Final = msgspec.msgpack.Decoder(_Envelope).decode
-_decode_event: Final[Callable[[bytes], Known]] = msgspec.msgpack.Decoder(Known).decode
-_decode_tag: Final = msgspec.msgpack.Decoder(_Tagged).decode
-_decode_raw: Final = msgspec.msgpack.Decoder(_RawEnvelope).decode
-_BROKEN: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""Errors of decoding bytes that are no MessagePack, or nested too deeply."""
-checksum: Final = crc32
-"""Of a record: of its bytes, begun with its position, so that it proves that as well."""
-
-
-def encode_event(event: Event) -> bytes:
-    """Return the bytes of an event alone; equal bytes make two appends the same."""
-    return event.data if isinstance(event, Unknown) else _encode(event)
-
-
-@lru_cache(maxsize=1024)
-def name_digest(name: str) -> int:
-    """Return the number of a name: the first 8 bytes of its SHA-256, as a signed big-endian integer."""
-    return number_of(name)
-
-
-def encode(stream: str, version: int, draft: Draft) -> bytes:
-    """The bytes that a log stores for one record."""
-    event, number = draft.event, name_digest(stream)
-    if isinstance(event, Unknown):
-        return _encode(_RawEnvelope(number, version, draft.at, draft.key, msgspec.Raw(event.data)))
-    return _encode(_Envelope(number, version, draft.at, draft.key, event))
-
-
-def decode(position: int, stream: str, body: bytes) -> Record:
-    """Turn stored bytes into a record.
-
-    An older schema is lifted to today's; a kind that this version does not know comes back as `Unknown`; bytes that
-    are no record, or one of another stream, raise `LogDamaged`. The caller has compared the checksum.
+    print(kind_of(TaskMapped(claim=2, task=(0,), width=3)))
+    ```
+    ```text
+    task_mapped
+    ```
     """
-    try:
-        envelope = _decode(body)
-    except msgspec.ValidationError as error:
-        return _decode_other(position, stream, body, error)
-    except _BROKEN as error:
-        raise LogDamaged(f"record {position} of {stream!r} is no record: {error}") from error
-    if envelope.stream != name_digest(stream):
-        raise LogDamaged(_of_another(position, stream))
-    return Record(position, stream, envelope.version, envelope.at, envelope.key, envelope.event)
-
-
-def _of_another(position: int, stream: str) -> str:
-    return f"record {position} is found in stream {stream!r} and says that it belongs to another"
-
-
-def _decode_other(position: int, stream: str, body: bytes, fault: msgspec.ValidationError) -> Record:
-    """A record whose event is none that is written today, for the reason given."""
-    try:
-        raw = _decode_raw(body)
-        kind = _decode_tag(raw.event).kind
-    except _BROKEN as error:
-        raise LogDamaged(f"record {position} of {stream!r} is no record: {error}") from error
-    if raw.stream != name_digest(stream):
-        raise LogDamaged(_of_another(position, stream))
-    if kind in UPCASTERS:
-        event: Event = _lift(position, stream, kind, raw.event)
-    elif kind in _KINDS.values() and not _requires_more(kind, raw.event):
-        raise LogDamaged(f"record {position} of {stream!r} is a damaged {kind!r}: {fault}") from fault
-    else:
-        event = Unknown(kind, bytes(raw.event))
-    return Record(position, stream, raw.version, raw.at, raw.key, event)
-
-
-_REQUIRES: Final[Mapping[str, Callable[[list[Any]], Any]]] = {
-    "flow_defined": lambda fields: fields[1]["requires"],
-    "run_started": itemgetter(RunStarted.__struct_fields__.index("requires") + 1),
-    "run_claimed": itemgetter(RunClaimed.__struct_fields__.index("requires") + 1),
-}
-"""Where the event of a kind names the features that it requires."""
-
-
-def _requires_more(kind: str, data: msgspec.Raw) -> bool:
-    """Whether an event that does not decode requires features that this version does not know."""
-    if kind not in _REQUIRES:
-        return False
-    try:
-        words = _REQUIRES[kind](msgspec.msgpack.decode(data, type=list))
-        return bool(missing_features(msgspec.convert(words, tuple[str, ...])))
-    except (*_BROKEN, LookupError, TypeError):
-        return False
-
-
-def _lift(position: int, stream: str, kind: str, data: msgspec.Raw) -> Event:
-    """The event of today's schema, by as many steps as it takes."""
-    try:
-        fields = msgspec.msgpack.decode(data, type=list)
-        while (lift := UPCASTERS.get(fields[0])) is not None:
-            fields = lift(fields)
-        return _decode_event(_encode(fields))
-    except Exception as error:
-        raise LogDamaged(f"record {position} of {stream!r} is a damaged {kind!r}: {error}") from error
+    return event.kind if isinstance(event, Unknown) else TAGS[type(event)]

@@ -31,7 +31,9 @@ def plain(number: int, after: object = None) -> dict[str, object]:
     return {"i": number, "ok": True}
 
 
-@task(name="small", cache_on=inputs())
+@task(
+    name="small", cache_on=inputs(), version="1"
+)  # the index of keys has a page more or less by their values
 async def cached(number: int, after: object = None) -> dict[str, object]:
     """The same, cached on both."""
     return {"i": number, "ok": True}

@@ -134,7 +134,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True, eq=False, dict=True, tag_
 
     def __repr__(self) -> str:
         """Return the class and the message."""
-        return f"<{type(self).__name__}: {self.message}>" if self.message else f"<{type(self).__name__}>"
+        name = type(self).__name__
+        return f"<{name}: {self.message}>" if self.message else f"<{name}>"
 
     def is_pending(self) -> bool:
         """Return whether it has not begun, or will begin again."""
@@ -288,7 +289,8 @@ class Mapped(Success, frozen=True, tag="Mapped"):
         <Mapped: 2 children: 1 failed>
         ```
         """
-        width, finished = len(children), sum(child.is_finished() for child in children)
+        width = len(children)
+        finished = sum(child.is_finished() for child in children)
         failed = sum(child.is_failed() for child in children)
         skipped = sum(child.is_skipped() for child in children)
         cached = sum(child.is_cached() for child in children)
@@ -300,9 +302,11 @@ class Mapped(Success, frozen=True, tag="Mapped"):
             "cached": cached,
             "cancelled": cancelled,
         }
-        listed = ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count)
+        message = f"{width} children"
+        if any(counts.values()):
+            message += ": " + ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count)
         state = cls(
-            message=f"{width} children: {listed}" if listed else f"{width} children",
+            message=message,
             n_map_states=width,
             n_finished=finished,
             n_failed=failed,
@@ -360,7 +364,9 @@ class Failed(Finished, frozen=True, tag="Failed"):
 
         For a failed run the states of its tasks.
         """
-        return super().result if self.failure is None else self.error()
+        if self.failure is None:
+            return super().result
+        return self.error()
 
     def error(self) -> TaskError:
         """Return the failure as an exception. A failed run has none of its own.

@@ -81,7 +81,7 @@ class Input(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 
 
 def refs(arg: Arg) -> Iterator[Ref]:
-    """The leaves of an argument, left to right."""
+    """Yield the leaves of an argument, left to right."""
     if isinstance(arg, Ref):
         yield arg
     elif not isinstance(arg, Const):
@@ -90,7 +90,7 @@ def refs(arg: Arg) -> Iterator[Ref]:
 
 
 def consts(arg: Arg) -> Iterator[Const]:
-    """The constants in an argument, left to right."""
+    """Yield the constants in an argument, left to right."""
     if isinstance(arg, Const):
         yield arg
     elif not isinstance(arg, Ref):

@@ -102,7 +102,7 @@ class Digests(msgspec.Struct, frozen=True, array_like=True):
 
 
 def unequal(task: str, widths: Mapping[str, int]) -> str:
-    """The message for inputs of different lengths that a task is mapped over."""
+    """Return the message for inputs of different lengths that a task is mapped over."""
     lengths = ", ".join(f"{name!r} has {width}" for name, width in widths.items())
     return (
         f"task {task!r} is mapped over inputs of unequal lengths: {lengths}; give all the same length, wrap one that "
@@ -114,19 +114,23 @@ def unequal(task: str, widths: Mapping[str, int]) -> str:
 def described(
     types: Mapping[bytes, Description],
 ) -> tuple[tuple[TypeDef, ...], tuple[ClassDef, ...]]:
-    """`Graph.types` and `Graph.classes` for descriptions by digest: a class that several types reach is listed once."""
-    places: dict[bytes, int] = {}
+    """Return `Graph.types` and `Graph.classes` for descriptions by digest.
+
+    A class that several types reach is listed once.
+    """
+    type_defs = []
     classes: list[ClassDef] = []
-    defs = []
+    indices: dict[bytes, int] = {}  # encoded class → its index in `classes`
     for digest, description in types.items():
-        indices = []
-        for known in description.classes:
-            place = places.setdefault(msgspec.msgpack.encode(known), len(classes))
-            if place == len(classes):
-                classes.append(known)
-            indices.append(place)
-        defs.append(TypeDef(digest, description.type, tuple(indices)))
-    return tuple(defs), tuple(classes)
+        reached = []
+        for class_def in description.classes:
+            encoded = msgspec.msgpack.encode(class_def)
+            if encoded not in indices:
+                indices[encoded] = len(classes)
+                classes.append(class_def)
+            reached.append(indices[encoded])
+        type_defs.append(TypeDef(digest, description.type, tuple(reached)))
+    return tuple(type_defs), tuple(classes)
 
 
 def _digest(value: object) -> bytes:
@@ -153,10 +157,11 @@ class Graph(msgspec.Struct, frozen=True, omit_defaults=True, dict=True):
     @cached_property
     def descriptions(self) -> Mapping[bytes, Description]:
         """Digest → the declared type."""
-        return {
-            entry.digest: Description(entry.type, tuple(self.classes[i] for i in entry.classes))
-            for entry in self.types
-        }
+        descriptions = {}
+        for type_def in self.types:
+            classes = tuple(self.classes[i] for i in type_def.classes)
+            descriptions[type_def.digest] = Description(type_def.type, classes)
+        return descriptions
 
     @cached_property
     def index(self) -> Mapping[str, int]:
@@ -179,7 +184,7 @@ class Graph(msgspec.Struct, frozen=True, omit_defaults=True, dict=True):
         return {node.name: node for node in self.parameter_nodes.values()}
 
     def task_of(self, node: int) -> TaskDef:
-        """The definition behind a task node."""
+        """Return the definition behind a task node."""
         return self.tasks[self.task_nodes[node].task]
 
     def kept_as(self, node: int) -> tuple[bytes, bytes]:
@@ -194,17 +199,20 @@ class Graph(msgspec.Struct, frozen=True, omit_defaults=True, dict=True):
         """The nodes whose results may be reused, or whose policy says why not."""
         if all(task.policy.cache is None for task in self.tasks):
             return ()
-        return tuple(
-            i for i, node in self.task_nodes.items() if self.tasks[node.task].policy.cache is not None
-        )
+        return tuple(i for i in self.task_nodes if self.task_of(i).policy.cache is not None)
 
     def counted(self, node: int) -> Counted:
-        """Which of a cached node's inputs, and which of the flow's parameters, count in its keys."""
-        task, policy = self.task_nodes[node], self.task_of(node).policy.cache
-        assert policy is not None, f"{task.name} is not cached"
-        names, parameters = policy.inputs, policy.parameters
-        inputs = task.inputs if names is None else tuple(i for i in task.inputs if i.name in names)
-        return inputs, tuple(self.parameters) if parameters is None else parameters
+        """Return the inputs of a cached node, and the names of the flow's parameters, that count in its keys."""
+        task_node = self.task_nodes[node]
+        policy = self.task_of(node).policy.cache
+        assert policy is not None, f"{task_node.name} is not cached"
+        inputs, names = task_node.inputs, policy.inputs
+        if names is not None:
+            inputs = tuple(item for item in inputs if item.name in names)
+        parameters = policy.parameters
+        if parameters is None:
+            parameters = tuple(self.parameters)
+        return inputs, parameters
 
     def key_parts(self, node: int) -> tuple[KeyPart, ...]:
         """Name the parts of a cached node's keys, in the order of their digests in `TaskStarted`."""
@@ -219,14 +227,14 @@ class Graph(msgspec.Struct, frozen=True, omit_defaults=True, dict=True):
     @cached_property
     def digests(self) -> Digests:
         """Shape (names, edges, mapping, parameters), code, and policy, each digested apart."""
-        nodes = [
-            msgspec.structs.replace(node, declared=b"") if isinstance(node, ParameterNode) else node
-            for node in self.nodes
-        ]
+        nodes = list(self.nodes)
+        for i, parameter in self.parameter_nodes.items():
+            nodes[i] = msgspec.structs.replace(parameter, declared=b"")
+        task_names = [task.name for task in self.tasks]
         return Digests(
-            shape=_digest((self.name, [t.name for t in self.tasks], nodes, self.value, self.reference)),
-            code=_digest([t.code for t in self.tasks]),
-            policy=_digest([t.policy for t in self.tasks]),
+            shape=_digest((self.name, task_names, nodes, self.value, self.reference)),
+            code=_digest([task.code for task in self.tasks]),
+            policy=_digest([task.policy for task in self.tasks]),
         )
 
     @cached_property

@@ -46,13 +46,13 @@ def _faults_of_rest(graph: Graph) -> Iterator[str]:
     for number in graph.reference:
         if number not in graph.task_nodes:
             yield f"node {number}, on which success is judged, is no task"
-    for known in graph.types:
-        if not all(0 <= number < len(graph.classes) for number in known.classes):
+    for type_def in graph.types:
+        if not all(0 <= number < len(graph.classes) for number in type_def.classes):
             yield f"a declared type names a class that is not among the {len(graph.classes)} there are"
 
 
 def _is_plain(arg: Arg, end: int) -> bool:
-    """Whether an argument is a constant, or values of nodes before `end` as they are or in one list."""
+    """Return whether an argument is a constant, or values of nodes before `end` as they are or in one list."""
     kind = type(arg)
     if kind is Ref:
         return 0 <= arg.node < end  # type: ignore[union-attr]  # as its type says
@@ -62,10 +62,13 @@ def _is_plain(arg: Arg, end: int) -> bool:
 
 
 def _faults_of_caches(graph: Graph) -> Iterator[str]:
-    caches = [task.policy.cache for task in graph.tasks]
-    if any(cache is not None and cache.parameters is None for cache in caches):
-        tasks = graph.task_nodes.values()
-        counted = sum((cache := caches[task.task]) is not None and cache.parameters is None for task in tasks)
+    tasks = set()
+    for i, task in enumerate(graph.tasks):
+        cache = task.policy.cache
+        if cache is not None and cache.parameters is None:
+            tasks.add(i)
+    if tasks:
+        counted = sum(node.task in tasks for node in graph.task_nodes.values())
         if counted * len(graph.parameter_nodes) > COUNTED_MAX:
             yield "too many parameters count for too many cached tasks"
 
@@ -82,20 +85,20 @@ def _faults_of_task(graph: Graph, i: int, node: TaskNode) -> Iterator[str]:
             yield f"node {i} is mapped over nothing that has elements"
 
 
-def _faults_of_arg(what: str, arg: Arg, end: int) -> Iterator[str]:
-    """Of an argument, which may take values of the nodes before `end`."""
+def _faults_of_arg(owner: str, arg: Arg, end: int) -> Iterator[str]:
+    """Yield the faults of an argument, which may take values of the nodes before `end`."""
     level: list[Arg] = [arg]
     for _ in range(DEPTH_MAX):
         deeper: list[Arg] = []
         for part in level:
             if isinstance(part, Ref):
                 if not 0 <= part.node < end:
-                    yield f"{what} takes the value of node {part.node}, which is not before it"
+                    yield f"{owner} takes the value of node {part.node}, which is not before it"
             elif not isinstance(part, Const):
                 if isinstance(part, DictOf) and len(part.keys) != len(part.items):
-                    yield f"{what} takes a dict of {len(part.keys)} keys and {len(part.items)} items"
+                    yield f"{owner} takes a dict of {len(part.keys)} keys and {len(part.items)} items"
                 deeper += part.items
         if not deeper:
             return
         level = deeper
-    yield f"{what} takes what is nested more than {DEPTH_MAX} levels deep"
+    yield f"{owner} takes what is nested more than {DEPTH_MAX} levels deep"

@@ -359,11 +359,13 @@ class Bench:
         ours, beside = [], []
         for _ in range(TURNS):
             with Meter() as meter:
-                distinct(n)
+                flow = distinct(n)
             ours.append(meter.usage)
             with Meter() as meter:
-                chain(n, self.work)
+                baseline = chain(n, self.work)
             beside.append(meter.usage.wall)
+            assert len(flow.graph.nodes) == len(baseline.graph.nodes) == n
+            del flow, baseline  # outside the time
         self.emit(n, statistics.median_low(ours), baseline_s=round(statistics.median(beside), 5), turns=TURNS)
 
     async def taken(self) -> None:

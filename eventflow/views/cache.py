@@ -168,9 +168,13 @@ class CacheHits:
             return (record.stream, flow_stream(run.flow))
         assert isinstance(event, TaskStarted | TaskSucceeded | TaskReused)
         node, task = flow.at(event)
-        names = (record.stream, flow_stream(run.flow), _task(flow, node))
-        key = _key(task, event.parts) if isinstance(event, TaskReused) else record.key
-        return names if key is None else (*names, _entry(task, key))
+        names: tuple[str, ...] = (record.stream, flow_stream(run.flow), _task_name(flow, node))
+        key = record.key
+        if isinstance(event, TaskReused):
+            key = _key(task, event.parts)
+        if key is not None:
+            names += (_entry_name(task, key),)
+        return names
 
     def apply(self, state: _CacheRows, record: Record) -> _CacheRows:
         """Fold one record."""
@@ -224,7 +228,7 @@ def _is_about_cache(record: Record) -> bool:
             return False
 
 
-def _entry(task: TaskDef, key: str) -> str:
+def _entry_name(task: TaskDef, key: str) -> str:
     assert task.policy.cache is not None, f"{task.name} is cached"
     return f"{entries_under(task.policy.cache.namespace)}{key}"
 
@@ -236,7 +240,7 @@ def _key(task: TaskDef, parts: bytes) -> str:
         raise LogDamaged(f"a result was taken from the cache, and {error}") from error
 
 
-def _task(flow: CachedFlow, node: str) -> str:
+def _task_name(flow: CachedFlow, node: str) -> str:
     return f"task/{flow.name}\n{node}"
 
 
@@ -256,7 +260,8 @@ def _define(rows: _CacheRows, record: Record, event: FlowDefined) -> None:
         parts = key_parts.setdefault(graph.key_parts(index), len(key_parts))
         nodes[index] = (node.name, task, parts)
     if nodes:
-        rows[record.stream] = CachedFlow(graph.name, [graph.tasks[i] for i in tasks], [*key_parts], nodes)
+        definitions = [graph.tasks[i] for i in tasks]
+        rows[record.stream] = CachedFlow(graph.name, definitions, list(key_parts), nodes)
 
 
 def _enter(rows: _CacheRows, stream: str, flow: str) -> None:
@@ -270,8 +275,10 @@ def _enter(rows: _CacheRows, stream: str, flow: str) -> None:
 def _count(rows: _CacheRows, record: Record, event: TaskStarted | TaskSucceeded | TaskReused) -> None:
     """Count a call of a cached task, if the graph of its run is known."""
     run = rows.get(record.stream)
-    flow = rows.get(flow_stream(run.flow)) if isinstance(run, CachedRun) else None
-    if not isinstance(run, CachedRun) or not isinstance(flow, CachedFlow):
+    if not isinstance(run, CachedRun):
+        return
+    flow = rows.get(flow_stream(run.flow))
+    if not isinstance(flow, CachedFlow):
         return
     match event:
         case TaskStarted():
@@ -289,8 +296,8 @@ def _address(event: TaskStarted | TaskSucceeded | TaskReused) -> str:
     return ".".join(map(str, event.task))
 
 
-def _stats(rows: _CacheRows, flow: CachedFlow, node: str) -> CachedTask:
-    name = _task(flow, node)
+def _task_row(rows: _CacheRows, flow: CachedFlow, node: str) -> CachedTask:
+    name = _task_name(flow, node)
     row = rows.get(name)
     if not isinstance(row, CachedTask):
         row = CachedTask(flow.name, node)
@@ -300,7 +307,8 @@ def _stats(rows: _CacheRows, flow: CachedFlow, node: str) -> CachedTask:
 
 def _count_miss(rows: _CacheRows, run: CachedRun, flow: CachedFlow, event: TaskStarted) -> None:
     assert event.cache is not None, "such starts only"
-    row = _stats(rows, flow, flow.at(event)[0])
+    node, _ = flow.at(event)
+    row = _task_row(rows, flow, node)
     if event.attempt == 1:  # later ones are the same call again, after a failure or a crash
         row.misses[event.cache.reason] = row.misses.get(event.cache.reason, 0) + 1
     run.parts[_address(event)] = event.cache.parts
@@ -312,11 +320,8 @@ def _add_entry(
     node, task = flow.at(event)
     assert record.key is not None, "such successes only"
     assert task.policy.cache is not None, "as in its graph"
-    name = _entry(task, record.key)
-    before = rows.get(name)
-    known = before if isinstance(before, CacheEntry) else None
     source = Origin(record.stream, record.version)
-    rows[name] = CacheEntry(
+    entry = CacheEntry(
         key=record.key,
         namespace=task.policy.cache.namespace,
         code=task.code,
@@ -330,14 +335,18 @@ def _add_entry(
         node=node,
         source=source,
         made_at=record.at,
-        first=source if known is None else known.first,
-        first_at=record.at if known is None else known.first_at,
+        first=source,
+        first_at=record.at,
         expires_at=event.expires_at,
         size=_size_of(event.result),
         took_us=event.body_us + event.encode_us,
-        hits=0 if known is None else known.hits,
-        used_at=None if known is None else known.used_at,
     )
+    name = _entry_name(task, record.key)
+    before = rows.get(name)
+    if isinstance(before, CacheEntry):
+        entry.first, entry.first_at = before.first, before.first_at
+        entry.hits, entry.used_at = before.hits, before.used_at
+    rows[name] = entry
 
 
 def _on(policy: CachePolicy) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None]:
@@ -358,10 +367,10 @@ def _size_of(payload: Payload) -> int:
 
 def _count_hit(rows: _CacheRows, flow: CachedFlow, record: Record, event: TaskReused) -> None:
     node, task = flow.at(event)
-    row = _stats(rows, flow, node)
+    row = _task_row(rows, flow, node)
     row.hits += 1
     row.saved_us += event.saved_us
-    name = _entry(task, _key(task, event.parts))
+    name = _entry_name(task, _key(task, event.parts))
     entry = rows.get(name)
     if isinstance(entry, CacheEntry):
         entry.hits += 1
@@ -390,7 +399,8 @@ def key_differences(
         differing.append(KeyPart("key_function"))
     if task.policy.cache is not None and entry.on != _on(task.policy.cache):
         differing.append(KeyPart("counted"))
-    then, now = _digests_by_part(entry.key_parts, entry.parts), _digests_by_part(key_parts, parts)
+    then = _digests_by_part(entry.key_parts, entry.parts)
+    now = _digests_by_part(key_parts, parts)
     differing += [part for part in dict.fromkeys((*now, *then)) if now.get(part) != then.get(part)]
     return tuple(differing)
 
@@ -404,11 +414,11 @@ def nearest_entry(
     """
     key = task.cache_key(parts)
     earlier = [entry for entry in CacheHits.entries(rows) if entry.first_at <= before and entry.key != key]
-    return min(
-        earlier,
-        key=lambda entry: (len(key_differences(entry, task, key_parts, parts)), -entry.first_at),
-        default=None,
-    )
+
+    def distance(entry: CacheEntry) -> tuple[int, int]:
+        return len(key_differences(entry, task, key_parts, parts)), -entry.first_at
+
+    return min(earlier, key=distance, default=None)
 
 
 def _digests_by_part(key_parts: tuple[KeyPart, ...], parts: bytes) -> dict[KeyPart, bytes]:

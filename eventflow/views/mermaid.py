@@ -1,4 +1,4 @@
-"""A flow as a run_states: the text of a Mermaid flowchart."""
+"""A flow as a picture: the text of a Mermaid flowchart."""
 
 from __future__ import annotations
 
@@ -17,9 +17,12 @@ def to_mermaid(graph: Graph) -> str:
     """
     lines = ["flowchart TD"]
     for i, node in enumerate(graph.nodes):
-        left, right = "([", "])"
-        if i in graph.task_nodes:
-            left, right = ("[[", "]]") if graph.task_nodes[i].mapped else ("[", "]")
+        if i in graph.parameter_nodes:
+            left, right = "([", "])"
+        elif graph.task_nodes[i].mapped:
+            left, right = "[[", "]]"
+        else:
+            left, right = "[", "]"
         lines.append(f"    n{i}{left}{_quoted(node.name)}{right}")
     for i, task in graph.task_nodes.items():
         lines += [f"    {arrow} n{i}" for arrow in _arrows(task)]
@@ -27,21 +30,25 @@ def to_mermaid(graph: Graph) -> str:
 
 
 def _arrows(node: TaskNode) -> Iterator[str]:
-    """One arrow for each node that an argument needs, and one for each that is only waited for."""
+    """Yield an arrow for each node that an argument needs, and one for each that is only waited for."""
     needed: set[int] = set()
     for item in node.inputs:
         line = "==>" if item.each else "-->"
         for ref in dict.fromkeys(refs(item.arg)):
             needed.add(ref.node)
-            part = "".join(f"[{key!r}]" for key in ref.path)
-            yield f"n{ref.node} {line}|{_quoted(f'{item.name} = {part}' if part else item.name)}|"
+            label = item.name
+            if ref.path:
+                label += " = " + "".join(f"[{key!r}]" for key in ref.path)
+            yield f"n{ref.node} {line}|{_quoted(label)}|"
     for up in node.after:
         if up not in needed:
             yield f"n{up} -.->"
 
 
 def _quoted(text: str) -> str:
-    """A Mermaid label; whatever could mean something to Mermaid or HTML is written as its number."""
-    plain = " _-.,:()=*+/"
-    safe = (c if (c.isalnum() or c in plain) and c.isprintable() else f"#{ord(c)};" for c in text)
-    return '"' + "".join(safe) + '"'
+    """Return a Mermaid label; a character that could mean something to Mermaid or HTML is written as its number."""
+    label = ""
+    for character in text:
+        is_plain = character.isalnum() or character in " _-.,:()=*+/"
+        label += character if is_plain and character.isprintable() else f"#{ord(character)};"
+    return f'"{label}"'

@@ -47,21 +47,20 @@ class ResultReader:
         `is_element` says that the source's path ends with the position of an element. Raises `LogDamaged` if the
         source is no address of a value.
         """
-        version, path = (source, ()) if isinstance(source, int) else (source[0], source[1:])
+        version, *path = (source,) if isinstance(source, int) else source
         if not isinstance(version, int) or (version == 1 and not path):
             raise LogDamaged(
                 f"run {self._run_id!r} records {source!r} as the source of an input, which is no address"
             )
-        if version == 1:
-            payload: Payload | Ending | None = facts.parameters.get(str(path[0]))
-            path = path[1:]
+        if version == 1:  # the record with the parameters of the run
+            payload: Payload | Ending | None = facts.parameters.get(str(path.pop(0)))
         else:
             payload = facts.kept.get(version)
         if payload is None or isinstance(payload, Ending):
             return NoResult
         serializer = self._serializers.deserializer_of(slot, facts)
         if path:
-            serializer = PartSerializer(serializer, path, is_element=is_element)
+            serializer = PartSerializer(serializer, tuple(path), is_element=is_element)
         return Result(payload, True, serializer, fetch=self._fetch)
 
 
@@ -107,9 +106,9 @@ class PartSerializer:
             return Withheld(f"a part of a value that is kept as a whole: {error}")
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, PartSerializer) and (
-            (self.whole, self.path, self.is_element) == (other.whole, other.path, other.is_element)
-        )
+        if not isinstance(other, PartSerializer):
+            return False
+        return (self.whole, self.path, self.is_element) == (other.whole, other.path, other.is_element)
 
     def __hash__(self) -> int:
         return hash(self.path)

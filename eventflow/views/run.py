@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable
+from operator import itemgetter
 from typing import Any, Final
 
 import msgspec
@@ -169,18 +170,15 @@ class RunFacts(msgspec.Struct):
 
     @classmethod
     def initial(cls, plan: Plan) -> RunFacts:
-        """The facts before the first record."""
+        """Return the facts before the first record."""
         facts = cls(RunState.initial(plan), {}, {}, {}, {}, {}, {}, [])
         facts.missing = missing_features(plan.graph.requires)
         return facts
 
     def flow_at(self, version: int) -> str:
-        """Digest of the graph that was in force when a record was written."""
-        return self.flows[bisect_right(self.flows, version, key=_version_of) - 1][1]
-
-
-def _version_of(entry: tuple[int, str]) -> int:
-    return entry[0]
+        """Return the digest of the graph that was in force when a record was written."""
+        following = bisect_right(self.flows, version, key=itemgetter(0))
+        return self.flows[following - 1][1]
 
 
 def advance(plan: Plan, facts: RunFacts, version: int, draft: Draft | Record) -> RunFacts:
@@ -192,12 +190,12 @@ def advance(plan: Plan, facts: RunFacts, version: int, draft: Draft | Record) ->
     """
     event = draft.event
     if isinstance(event, Unknown):
-        return _pass_by(facts, version, draft)
+        return _note_unknown(facts, version, draft)
     try:
         evolve(plan, facts.run, version, draft)
     except IllegalEvent:
         if facts.unknown or facts.missing:
-            return _pass_by(facts, version, draft)
+            return _note_unknown(facts, version, draft)
         raise
     keep = _KEEPERS.get(type(event))
     if keep is not None:
@@ -217,7 +215,7 @@ def _keep_flow(plan: Plan, facts: RunFacts, version: int, flow: str) -> None:
     facts.is_foreign = facts.is_foreign or flow != plan.graph.digest
 
 
-def _pass_by(facts: RunFacts, version: int, draft: Draft | Record) -> RunFacts:
+def _note_unknown(facts: RunFacts, version: int, draft: Draft | Record) -> RunFacts:
     """Note an event of a kind that a newer version of eventflow wrote; its meaning is not known here."""
     if version != facts.run.version + 1:
         raise IllegalEvent(f"{kind_of(draft.event)} cannot be version {version} after {facts.run.version}")
@@ -237,8 +235,11 @@ def why_failed(plan: Plan, facts: RunFacts) -> str:
         return ""
     ending = facts.kept[run.source[failed[0]]]
     assert isinstance(ending, Ending), "a failed task has no result"
-    name, why = run.name(plan, failed[0]), cut(ending.message.partition("\n")[0])
-    return f"{name} failed: {why}" if len(failed) == 1 else f"{len(failed)} tasks failed, first {name}: {why}"
+    name = run.name(plan, failed[0])
+    first_line = ending.message.partition("\n")[0]
+    if len(failed) == 1:
+        return f"{name} failed: {cut(first_line)}"
+    return f"{len(failed)} tasks failed, first {name}: {cut(first_line)}"
 
 
 def cut(text: str) -> str:
@@ -247,7 +248,9 @@ def cut(text: str) -> str:
     The shortened text says how much was left out.
     """
     more = len(text) - _LINE_MAX
-    return text if more <= 0 else f"{text[:_LINE_MAX]}… ({more} more characters)"
+    if more <= 0:
+        return text
+    return f"{text[:_LINE_MAX]}… ({more} more characters)"
 
 
 def _keep_finished(facts: RunFacts, _version: int, event: RunFinished) -> None:

@@ -115,16 +115,17 @@ class Runs:
     def needs(self, rows: Mapping[str, RunsRow], record: Record) -> tuple[str, ...]:  # noqa: ARG002 - see `RowProjection`
         """Return the names of the rows that a record is about."""
         event = record.event
-        if type(event) in _HANDLERS:
-            if isinstance(event, RunStarted | RunClaimed):
-                return (record.stream, flow_stream(event.flow))
+        if isinstance(event, RunStarted | RunClaimed):
+            return (record.stream, flow_stream(event.flow))
+        if type(event) in _HANDLERS or isinstance(event, FlowDefined):
             return (record.stream,)
-        return (record.stream,) if isinstance(event, FlowDefined) else ()
+        return ()
 
     def apply(self, state: MutableMapping[str, RunsRow], record: Record) -> MutableMapping[str, RunsRow]:
         """Fold one record, by its kind."""
         event = record.event
-        if (handler := _HANDLERS.get(type(event))) is not None:
+        handler = _HANDLERS.get(type(event))
+        if handler is not None:
             row = state.get(record.stream)
             if not isinstance(row, RunRow):
                 row = RunRow(run_of(record.stream))
@@ -145,7 +146,7 @@ class Runs:
 _RunRows: TypeAlias = MutableMapping[str, RunsRow]
 
 
-def _name(rows: _RunRows, row: RunRow, flow: str) -> None:
+def _set_flow(rows: _RunRows, row: RunRow, flow: str) -> None:
     row.flow = flow
     flow_row = rows.get(flow_stream(flow))
     if isinstance(flow_row, FlowRow):
@@ -154,13 +155,13 @@ def _name(rows: _RunRows, row: RunRow, flow: str) -> None:
 
 
 def _started(rows: _RunRows, row: RunRow, record: Record, event: RunStarted) -> None:
-    _name(rows, row, event.flow)
+    _set_flow(rows, row, event.flow)
     row.started_at = record.at
     row.labels, row.parameters = event.labels, event.parameters
 
 
 def _claimed(rows: _RunRows, row: RunRow, _record: Record, event: RunClaimed) -> None:
-    _name(rows, row, event.flow)
+    _set_flow(rows, row, event.flow)
     row.status = "running"
 
 
@@ -172,7 +173,7 @@ def _finished(_rows: _RunRows, row: RunRow, record: Record, event: RunFinished) 
     row.status, row.outcome, row.finished_at = "finished", event.outcome, record.at
 
 
-def _task(outcome: str) -> Callable[[_RunRows, RunRow, Record, Any], None]:
+def _ended(outcome: str) -> Callable[[_RunRows, RunRow, Record, Any], None]:
     def count(_rows: _RunRows, row: RunRow, _record: Record, event: Any) -> None:
         if not isinstance(event, TaskFailed) or event.retry_at is None:
             row.tasks[outcome] = row.tasks.get(outcome, 0) + 1
@@ -185,11 +186,11 @@ def _mapped(_rows: _RunRows, row: RunRow, _record: Record, event: TaskMapped) ->
 
 
 _HANDLERS: Final[Mapping[type, Callable[[_RunRows, RunRow, Record, Any], None]]] = {
-    TaskSucceeded: _task("succeeded"),
-    TaskReused: _task("reused"),
-    TaskFailed: _task("failed"),
-    TaskSkipped: _task("skipped"),
-    TaskBlocked: _task("blocked"),
+    TaskSucceeded: _ended("succeeded"),
+    TaskReused: _ended("reused"),
+    TaskFailed: _ended("failed"),
+    TaskSkipped: _ended("skipped"),
+    TaskBlocked: _ended("blocked"),
     TaskMapped: _mapped,
     RunStarted: _started,
     RunClaimed: _claimed,

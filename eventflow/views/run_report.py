@@ -100,7 +100,8 @@ def run_report(view: RunView, facts: RunFacts, timeline: TimelineState) -> RunRe
     run_states = RunStates(view, facts)
     state = run_states.state
     tasks = [
-        _task(run_states, node, task.name, timeline.line(node)) for node, task in view.plan.tasks.items()
+        _task_report(run_states, node, task.name, timeline.line(node))
+        for node, task in view.plan.tasks.items()
     ]
     return RunReport(
         run=view.run_id,
@@ -112,31 +113,38 @@ def run_report(view: RunView, facts: RunFacts, timeline: TimelineState) -> RunRe
     )
 
 
-def _task(run_states: RunStates, node: int, name: str, line: TaskLine | None) -> TaskReport:
-    last = line.attempts[-1] if line is not None and line.attempts else None
-    children = _children(run_states, node, name)
-    # By its slot, for the names in another's log may be anything. A map's own state would build all its children's.
-    state = run_states.at(node) if children is None else None
-    return TaskReport(
-        name=name,
-        state="Mapped" if state is None else type(state).__name__,
-        message=state.message if isinstance(state, Failed) else "",
-        attempt=0 if last is None else last.attempt,
-        elapsed_us=None if last is None or last.ended_us is None else last.ended_us - last.started_us,
-        children=children,
-    )
+def _task_report(run_states: RunStates, node: int, name: str, line: TaskLine | None) -> TaskReport:
+    kind, message = "Mapped", ""
+    children = _map_report(run_states, node, name)
+    if children is None:  # the state of a map would build the states of all its children
+        state = run_states.at(node)  # by slot, since a log from elsewhere may contain any names
+        kind = type(state).__name__
+        if isinstance(state, Failed):
+            message = state.message
+    attempt, elapsed_us = 0, None
+    if line is not None and line.attempts:
+        last = line.attempts[-1]
+        attempt = last.attempt
+        if last.ended_us is not None:
+            elapsed_us = last.ended_us - last.started_us
+    return TaskReport(name, kind, message, attempt, elapsed_us, children)
 
 
-def _children(run_states: RunStates, node: int, name: str) -> MapReport | None:
+def _map_report(run_states: RunStates, node: int, name: str) -> MapReport | None:
     statuses = run_states.statuses_below(node)
     if statuses is None:
         return None
     counts = Counter(statuses)
-    has_failed = not FAILED.isdisjoint(counts)
-    failed = [nth for nth, status in enumerate(statuses) if status in FAILED] if has_failed else []
-    ended: MapOutcome = "Failed" if failed else "Success"
+    failed: list[int] = []
+    if not FAILED.isdisjoint(counts):
+        failed = [nth for nth, status in enumerate(statuses) if status in FAILED]
+    outcome: MapOutcome = "Success"
+    if not FINISHED.issuperset(counts):
+        outcome = "Running"
+    elif failed:
+        outcome = "Failed"
     return MapReport(
-        outcome=ended if FINISHED.issuperset(counts) else "Running",
+        outcome=outcome,
         states={STATES[status].__name__: count for status, count in counts.items()},
         failures={f"{name}[{nth}]": run_states[(node, nth)].message for nth in failed},
     )

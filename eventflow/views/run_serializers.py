@@ -45,8 +45,9 @@ class RunSerializers:
 
     def serializer_of(self, slot: int, run: RunState) -> ResultSerializer:
         """Return the serializer for new values of a slot."""
-        by_node = self._by_node
-        return by_node[slot] if slot < len(by_node) else by_node[run.node(slot)]
+        if slot < len(self._by_node):
+            return self._by_node[slot]
+        return self._by_node[run.node(slot)]
 
     def deserializer_of(self, slot: int, facts: RunFacts) -> ResultSerializer:
         """Return the serializer that opens the value recorded for a slot."""
@@ -59,8 +60,9 @@ class RunSerializers:
         node = facts.run.node(slot)
         earlier = self._earlier.get((flow, node))
         if earlier is None:
-            changed = self.differences_of(node, flow)
-            earlier = AsRecorded(today, self.describe(node), changed) if changed else today
+            earlier = today
+            if changed := self.differences_of(node, flow):
+                earlier = AsRecorded(today, self.describe(node), changed)
             self._earlier[flow, node] = earlier
         return earlier
 
@@ -86,25 +88,31 @@ def _bound(
 ) -> list[ResultSerializer]:
     """Return the serializer of each node; nodes of one task share one."""
 
-    def with_key(serializer: ResultSerializer | None) -> ResultSerializer:
-        if serializer is None or isinstance(serializer, Serializer):
-            return (serializer or Serializer()).with_keyring(keyring)
-        return serializer
+    def with_key(serializer: ResultSerializer) -> ResultSerializer:
+        return serializer.with_keyring(keyring) if isinstance(serializer, Serializer) else serializer
 
-    bodies = [bindings.get(task.name) for task in plan.graph.tasks]
-    of_tasks = [with_key(body.serializer if body else None) for body in bodies]
-    by_node = {i: of_tasks[node.task] for i, node in plan.tasks.items()}
-    by_node |= {i: with_key(parameters.get(node.name)) for i, node in plan.parameters.items()}
-    return [by_node[i] for i in range(len(plan.nodes))]
+    plain = with_key(Serializer())
+    by_task = []
+    for task in plan.graph.tasks:
+        body = bindings.get(task.name)
+        by_task.append(plain if body is None or body.serializer is None else with_key(body.serializer))
+    by_node = [plain] * len(plan.nodes)
+    for i, node in plan.tasks.items():
+        by_node[i] = by_task[node.task]
+    for i, parameter in plan.parameters.items():
+        if parameter.name in parameters:
+            by_node[i] = with_key(parameters[parameter.name])
+    return by_node
 
 
 def serialization_differences(then: Graph, node: int, now: Graph, other: int) -> tuple[Difference, ...]:
     """Compare the type and serializer of a node's values with those of another graph's node."""
-    before, after = then.kept_as(node), now.kept_as(other)
-    found: tuple[Difference, ...] = ()
-    if before[0] != after[0]:
-        found = differences(then.descriptions.get(before[0]), now.descriptions.get(after[0]))
-    if before[1] != after[1]:
-        pair = [side.hex()[:8] or "the default" for side in (before[1], after[1])]
-        found = (*found, Difference("serializer", *pair))
-    return found
+    type_then, serializer_then = then.kept_as(node)
+    type_now, serializer_now = now.kept_as(other)
+    changes: tuple[Difference, ...] = ()
+    if type_then != type_now:
+        changes = differences(then.descriptions.get(type_then), now.descriptions.get(type_now))
+    if serializer_then != serializer_now:
+        names = [digest.hex()[:8] or "the default" for digest in (serializer_then, serializer_now)]
+        changes = (*changes, Difference("serializer", *names))
+    return changes

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Final, TypeAlias, assert_never, cast
 
 from eventflow import states
-from eventflow.events import Failure, LogDamaged
+from eventflow.events import Failure, LogDamaged, Source
 from eventflow.graph import Ref, Subscript
 from eventflow.machine import Phase, Status, causes, sources
-from eventflow.machine.inputs import leaves
+from eventflow.machine.inputs import leaf_of, leaves
 from eventflow.result import NoResultType, Result
 from eventflow.states import Failed, State, TaskError
 from eventflow.streams import run_of
@@ -43,8 +44,8 @@ STATES: Final[Mapping[int, type[State]]] = {
     Status.CRASHED: states.Crashed,
 }
 """The class of state that shows a status."""
-_INDICES: Final = re.compile(r"(\[(0|[1-9][0-9]{0,8})\])+")
-"""The indices in a mapped child's name, after the name of its node: `[3]`, `[3][0]`."""
+_CHILD: Final = re.compile(r"([^\[]*)((?:\[(?:0|[1-9][0-9]{0,8})\])+)")
+"""The name of a mapped child: the name of its node, then indices such as `[3]` or `[3][0]`."""
 
 
 class RunStates(Mapping[Any, State]):
@@ -166,18 +167,14 @@ class RunStates(Mapping[Any, State]):
     def slot(self, name: str) -> int:
         """Return the slot of a task or mapped child by its name; a `KeyError` names a similar task, if there is one."""
         index = self._view.plan.graph.index
-        node = index.get(name)
-        if node is not None:
-            return node
-        base, _, rest = name.partition("[")
-        try:
-            if rest and not _INDICES.fullmatch(f"[{rest}"):
-                raise KeyError(name)
-            path = [int(part) for part in rest.rstrip("]").split("][")] if rest else []
-            return self._facts.run.slot((index[base], *path))
-        except LookupError:
-            hint = did_you_mean(base, index, otherwise="")
-            raise KeyError(f"the run has no task {name!r}{hint}") from None
+        if name in index:
+            return index[name]
+        if child := _CHILD.fullmatch(name):
+            node, indices = child.groups()
+            with suppress(LookupError):
+                return self._facts.run.slot((index[node], *map(int, indices[1:-1].split("]["))))
+        hint = did_you_mean(name.partition("[")[0], index, otherwise="")
+        raise KeyError(f"the run has no task {name!r}{hint}")
 
     def at_ref(self, ref: Ref) -> State:
         """Return the state of the task behind a node, or of the part of its value that the node refers to."""
@@ -233,11 +230,8 @@ class RunStates(Mapping[Any, State]):
         return self._find_ref(ref)
 
     def _find_ref(self, ref: Ref) -> tuple[int, tuple[Subscript, ...]]:
-        node, path = ref.node, ref.path
-        children = self._facts.run.maps.get(node)
-        if children and path and isinstance(path[0], int) and -children.width <= path[0] < children.width:
-            return children.base + path[0] % children.width, path[1:]
-        return node, path
+        leaf = leaf_of(self._facts.run, "", ref)
+        return leaf.slot, leaf.path
 
     def _name(self, slot: int) -> str:
         return self._facts.run.name(self._view.plan, slot)
@@ -253,7 +247,7 @@ class RunStates(Mapping[Any, State]):
             for step in path:
                 value = value[step]
         except (LookupError, TypeError) as error:
-            name = f"{self._name(slot)}{''.join(f'[{step!r}]' for step in path)}"
+            name = self._name(slot) + "".join(f"[{step!r}]" for step in path)
             failure = Failure(type=type(error).__name__, message=f"no such part: {error}")
             return states.Failed(message=f"{name}: {error}", failure=failure, task=name)
         return states.Success(message=state.message, _result=Result(value, False))
@@ -315,11 +309,11 @@ class RunStates(Mapping[Any, State]):
         return f"waits for {waiting} upstreams" if waiting else "due"
 
     def _own_result(self, slot: int) -> Result | NoResultType:
-        plan, run = self._view.plan, self._facts.run
-        version = run.source[slot]
-        if slot in plan.parameters:
-            return self._reader.result(self._facts, (version, plan.nodes[slot].name), slot)
-        return self._reader.result(self._facts, version, slot)
+        version = self._facts.run.source[slot]
+        source: Source = version
+        if slot in self._view.plan.parameters:
+            source = (version, self._view.plan.parameters[slot].name)
+        return self._reader.result(self._facts, source, slot)
 
     def inputs(self, slot: int) -> dict[str, Result]:
         """Return the inputs of a task's last attempt by argument, joined with their Results."""
@@ -337,16 +331,16 @@ class RunStates(Mapping[Any, State]):
         results: dict[str, Result | NoResultType] = {}
         for leaf, source in zip(expected, recorded, strict=True):
             if leaf.children is None:
-                results[leaf.label] = self._reader.result(
-                    facts, source, leaf.slot, is_element=leaf.is_element
-                )
-            else:
-                for nth, child in enumerate(leaf.children):
-                    results[f"{leaf.label}[{nth}]"] = self._reader.result(
-                        facts, facts.run.source[child], child
-                    )
+                result = self._reader.result(facts, source, leaf.slot, is_element=leaf.is_element)
+                results[leaf.label] = result
+                continue
+            for nth, child in enumerate(leaf.children):
+                result = self._reader.result(facts, facts.run.source[child], child)
+                results[f"{leaf.label}[{nth}]"] = result
         return {label: result for label, result in results.items() if isinstance(result, Result)}
 
 
 def _moment(at_us: int | None) -> datetime | None:
-    return None if at_us is None else datetime.fromtimestamp(at_us / 1e6, UTC)
+    if at_us is None:
+        return None
+    return datetime.fromtimestamp(at_us / 1e6, UTC)

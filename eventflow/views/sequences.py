@@ -23,22 +23,27 @@ def length_of(value: Any) -> int:
     """Return the number of elements; raises `TypeError` for anything but a sequence, and says what to write instead."""
     refusal = refused(value)
     if refusal is not None:
-        kind = refusal.what if " of " in refusal.what else f"a {type(value).__qualname__}"
+        kind = f"a {type(value).__qualname__}"
+        if " of " in refusal.what:  # an array, with its dimensions
+            kind = refusal.what
         raise TypeError(f"cannot map over {kind}: {refusal.fix}")
     return len(value)
 
 
 def item_at(value: Any, position: int) -> Any:
     """Return the element at a position; the labels of a Series are ignored."""
-    by_position = None if isinstance(value, list | tuple) else getattr(value, "iloc", None)
-    return value[position] if by_position is None else by_position[position]
+    if isinstance(value, list | tuple):
+        return value[position]
+    by_position = getattr(value, "iloc", value)
+    return by_position[position]
 
 
 def follow_path(value: Any, path: Sequence[int | str], *, is_element: bool) -> Any:
     """Return the part of a value under a path of keys; with `is_element` the last key is the position of an element."""
-    for depth, key in enumerate(path, 1):
-        value = item_at(value, int(key)) if is_element and depth == len(path) else value[key]
-    return value
+    keys = path[:-1] if is_element else path
+    for key in keys:
+        value = value[key]
+    return item_at(value, int(path[-1])) if is_element else value
 
 
 def elements_of(value: Any) -> list[Any]:
@@ -61,10 +66,12 @@ def _is_sequence(value: Any) -> bool:
 
 def _dimensions(value: Any) -> int | None:
     dimensions = getattr(value, "ndim", None)
-    shape = getattr(value, "shape", None)
     if isinstance(dimensions, int):
         return dimensions
-    return len(shape) if isinstance(shape, tuple) else None
+    shape = getattr(value, "shape", None)
+    if isinstance(shape, tuple):
+        return len(shape)
+    return None
 
 
 class Refusal(NamedTuple):
@@ -80,31 +87,32 @@ def refused(value: Any) -> Refusal | None:
     """Return the reason why a value cannot be mapped over; None for a sequence."""
     if _is_sequence(value):
         return None
-    kind, dimensions = type(value), _dimensions(value)
-    known = refused_type(kind)
-    if known is not None:
-        return known
-    described = f"a {kind.__qualname__}"
+    kind = type(value)
+    refusal = refused_type(kind)
+    if refusal is not None:
+        return refusal
+    name = f"a {kind.__qualname__}"
+    dimensions = _dimensions(value)
     if dimensions is not None:
-        return Refusal(
-            f"{described} of {dimensions} dimensions", "write `list(value)` for its rows, or `value.ravel()`"
-        )
-    return Refusal(described, "give a list or a tuple")
+        fix = "write `list(value)` for its rows, or `value.ravel()`"
+        return Refusal(f"{name} of {dimensions} dimensions", fix)
+    return Refusal(name, "give a list or a tuple")
 
 
-def refused_type(kind: Any) -> Refusal | None:
+def refused_type(kind: Any) -> Refusal | None:  # noqa: PLR0911 - one return for each kind
     """Return the reason why no value of a type can be mapped over; None if that depends on the value."""
     if not isinstance(kind, type):
         return None
-    described = f"a {kind.__qualname__}"
-    rows = "value.to_dicts()" if hasattr(kind, "to_dicts") else "value.to_dict('records')"
-    table = Refusal(described, f"write `{rows}` for its rows, or `list(value.columns)`")
-    for base, refusal in (
-        (str, Refusal("text", "write `value.split()`, or `list(value)` for its characters")),
-        (_TEXTS, Refusal(kind.__qualname__, "write `list(value)`")),
-        (abc.Mapping, Refusal(described, "write `list(value.items())` or `list(value.values())`")),
-        (abc.Set, Refusal(described, "it has no order: write `sorted(value)`")),
-    ):
-        if issubclass(kind, base):
-            return refusal
-    return table if kind.__name__ == "DataFrame" else None
+    name = f"a {kind.__qualname__}"
+    if issubclass(kind, str):
+        return Refusal("text", "write `value.split()`, or `list(value)` for its characters")
+    if issubclass(kind, _TEXTS):
+        return Refusal(kind.__qualname__, "write `list(value)`")
+    if issubclass(kind, abc.Mapping):
+        return Refusal(name, "write `list(value.items())` or `list(value.values())`")
+    if issubclass(kind, abc.Set):
+        return Refusal(name, "it has no order: write `sorted(value)`")
+    if kind.__name__ == "DataFrame":
+        rows = "value.to_dicts()" if hasattr(kind, "to_dicts") else "value.to_dict('records')"
+        return Refusal(name, f"write `{rows}` for its rows, or `list(value.columns)`")
+    return None

@@ -105,7 +105,8 @@ class Timeline:
     def apply(self, state: TimelineState, record: Record) -> TimelineState:
         """Fold one record, by the kind of its event; other kinds change nothing."""
         event = record.event
-        if (handler := _HANDLERS.get(type(event))) is not None:
+        handler = _HANDLERS.get(type(event))
+        if handler is not None:
             address = event.task  # type: ignore[union-attr]  # every kind in the table has one
             text = _text(address)
             line = state.tasks.get(text)
@@ -137,7 +138,8 @@ def _ended(outcome: str) -> Callable[[TaskLine, int, Any], None]:
             line.attempts.append(Attempt(0, at))
         last = line.attempts[-1]
         last.ended_us = at
-        last.outcome = "retrying" if getattr(event, "retry_at", None) is not None else outcome
+        will_retry = isinstance(event, TaskFailed) and event.retry_at is not None
+        last.outcome = "retrying" if will_retry else outcome
 
     return end
 

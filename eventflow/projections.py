@@ -21,7 +21,6 @@ and ignore the kinds that they do not handle.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import AsyncIterator, MutableMapping
 from contextlib import suppress
 from functools import cache
@@ -358,18 +357,21 @@ async def read_graph(log: EventLog, digest: str) -> Graph:
     raise LogDamaged(f"the log has no flow {digest}, which one of its runs is of")
 
 
-async def read_graphs(log: EventLog, facts: RunFacts, known: MutableMapping[str, Graph]) -> None:
-    """Add to `known` the graphs, by digest, that were in force while the run's records were written."""
+async def read_graphs(log: EventLog, facts: RunFacts, graphs: MutableMapping[str, Graph]) -> None:
+    """Add to `graphs`, by digest, those that were in force while the run's records were written."""
     for _, digest in facts.flows:
-        if digest not in known:
-            known[digest] = await read_graph(log, digest)
+        if digest not in graphs:
+            graphs[digest] = await read_graph(log, digest)
 
 
 async def begin(log: EventLog, projection: Projection[S], *, until: int | None = None) -> Fold[S]:
     """Return the fold to continue: of the log's snapshot, if there is a sound one up to `until`, or of no records."""
+    fold = data = None
     name: str | None = getattr(projection, "snapshot_name", None)
-    data = await log.snapshot(name) if name is not None else None
-    fold = restore(data, projection) if data is not None else None
+    if name is not None:
+        data = await log.snapshot(name)
+    if data is not None:
+        fold = restore(data, projection)
     if fold is None or (until is not None and fold.position > until):
         return Fold.start(projection)
     return fold
@@ -408,8 +410,10 @@ def code_of_fold(projection: Any) -> str:
     A state that was folded by other code is not used, even if its version is the same. Code without a file is known by
     its version only. Raises `ImportError` if one of `modules` does not exist.
     """
-    own = getattr(type(projection).apply, "__globals__", vars(type(projection))).get("__name__")
-    modules = (own or type(projection).__module__, *getattr(projection, "modules", ()))
+    kind = type(projection)
+    apply_globals = getattr(kind.apply, "__globals__", {})  # `apply` may be inherited from another file
+    defined_in = apply_globals.get("__name__") or kind.__module__
+    modules = (defined_in, *getattr(projection, "modules", ()))
     return _code_of(projection.name, projection.version, modules)
 
 
@@ -417,9 +421,10 @@ def code_of_fold(projection: Any) -> str:
 def _code_of(name: str, version: int, modules: tuple[str, ...]) -> str:
     digest = sha256(f"{name} {version}".encode("utf-8", "surrogatepass"))
     for module in modules:
-        file = getattr(sys.modules.get(module) or import_module(module), "__file__", None)
-        with suppress(OSError):  # an interactive session, or a module in an archive
-            digest.update(Path(file).read_bytes() if file else b"")
+        file = getattr(import_module(module), "__file__", None)
+        if file is not None:  # an interactive session has none
+            with suppress(OSError):  # a module in an archive
+                digest.update(Path(file).read_bytes())
     return digest.hexdigest()[:32]
 
 

@@ -41,9 +41,9 @@ _logger: Final = getLogger("eventflow.read_models")
 
 R = TypeVar("R")
 
-PART: Final = 4_096
+RECORDS_PER_COMMIT: Final = 4_096
 """Records that are folded between two commits."""
-PAGE: Final = 512
+RECORDS_PER_LOAD: Final = 512
 """Records whose rows are loaded together."""
 ROWS_MAX: Final = 50_000
 """Rows in memory; with more than that, the rows that the log has are dropped from memory."""
@@ -154,9 +154,8 @@ class ReadModel(Generic[R]):
             if not self._unkept or answer.checkpoint == self._base:
                 kept = answer.rows
                 break
-            await self._catch_up(
-                self.position
-            )  # another process has kept these rows meanwhile, or newer ones
+            # Another process has kept these rows meanwhile, or newer ones.
+            await self._catch_up(self.position)
         rows = {name: self._decode(data) for name, data in kept.items()}
         for name, row in self._unkept.items():
             if not is_wanted(name):
@@ -170,7 +169,8 @@ class ReadModel(Generic[R]):
 
 def _decoder(projection: RowProjection[R]) -> Callable[[bytes], R]:
     """Make the function that decodes rows; bytes that are no row are damage."""
-    decode: Callable[[bytes], R] = msgspec.msgpack.Decoder(get_args(state_type(projection))[1]).decode
+    _, row_type = get_args(state_type(projection))
+    decode: Callable[[bytes], R] = msgspec.msgpack.Decoder(row_type).decode
 
     def decode_row(data: bytes) -> R:
         try:
@@ -187,27 +187,27 @@ class _LoadedRows(MutableMapping[str, R]):
     """The rows in memory, and the names of those that have changed."""
 
     def __init__(self) -> None:
-        self.known: dict[str, R | None] = {}
-        """None for a row that is known not to exist."""
+        self.by_name: dict[str, R | None] = {}
+        """None for a row that does not exist."""
         self.changed: set[str] = set()
 
     def __getitem__(self, name: str) -> R:
-        row = self.known.get(name)
+        row = self.by_name.get(name)
         if row is None:
             raise KeyError(name)
         return row
 
     def __setitem__(self, name: str, row: R) -> None:
-        self.known[name] = row
+        self.by_name[name] = row
         self.changed.add(name)
 
     def __delitem__(self, name: str) -> None:
         self[name]
-        self.known[name] = None
+        self.by_name[name] = None
         self.changed.add(name)
 
     def __iter__(self) -> Iterator[str]:
-        return (name for name, row in self.known.items() if row is not None)
+        return (name for name, row in self.by_name.items() if row is not None)
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -247,23 +247,27 @@ class _CatchUp(Generic[R]):
         """The rows that the log did not accept, their base checkpoint, and whether the kept rows are to be ignored."""
         if self._keeps:
             return {}, None, False
-        known, checkpoint = self._rows.known, self._checkpoint
+        rows, checkpoint = self._rows, self._checkpoint
+        changed = {name: rows.by_name[name] for name in rows.changed}
         ignores_kept = checkpoint is None or checkpoint.code != self._code
-        return {name: known[name] for name in self._rows.changed}, checkpoint, ignores_kept
+        return changed, checkpoint, ignores_kept
 
     async def run(self, head: int) -> int:
         """Fold at least up to `head`, and return the position reached; raises `_CheckpointMoved`."""
-        checkpoint = None
         if self._trusting:
-            checkpoint = (await self._log.rows(self._projection.name, ())).checkpoint
-        self._checkpoint = checkpoint
-        self._is_new = checkpoint is None or checkpoint.code != self._code
-        position = 0 if checkpoint is None or self._is_new else checkpoint.position
+            kept = await self._log.rows(self._projection.name, ())
+            self._checkpoint = kept.checkpoint
+        position = 0
+        if self._checkpoint is not None and self._checkpoint.code == self._code:
+            position = self._checkpoint.position
+        else:
+            self._is_new = True
         while position < head:
             part = await self._read_part(position, head)
-            for first in range(0, len(part), PAGE):
-                await self._apply(part[first : first + PAGE])
-            position = part[-1].position if len(part) == PART else head  # positions may be far apart
+            for first in range(0, len(part), RECORDS_PER_LOAD):
+                await self._apply(part[first : first + RECORDS_PER_LOAD])
+            is_last = len(part) < RECORDS_PER_COMMIT  # though the head may be far behind its last record
+            position = head if is_last else part[-1].position
             await self._keep(position)
         return position
 
@@ -272,7 +276,7 @@ class _CatchUp(Generic[R]):
         async with aclosing(self._records(after, until)) as records:
             async for record in records:
                 part.append(record)
-                if len(part) == PART:
+                if len(part) == RECORDS_PER_COMMIT:
                     break
         return part
 
@@ -287,7 +291,7 @@ class _CatchUp(Generic[R]):
         rows, checkpoint = self._rows, Checkpoint(self._code, position)
         data: dict[str, bytes | None] = {}
         for name in sorted(rows.changed):
-            row = rows.known[name]
+            row = rows.by_name[name]
             data[name] = None if row is None else msgspec.msgpack.encode(row)
         try:
             is_kept = await self._log.keep_rows(self._projection.name, self._checkpoint, checkpoint, data)
@@ -299,8 +303,8 @@ class _CatchUp(Generic[R]):
             raise _CheckpointMoved
         self._checkpoint = checkpoint
         rows.changed.clear()
-        if len(rows.known) > ROWS_MAX:
-            rows.known.clear()
+        if len(rows.by_name) > ROWS_MAX:
+            rows.by_name.clear()
             self._is_new = False
 
     async def _apply(self, page: Sequence[Record]) -> None:
@@ -313,11 +317,14 @@ class _CatchUp(Generic[R]):
             apply(rows, record)
 
     def _missing(self, page: Sequence[Record]) -> list[str]:
-        """Names of rows that the records need and that are not in memory."""
+        """Return the names of rows that the records need and that are not in memory."""
         if self._is_new:
             return []
-        needs, rows = self._projection.needs, self._rows
-        return [name for record in page for name in needs(rows, record) if name not in rows.known]
+        rows = self._rows
+        names: list[str] = []
+        for record in page:
+            names += self._projection.needs(rows, record)
+        return [name for name in names if name not in rows.by_name]
 
     async def _load(self, names: Iterable[str]) -> None:
         """Load rows into memory; they must belong to the checkpoint."""
@@ -326,4 +333,4 @@ class _CatchUp(Generic[R]):
             raise _CheckpointMoved
         for name in names:
             data = answer.rows.get(name)
-            self._rows.known[name] = None if data is None else self._decode(data)
+            self._rows.by_name[name] = None if data is None else self._decode(data)

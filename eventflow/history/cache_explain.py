@@ -198,7 +198,8 @@ async def explain(log: EventLog, run_id: str, task: str) -> Explanation:
 async def _fold(log: EventLog, run_id: str) -> tuple[RunView, RunFacts]:
     view = await open_run(log, run_id)
     # From the first record: a snapshot is only as trustworthy as the process that wrote the file.
-    return view, (await replay(log, view, stream=view.stream, start=Fold.start(view))).state
+    fold = await replay(log, view, stream=view.stream, start=Fold.start(view))
+    return view, fold.state
 
 
 def _slot_of(view: RunView, facts: RunFacts, task: str) -> int:
@@ -214,7 +215,7 @@ def _slot_of(view: RunView, facts: RunFacts, task: str) -> int:
 
 
 async def _last_decision(call: _Call) -> Record | None:
-    """The last start or reuse of a task, which records the answer of the cache."""
+    """Return the last start or reuse of a task, which records the answer of the cache."""
     address = call.facts.run.address(call.slot)
     async for record in call.log.read(stream=call.view.stream, backwards=True):
         event = record.event
@@ -224,13 +225,13 @@ async def _last_decision(call: _Call) -> Record | None:
 
 
 async def _graph_in_force(call: _Call, decision: Record) -> Graph:
-    """The graph of the claim under which a decision was recorded; a later process may have brought another one."""
+    """Return the graph of the claim under which a decision was recorded; a later process may have brought another one."""
     view = call.view
     digest = call.facts.flow_at(decision.version)
     if digest == view.plan.graph.digest:
         return view.plan.graph
     graph = await read_graph(call.log, digest)
-    if [*graph.index] != [*view.plan.graph.index]:
+    if list(graph.index) != list(view.plan.graph.index):
         raise LogDamaged(f"run {view.run_id!r} was claimed for another flow, {digest}")
     return graph
 
@@ -246,13 +247,14 @@ async def _hit(call: _Call, task: str, decision: Record, graph: Graph) -> Hit:
     event = decision.event
     assert isinstance(event, TaskReused), "as the caller matched"
     made_at = await _moment_of(call.log, event.source)
+    age_us = None if made_at is None else decision.at - made_at
     return Hit(
         run=call.view.run_id,
         task=task,
         key=_key_of(graph.task_of(call.node), event.parts),
         key_parts=graph.key_parts(call.node),
         source=event.source,
-        age_us=None if made_at is None else decision.at - made_at,
+        age_us=age_us,
         saved_us=event.saved_us,
         expires_at=event.expires_at,
     )
@@ -266,27 +268,26 @@ async def _moment_of(log: EventLog, origin: Origin) -> int | None:
 
 
 async def _miss(call: _Call, task: str, decision: Record, miss: CacheMiss, graph: Graph) -> Miss:
-    run_id, definition = call.view.run_id, graph.task_of(call.node)
-    if miss.reason == "opaque":
-        return Miss(run=run_id, task=task, reason=miss.reason, detail=miss.detail, key=None)
-    key = _key_of(definition, miss.parts)
-    nearest, differing = None, tuple[PartDifference, ...]()
+    definition = graph.task_of(call.node)
+    key = nearest = None
+    differences: tuple[PartDifference, ...] = ()
+    if miss.reason != "opaque":
+        key = _key_of(definition, miss.parts)
     if miss.reason == "new":
         key_parts = graph.key_parts(call.node)
-        nearest = nearest_entry(
-            await _entries(call.log, definition), definition, key_parts, miss.parts, decision.at
-        )
+        rows = await _entries(call.log, definition)
+        nearest = nearest_entry(rows, definition, key_parts, miss.parts, decision.at)
         if nearest is not None:
-            parts = key_differences(nearest, definition, key_parts, miss.parts)
-            differing = await _compare(call, nearest, key_parts, parts)
+            differing = key_differences(nearest, definition, key_parts, miss.parts)
+            differences = await _compare(call, nearest, key_parts, differing)
     return Miss(
-        run=run_id,
+        run=call.view.run_id,
         task=task,
         reason=miss.reason,
         detail=miss.detail,
         key=key,
         nearest=nearest,
-        differences=differing,
+        differences=differences,
     )
 
 
@@ -299,12 +300,15 @@ async def _entries(log: EventLog, task: TaskDef) -> dict[str, CacheRow]:
 async def _compare(
     call: _Call, entry: CacheEntry, key_parts: tuple[KeyPart, ...], differing: tuple[KeyPart, ...]
 ) -> tuple[PartDifference, ...]:
-    """The values of the parts that differ, of this call and of the one that first made an entry."""
+    """Return the values of the parts that differ, of this call and of the one that first made an entry."""
     earlier = await _call_that_made(call.log, entry)
     compared = []
     for part in differing:
-        now = _text_of(call, part) if part in key_parts else ""
-        then = _text_of(earlier, part) if earlier is not None and part in entry.key_parts else ""
+        now = then = ""
+        if part in key_parts:
+            now = _text_of(call, part)
+        if earlier is not None and part in entry.key_parts:
+            then = _text_of(earlier, part)
         if now or then:
             now, then = now or NOT_GIVEN, then or NOT_GIVEN
         compared.append(PartDifference(part, then=then, now=now))
@@ -312,18 +316,19 @@ async def _compare(
 
 
 async def _call_that_made(log: EventLog, entry: CacheEntry) -> _Call | None:
-    """The call that first made an entry; None if its run has no such success."""
+    """Return the call that first made an entry; None if its run has no such success."""
     try:
         view, facts = await _fold(log, run_of(entry.first.stream))
     except RunNotFound as error:
         raise LogDamaged(f"the cache has an entry of a run that is not there: {error}") from error
-    slots = (slot for slot, version in enumerate(facts.run.source) if version == entry.first.version)
-    slot = next(slots, None)
-    return None if slot is None else _Call(log, view, facts, slot)
+    for slot, version in enumerate(facts.run.source):
+        if version == entry.first.version:
+            return _Call(log, view, facts, slot)
+    return None
 
 
 def _text_of(call: _Call, part: KeyPart) -> str:
-    """The value of an input or of a parameter as text; empty if it has none. Pickles stay closed."""
+    """Return the value of an input or of a parameter as text; empty if it has none. Pickles stay closed."""
     if part.kind not in ("input", "parameter"):
         return ""
     states = RunStates(call.view, call.facts, peek=call.log.peek)
@@ -336,23 +341,25 @@ def _text_of(call: _Call, part: KeyPart) -> str:
 
 
 def _text_of_input(call: _Call, name: str, inputs: Mapping[str, Result]) -> str:
-    values = {
-        label: result.deserialize().value
-        for label, result in inputs.items()
-        if label == name or label.startswith(f"{name}[")
-    }
+    values = {}
+    for label, result in inputs.items():
+        if label == name or label.startswith(f"{name}["):
+            values[label] = result.deserialize().value
+    labels = list(values)
     if not values:
         return _text_of_constant(call, name)
-    if [*values] == [f"{name}[{index}]" for index in range(len(values))]:
-        return repr([*values.values()])
-    return repr(values[name] if [*values] == [name] else values)
+    if labels == [name]:
+        return repr(values[name])
+    if labels == [f"{name}[{nth}]" for nth in range(len(values))]:
+        return repr(list(values.values()))
+    return repr(values)
 
 
 def _text_of_constant(call: _Call, name: str) -> str:
-    """A constant that was written in the flow, if it is plain data."""
-    inputs = call.view.plan.tasks[call.node].inputs
-    arg = next((item.arg for item in inputs if item.name == name), None)
-    payload = arg.value if isinstance(arg, Const) else None
-    if isinstance(payload, Inline) and payload.codec == "msgpack":
-        return repr(unpack(payload.data))
+    """Return a constant that was written in the flow as text, if it is plain data."""
+    for item in call.view.plan.tasks[call.node].inputs:
+        if item.name == name and isinstance(item.arg, Const):
+            payload = item.arg.value
+            if isinstance(payload, Inline) and payload.codec == "msgpack":
+                return repr(unpack(payload.data))
     return "(written in the flow)"

@@ -57,88 +57,95 @@ class _Keeper:
         self.next_slot = len(new.nodes)
 
     def commands(self) -> Iterator[Command]:
-        index = self.old.plan.graph.index
+        old_index = self.old.plan.graph.index
         self.kept.update(self.new.parameters)
-        for slot, node in self.new.tasks.items():
-            before = index.get(node.name)
-            if before is not None and self._is_same(slot, before):
-                yield from self._mapped(slot, before) if node.mapped else self._plain(slot, before)
+        for node, task in self.new.tasks.items():
+            old_node = old_index.get(task.name)
+            if old_node is None or not self._is_same(node, old_node):
+                continue
+            if task.mapped:
+                yield from self._mapped(node, old_node)
+            else:
+                yield from self._plain(node, old_node)
 
-    def _is_same(self, slot: int, before: int) -> bool:
-        followed = set(self.new.followed.get(slot, ()))
-        listed = {up for item in self._lists(slot) for up in item}
-        for up in self.new.upstreams[slot]:
+    def _is_same(self, node: int, old_node: int) -> bool:
+        """Return whether a node has the name, task and inputs of an old one, and its upstreams are kept."""
+        followed = self.new.followed.get(node, ())
+        listed: set[int] = set().union(*self._lists(node))
+        for up in self.new.upstreams[node]:
             if up in followed:
                 if up not in self.children:
                     return False
             elif up not in self.kept and up not in listed:
                 return False
-        return _described(self.new.graph, slot) == _described(self.old.plan.graph, before)
+        return _by_names(self.new.graph, node) == _by_names(self.old.plan.graph, old_node)
 
-    def _plain(self, slot: int, before: int) -> Iterator[Command]:
-        command = self._reuse(slot, before, slot)
+    def _plain(self, node: int, old_node: int) -> Iterator[Command]:
+        command = self._reuse(node, old_node, node)
         if command is not None:
-            self.kept.add(slot)
+            self.kept.add(node)
             yield command
 
-    def _mapped(self, slot: int, before: int) -> Iterator[Command]:
-        run = self.facts.run
-        if run.status[before] != Status.MAPPED:
+    def _mapped(self, node: int, old_node: int) -> Iterator[Command]:
+        if self.facts.run.status[old_node] != Status.MAPPED:
             return
-        children = run.maps[before]
-        base, self.next_slot = self.next_slot, self.next_slot + children.width
-        yield MapTask(slot, children.width)
-        mine = self.children[slot] = set()
-        for nth in range(children.width):
-            command = None
-            if self._has_inputs(slot, nth):
-                command = self._reuse(base + nth, children.base + nth, slot)
+        old_children = self.facts.run.maps[old_node]
+        width, base = old_children.width, self.next_slot
+        self.next_slot += width
+        yield MapTask(node, width)
+        kept = self.children[node] = set()
+        for nth in range(width):
+            if not self._has_inputs(node, nth):
+                continue
+            command = self._reuse(base + nth, old_children.base + nth, node)
             if command is not None:
-                mine.add(nth)
+                kept.add(nth)
                 yield command
-        if len(mine) == children.width:
-            self.kept.add(slot)
+        if len(kept) == width:
+            self.kept.add(node)
 
-    def _has_inputs(self, slot: int, nth: int) -> bool:
+    def _has_inputs(self, node: int, nth: int) -> bool:
         """Return whether the results that only child `nth` depends on are kept."""
-        if any(nth not in self.children[up] for up in self.new.followed.get(slot, ())):
-            return False
-        return all(up in self.kept for item in self._lists(slot, nth) for up in item)
+        for up in self.new.followed.get(node, ()):
+            if nth not in self.children[up]:
+                return False
+        return all(upstreams <= self.kept for upstreams in self._lists(node, nth))
 
-    def _lists(self, slot: int, nth: int | None = None) -> Iterator[set[int]]:
+    def _lists(self, node: int, nth: int | None = None) -> Iterator[set[int]]:
         """Yield the task nodes in each list that a mapped node is mapped over, or in item `nth` of each."""
-        for item in self.new.tasks[slot].inputs:
+        tasks = self.new.tasks
+        for item in tasks[node].inputs:
             if item.each and isinstance(item.arg, ListOf | TupleOf):
-                parts = item.arg.items if nth is None else item.arg.items[nth : nth + 1]
-                nodes = {ref.node for part in parts for ref in refs(part)}
-                yield {node for node in nodes if node in self.new.tasks}
+                parts = item.arg.items
+                if nth is not None:
+                    parts = parts[nth : nth + 1]
+                yield {ref.node for part in parts for ref in refs(part) if ref.node in tasks}
 
-    def _reuse(self, slot: int, before: int, node: int) -> ReuseTask | None:
-        """Return the command that keeps the old result of slot `before` for `slot`, a slot of `node`; None if it cannot be kept."""
+    def _reuse(self, slot: int, old_slot: int, node: int) -> ReuseTask | None:
+        """Return the command that keeps an old slot's result for `slot`, a slot of `node`; None if it cannot be kept."""
         run = self.facts.run
-        if run.status[before] not in _SUCCEEDED:
+        if run.status[old_slot] not in _SUCCEEDED:
             return None
-        version = run.source[before]
+        version = run.source[old_slot]
+        if not self._is_of_type(node, run.node(old_slot), version):
+            return None
         payload = self.facts.kept[version]
-        if not self._is_of_type(node, before, version):
-            return None
         if not isinstance(payload, Inline | Stored) or not self._is_there(payload):
             return None
         content = self.facts.contents.get(version)
         return ReuseTask(slot, payload, Origin(self.old.stream, version), "fork", content=content)
 
-    def _is_of_type(self, node: int, before: int, version: int) -> bool:
+    def _is_of_type(self, node: int, old_node: int, version: int) -> bool:
         """Return whether a task's result and constants have the declared types that they had."""
         flow = self.facts.flow_at(version)
-        was = self.facts.run.node(before)
-        same = self.same.get((flow, was, node))
-        if same is None:
+        case = (flow, old_node, node)
+        if case not in self.same:
             then, now = self.graphs[flow], self.new.graph
-            same = not serialization_differences(then, was, now, node) and not any(
-                constants_differ(then, was, now, node)
-            )
-            self.same[flow, was, node] = same
-        return same
+            if serialization_differences(then, old_node, now, node):
+                self.same[case] = False
+            else:
+                self.same[case] = not any(constants_differ(then, old_node, now, node))
+        return self.same[case]
 
     def _is_there(self, payload: Inline | Stored) -> bool:
         """Return whether a result's bytes can be read, are undamaged, and contain today's classes; if not, the task runs again."""
@@ -155,9 +162,9 @@ class _Keeper:
             return False
 
 
-def _described(graph: Graph, node: int) -> bytes:
+def _by_names(graph: Graph, node: int) -> bytes:
     """Describe a task node by names instead of numbers."""
-    described = graph.task_nodes[node]
+    task_node = graph.task_nodes[node]
 
     def named(arg: Arg) -> object:
         match arg:
@@ -172,7 +179,6 @@ def _described(graph: Graph, node: int) -> bytes:
             case _:
                 assert_never(arg)
 
-    inputs = [(item.name, named(item.arg), item.each) for item in described.inputs]
-    return msgspec.msgpack.encode(
-        (graph.tasks[described.task].name, inputs, described.mapped, described.zip_shortest)
-    )
+    task_name = graph.tasks[task_node.task].name
+    inputs = [(item.name, named(item.arg), item.each) for item in task_node.inputs]
+    return msgspec.msgpack.encode((task_name, inputs, task_node.mapped, task_node.zip_shortest))

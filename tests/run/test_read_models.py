@@ -71,8 +71,8 @@ async def test_what_is_kept_is_what_a_replay_gives(
     log: EventLog, projection: RowProjection[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Brought up in many small steps and between runs, the rows are byte by byte those made at once from nothing."""
-    monkeypatch.setattr(module, "PART", 7)
-    monkeypatch.setattr(module, "PAGE", 3)
+    monkeypatch.setattr(module, "RECORDS_PER_COMMIT", 7)
+    monkeypatch.setattr(module, "RECORDS_PER_LOAD", 3)
     monkeypatch.setattr(module, "ROWS_MAX", 2)
     for size in (3, 5, 5, 0, 2):
         await some_runs(log, size)
@@ -151,7 +151,7 @@ async def test_flows_without_a_cache_leave_no_row(log: EventLog) -> None:
 
 async def test_two_that_bring_it_up_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The checkpoint moves once for each part, whoever moves it; nothing is counted twice."""
-    monkeypatch.setattr(module, "PART", 5)
+    monkeypatch.setattr(module, "RECORDS_PER_COMMIT", 5)
     async with SQLiteLog(tmp_path / "log.db") as one, SQLiteLog(tmp_path / "log.db") as two:
         await some_runs(one, 6, 6, 6)
         found: list[dict[str, bytes]] = []

@@ -47,10 +47,11 @@ from benchmarks.common import (
 )
 from eventflow import Flow, MemoryLog, Parameter, RunStates, inputs, open_run, task
 from eventflow.demo.workload import Workload, load
-from eventflow.events import TaskStarted, TaskSucceeded, decode
+from eventflow.events import TaskStarted, TaskSucceeded
 from eventflow.logs.sqlite import SQLiteLog
 from eventflow.ports import EventLog
 from eventflow.projections import Fold, replay
+from eventflow.records import decode
 from eventflow.result import Inline
 
 AnyFlow: TypeAlias = Flow[..., Any]

@@ -32,7 +32,6 @@ from eventflow.authoring.nodes import BuildError, NodeIsNotAValue
 from eventflow.authoring.option_values import exponential, inputs, nothing, parameters
 from eventflow.authoring.tasks import task
 from eventflow.authoring.traced_flow import flow
-from eventflow.events import LogDamaged
 from eventflow.fingerprints.type_defs import TypeChanged
 from eventflow.logs.memory import MemoryLog
 from eventflow.logs.open import open_log
@@ -60,6 +59,7 @@ from eventflow.projections import (
     replay,
     run_report,
 )
+from eventflow.records import LogDamaged
 from eventflow.result import (
     DeserializationError,
     KeyUnavailable,

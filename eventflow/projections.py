@@ -31,11 +31,20 @@ from typing import Any, Generic, Protocol, TypeVar, get_type_hints
 
 import msgspec
 
-from eventflow.events import FlowDefined, LogDamaged, Record, RunStarted, Unknown, checksum, kind_of
+from eventflow.events import (
+    FlowDefined,
+    Record,
+    RunStarted,
+    Unknown,
+    flow_stream,
+    kind_of,
+    run_of,
+    run_stream,
+)
 from eventflow.graph import Graph
 from eventflow.machine import Plan
 from eventflow.ports import EventLog
-from eventflow.streams import flow_stream, run_of, run_stream
+from eventflow.records import LogDamaged, checksum
 from eventflow.views.cache import CacheHits
 from eventflow.views.run import RunFacts, RunView
 from eventflow.views.run_list import Runs

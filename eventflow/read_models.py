@@ -31,9 +31,10 @@ from typing import Final, Generic, Protocol, TypeVar, get_args
 
 import msgspec
 
-from eventflow.events import LogDamaged, Record
+from eventflow.events import Record
 from eventflow.ports import Checkpoint, EventLog, RowsFound
 from eventflow.projections import code_of_fold, state_type
+from eventflow.records import LogDamaged
 
 __all__ = ["ReadModel", "RowProjection"]
 

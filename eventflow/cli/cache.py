@@ -9,6 +9,7 @@ import click
 
 from eventflow.cli.options import json_option, log_option, read_log
 from eventflow.cli.output import when, write_json, write_line, write_table
+from eventflow.events import run_of
 from eventflow.graph import KeyPart, KeyPartKind
 from eventflow.history.cache_explain import (
     Explanation,
@@ -24,7 +25,6 @@ from eventflow.ports import EventLog
 from eventflow.projections import CacheHits
 from eventflow.read_models import ReadModel
 from eventflow.runs.find import find_run
-from eventflow.streams import run_of
 from eventflow.views.cache import CachedTask, CacheEntry, CacheRow
 
 __all__ = ["cache"]

@@ -18,11 +18,11 @@ import click
 from eventflow.authoring.loader import FlowNotLoaded
 from eventflow.authoring.nodes import BuildError
 from eventflow.cli.output import say
-from eventflow.events import LogDamaged
 from eventflow.history.cache_explain import NotExplainable, TaskNotFound
 from eventflow.ports import LogUnusable, LogWriteFailed
 from eventflow.project import InvalidSetting
 from eventflow.projections import RunNotFound
+from eventflow.records import LogDamaged
 from eventflow.result import ResultError, SerializationError
 from eventflow.runner.compatibility import FlowChanged
 from eventflow.runner.ownership import UnknownEvents

@@ -19,7 +19,7 @@ from eventflow.cli.errors import CommandError, Exit, command_errors, command_lin
 from eventflow.cli.options import flow_option, read_log, run_id_option, running_options
 from eventflow.cli.output import Colored, Unprintable, as_json, data_stream, say, write_json
 from eventflow.cli.progress import Counts, ended_badly, show_progress
-from eventflow.events import RunFinished
+from eventflow.events import RunFinished, run_stream
 from eventflow.logs.open import open_log
 from eventflow.logs.urls import check_url
 from eventflow.ports import EventLog
@@ -31,7 +31,6 @@ from eventflow.runs.launch import Launch, NoValue
 from eventflow.runs.parameters import from_text, type_text
 from eventflow.runs.world import RealWorld
 from eventflow.states import State
-from eventflow.streams import run_stream
 from eventflow.suggestions import did_you_mean
 
 __all__ = ["rerun", "resume", "run"]

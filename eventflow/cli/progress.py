@@ -32,11 +32,11 @@ from eventflow.events import (
     TaskStarted,
     TaskSucceeded,
     Unknown,
+    run_stream,
 )
 from eventflow.graph import Graph
 from eventflow.ports import EventLog
 from eventflow.projections import follow
-from eventflow.streams import run_stream
 from eventflow.views.run import cut
 
 __all__ = ["Counts", "Progress", "ended_badly", "show_progress", "task_name"]

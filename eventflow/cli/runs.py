@@ -15,14 +15,13 @@ import msgspec
 from eventflow.cli.options import json_option, log_option, read_log
 from eventflow.cli.output import Cell, Colored, seconds, when, write_json, write_line, write_table
 from eventflow.cli.progress import task_name
-from eventflow.events import CacheMiss, Origin, Record, kind_of
+from eventflow.events import CacheMiss, Origin, Record, kind_of, run_stream
 from eventflow.graph import Graph
 from eventflow.ports import EventLog
 from eventflow.projections import RunReport, view_of
 from eventflow.result import Inline, Stored
 from eventflow.runs.find import find_run, list_runs, status_of
 from eventflow.runs.report import read_report
-from eventflow.streams import run_stream
 from eventflow.views.run import cut
 from eventflow.views.run_list import RunRow
 from eventflow.views.run_report import TaskReport

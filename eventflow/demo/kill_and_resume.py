@@ -24,13 +24,12 @@ import msgspec
 
 from eventflow.demo.montage import COUNT_VARIABLE, RECORDING, SECONDS_VARIABLE
 from eventflow.demo.workload import expected_digest, load
-from eventflow.events import TaskReused, TaskSucceeded
+from eventflow.events import TaskReused, TaskSucceeded, run_stream
 from eventflow.logs.open import open_log
 from eventflow.ports import EventLog
 from eventflow.projections import RunReport
 from eventflow.runs.launch import state_of
 from eventflow.runs.report import read_report
-from eventflow.streams import run_stream
 
 __all__ = ["play"]
 

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple, TypeAlias
 import msgspec
 
 from eventflow.codecs.plain import unpack
-from eventflow.events import CacheMiss, LogDamaged, Origin, Record, TaskReused, TaskStarted
+from eventflow.events import CacheMiss, Origin, Record, TaskReused, TaskStarted, run_of
 from eventflow.graph import Const, Graph, KeyPart, TaskDef
 from eventflow.ports import EventLog
 from eventflow.projections import (
@@ -27,8 +27,8 @@ from eventflow.projections import (
     replay,
 )
 from eventflow.read_models import ReadModel
+from eventflow.records import LogDamaged
 from eventflow.result import Inline, Result
-from eventflow.streams import run_of
 from eventflow.views.cache import CacheEntry, CacheRow, entries_under, key_differences, nearest_entry
 from eventflow.views.run import RunFacts
 

@@ -13,11 +13,12 @@ from typing import assert_never
 
 import msgspec
 
-from eventflow.events import LogDamaged, Origin
+from eventflow.events import Origin
 from eventflow.graph import Arg, Const, DictOf, Graph, ListOf, Ref, TupleOf, refs
 from eventflow.machine import Command, MapTask, Plan, ReuseTask, Status
 from eventflow.ports import EventLog
 from eventflow.projections import read_graphs
+from eventflow.records import LogDamaged
 from eventflow.result import DeserializationError, Inline, ResultNotLoaded, Stored
 from eventflow.runner.compatibility import constants_differ
 from eventflow.serializers.signed import PICKLE_PREFIX, changed_pickle

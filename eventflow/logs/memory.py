@@ -32,7 +32,7 @@ import anyio
 import msgspec
 from anyio.lowlevel import checkpoint
 
-from eventflow.events import Draft, LogDamaged, Record, checksum, decode, encode
+from eventflow.events import Draft, Record
 from eventflow.ports import (
     Checkpoint,
     Conflict,
@@ -44,6 +44,7 @@ from eventflow.ports import (
     Value,
     Write,
 )
+from eventflow.records import LogDamaged, checksum, decode, encode
 from eventflow.serializers import has_digest
 
 __all__ = ["MemoryLog"]

@@ -14,15 +14,15 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from logging import getLogger
 from typing import Final, TypeAlias, TypeVar
 
-from eventflow.events import CacheMiss, LogDamaged, Origin, Record, TaskSucceeded
+from eventflow.events import CacheMiss, Origin, Record, TaskSucceeded, run_of
 from eventflow.machine import ReuseTask, StartTask, Status
 from eventflow.ports import EventLog, World
+from eventflow.records import LogDamaged
 from eventflow.result import Inline, Stored, UnknownEncoding
 from eventflow.runner.cache_keys import Declined, KeyMaker, Opaque
 from eventflow.runner.failures import one_line
 from eventflow.runner.live_values import LiveValues
 from eventflow.serializers import has_digest
-from eventflow.streams import run_of
 from eventflow.views.run import RunFacts, RunView
 
 __all__ = ["CacheLookup"]

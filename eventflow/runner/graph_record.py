@@ -6,10 +6,9 @@ from contextlib import suppress
 from typing import Final
 from weakref import WeakKeyDictionary
 
-from eventflow.events import Draft, FlowDefined
+from eventflow.events import Draft, FlowDefined, flow_stream
 from eventflow.graph import Graph
 from eventflow.ports import EventLog, Write
-from eventflow.streams import flow_stream
 
 __all__ = ["GraphRecord"]
 

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from eventflow.events import RunClaimed, RunStarted
+from eventflow.events import RunClaimed, RunStarted, run_stream
 from eventflow.ports import EventLog
 from eventflow.projections import RunNotFound, Runs, view_of
 from eventflow.read_models import ReadModel
-from eventflow.streams import run_stream
 from eventflow.suggestions import did_you_mean
 from eventflow.views.run_list import RunRow
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from eventflow.events import run_stream
 from eventflow.ports import EventLog
 from eventflow.projections import Fold, RunNotFound, RunReport, Timeline, begin, run_report, view_of
-from eventflow.streams import run_stream
 
 __all__ = ["VersionNotFound", "read_report"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from eventflow.events import Origin, RunStarted
+from eventflow.events import Origin, RunStarted, run_stream
 from eventflow.fingerprints.type_defs import Difference
 from eventflow.graph import ParameterNode
 from eventflow.history.rerun import kept_results
@@ -16,7 +16,6 @@ from eventflow.runner.ownership import fold
 from eventflow.runner.request import Request, RunOptions
 from eventflow.runs.built_flow import BuiltFlow
 from eventflow.serializers.recorded import AsRecorded
-from eventflow.streams import run_stream
 from eventflow.views.results import fetcher
 from eventflow.views.run import RunFacts, RunView
 from eventflow.views.run_serializers import serialization_differences

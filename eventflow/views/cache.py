@@ -20,7 +20,6 @@ import msgspec
 
 from eventflow.events import (
     FlowDefined,
-    LogDamaged,
     Origin,
     Record,
     RunClaimed,
@@ -36,10 +35,11 @@ from eventflow.events import (
     TaskStarted,
     TaskSucceeded,
     Unknown,
+    flow_stream,
 )
 from eventflow.graph import CachePolicy, KeyPart, TaskDef
+from eventflow.records import LogDamaged
 from eventflow.result import Forgotten, Inline, Payload, Stored, Withheld
-from eventflow.streams import flow_stream
 
 __all__ = [
     "CacheEntry",
@@ -141,8 +141,8 @@ class CacheHits:
     name = "cache"
     version = 1
     modules = (
-        "eventflow.events.kinds",
-        "eventflow.events.records",
+        "eventflow.events",
+        "eventflow.records",
         "eventflow.graph.flow_graph",
         "eventflow.graph.tasks",
     )

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-from eventflow.events import LogDamaged, Source
+from eventflow.events import Source
 from eventflow.graph import Subscript
 from eventflow.ports import Value
+from eventflow.records import LogDamaged
 from eventflow.result import (
     Inline,
     NoResult,

@@ -21,7 +21,6 @@ from eventflow.events import (
     Draft,
     Event,
     Failure,
-    LogDamaged,
     Origin,
     Record,
     RunClaimed,
@@ -37,11 +36,12 @@ from eventflow.events import (
     Unknown,
     kind_of,
     missing_features,
+    run_stream,
 )
 from eventflow.machine import IllegalEvent, Plan, RunState, causes
 from eventflow.machine.evolve import evolve
+from eventflow.records import LogDamaged
 from eventflow.result import Payload
-from eventflow.streams import run_stream
 
 __all__ = ["Ending", "Reused", "RunFacts", "RunView", "advance", "cut", "why_failed"]
 

@@ -24,9 +24,10 @@ from eventflow.events import (
     TaskReused,
     TaskSkipped,
     TaskSucceeded,
+    flow_stream,
+    run_of,
 )
 from eventflow.result import Payload
-from eventflow.streams import flow_stream, run_of
 
 __all__ = ["FlowRow", "RunRow", "Runs", "RunsRow"]
 
@@ -106,7 +107,7 @@ class Runs:
 
     name = "runs"
     version = 1
-    modules = ("eventflow.events.kinds", "eventflow.events.records")
+    modules = ("eventflow.events", "eventflow.records")
 
     def initial(self) -> dict[str, RunsRow]:
         """Return no rows."""

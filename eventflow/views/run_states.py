@@ -12,13 +12,13 @@ from datetime import UTC, datetime
 from typing import Any, Final, TypeAlias, assert_never, cast
 
 from eventflow import states
-from eventflow.events import Failure, LogDamaged, Source
+from eventflow.events import Failure, Source, run_of
 from eventflow.graph import Ref, Subscript
 from eventflow.machine import Phase, Status, causes, sources
 from eventflow.machine.inputs import leaf_of, leaves
+from eventflow.records import LogDamaged
 from eventflow.result import NoResultType, Result
 from eventflow.states import Failed, State, TaskError
-from eventflow.streams import run_of
 from eventflow.suggestions import did_you_mean
 from eventflow.views.results import Peek, ResultReader
 from eventflow.views.run import Ending, RunFacts, RunView

@@ -12,9 +12,10 @@ import pytest
 
 from eventflow import MemoryLog, SQLiteLog, flow, task
 from eventflow.cli.app import eventflow
-from eventflow.events import Draft, FlowDefined, Known, Record, encode_event
+from eventflow.events import Draft, FlowDefined, Known, Record
 from eventflow.graph import Graph
 from eventflow.ports import Write
+from eventflow.records import encode_event
 from tests.e2e.commands import command
 from tests.unit.test_cli_output import HOSTILE, obeyed
 

@@ -18,6 +18,7 @@ import pytest
 
 import eventflow
 import eventflow.events
+import eventflow.records
 import eventflow.states
 import eventflow.testing
 from eventflow.authoring.options import TaskOptions
@@ -60,7 +61,9 @@ def documented(module: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "module", [eventflow, eventflow.states, eventflow.events, eventflow.testing], ids=lambda m: m.__name__
+    "module",
+    [eventflow, eventflow.states, eventflow.events, eventflow.records, eventflow.testing],
+    ids=lambda m: m.__name__,
 )
 def test_the_api_pages_document_every_public_name(module: ModuleType) -> None:
     """Each public name is on one page of the API, and no page asks for a name that is gone."""

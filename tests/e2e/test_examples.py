@@ -20,6 +20,7 @@ import pytest
 
 import eventflow
 import eventflow.events
+import eventflow.records
 import eventflow.states
 import eventflow.testing
 from eventflow.ports import EventLog, World
@@ -28,11 +29,11 @@ ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```python\n(.*?)^```(?:\n+```text\n(.*?)^```$)?", re.MULTILINE | re.DOTALL)
 #: A method that implements one of these is shown by the protocol's example.
 PROTOCOLS = (EventLog, World)
-FACE = (eventflow, eventflow.states, eventflow.events, eventflow.testing)
+FACE = (eventflow, eventflow.states, eventflow.events, eventflow.records, eventflow.testing)
 
 #: Public functions and methods without an example of their own, each with the reason.
 WITHOUT_EXAMPLE = {
-    "eventflow.events.checksum": "it is `zlib.crc32`",
+    "eventflow.records.checksum": "it is `zlib.crc32`",
     "eventflow.testing.VirtualLoop.advance": "a test's own event loop calls it; `simulate` is the way in",
     "eventflow.testing.VirtualLoop.time": "a method of every event loop of asyncio",
 }

@@ -16,11 +16,11 @@ from typing import Any, Final, get_args, get_type_hints
 
 import msgspec
 
-from eventflow import events, graph
+from eventflow import events, graph, records
 from eventflow.codecs.digests import ALGORITHM
 from eventflow.codecs.registry import RESERVED
 from eventflow.codecs.tagged import Extension
-from eventflow.events import Known, records
+from eventflow.events import Known
 from eventflow.fingerprints import type_defs
 from eventflow.fingerprints.type_describer import describe
 from eventflow.logs.sqlite.schema import SCHEMA

@@ -20,9 +20,10 @@ import pytest
 from eventflow import events, graph
 from eventflow.codecs.registry import RESERVED
 from eventflow.codecs.tagged import Extension
-from eventflow.events import Draft, Known, TaskSucceeded, decode, encode
+from eventflow.events import Draft, Known, TaskSucceeded
 from eventflow.fingerprints import type_defs as typedefs
 from eventflow.logs.sqlite import files, packs
+from eventflow.records import decode, encode
 from eventflow.result import Payload
 from eventflow.runner import live_values
 from tests.golden import make

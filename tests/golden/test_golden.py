@@ -35,11 +35,11 @@ from eventflow.events import (
     TaskStarted,
     TaskSucceeded,
     Unknown,
-    encode,
     kind_of,
 )
 from eventflow.fingerprints.content import content_of
 from eventflow.graph import Arg, Graph, Policy
+from eventflow.records import encode
 from eventflow.result import Inline, Payload, Stored
 from eventflow.runner.ownership import UnknownEvents
 from eventflow.testing import VirtualWorld, simulated

@@ -27,10 +27,11 @@ from typing import Any, Final, TypeAlias, get_args
 import msgspec
 
 from eventflow import Flow, Parameter, Runs, SQLiteLog, inputs, open_run, replay, task
-from eventflow.events import Known, LogDamaged, checksum, name_digest
+from eventflow.events import Known
 from eventflow.logs.sqlite.checksums import sum_of
 from eventflow.projections import CacheHits, Fold
 from eventflow.read_models import ReadModel
+from eventflow.records import LogDamaged, checksum, name_digest
 
 __all__ = ["MEMORY_BYTES", "SECONDS", "SHAPES", "make", "write"]
 

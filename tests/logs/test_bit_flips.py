@@ -20,10 +20,11 @@ import msgspec
 import pytest
 
 from eventflow import Flow, Parameter, Runs, SQLiteLog, inputs, open_run, replay, task
-from eventflow.events import LogDamaged, Record
+from eventflow.events import Record
 from eventflow.logs.sqlite import LogUnusable
 from eventflow.projections import CacheHits
 from eventflow.read_models import ReadModel
+from eventflow.records import LogDamaged
 from eventflow.runner import ownership
 from eventflow.testing import Crash, CrashingLog
 

@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 import anyio
 import pytest
 
-from eventflow.events import LogDamaged, checksum
 from eventflow.logs import MemoryLog
 from eventflow.ports import Value
+from eventflow.records import LogDamaged, checksum
 from eventflow.testing.conformance import LogConformance
 from eventflow.testing.conformance.hooks import collect, value, write
 from tests.logs import breaking

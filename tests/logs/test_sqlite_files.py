@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from eventflow.events import LogDamaged
 from eventflow.logs.sqlite import LogUnusable, SQLiteLog, files
 from eventflow.ports import LogClosed
+from eventflow.records import LogDamaged
 from eventflow.result import PickleNotTrusted
 from eventflow.serializers.signed import open_pickle, sign_pickle
 from eventflow.testing.conformance.hooks import collect, stored, value, write

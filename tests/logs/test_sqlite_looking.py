@@ -16,12 +16,12 @@ from pathlib import Path
 import pytest
 
 from eventflow import Runs, flow, task
-from eventflow.events import LogDamaged
 from eventflow.logs.open import open_log
 from eventflow.logs.sqlite import LogUnusable, SQLiteLog
 from eventflow.logs.sqlite.files import is_unborn
 from eventflow.ports import LogClosed, Value
 from eventflow.read_models import ReadModel
+from eventflow.records import LogDamaged
 from eventflow.testing.conformance.hooks import collect, stored, value, write
 from tests.logs import breaking_sqlite as breaking
 

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from eventflow.events import LogDamaged
 from eventflow.logs.sqlite import LogUnusable, LogWriteFailed, SQLiteLog, packs
 from eventflow.ports import Value
+from eventflow.records import LogDamaged
 from eventflow.testing.conformance.hooks import stored, value, write
 from tests.logs import breaking_sqlite as breaking
 from tests.logs.packs_worker import KIB, large

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from eventflow import Flow, Parameter, SQLiteLog, task
-from eventflow.events import Draft, LogDamaged, RunReleased
+from eventflow.events import Draft, RunReleased
 from eventflow.logs.sqlite import reads
 from eventflow.ports import Write
+from eventflow.records import LogDamaged
 from eventflow.testing.conformance.hooks import NOON, collect, facts, marks, write
 from tests.logs.breaking_sqlite import execute_plain, omit
 

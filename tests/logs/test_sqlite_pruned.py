@@ -12,10 +12,11 @@ import msgspec
 import pytest
 
 from eventflow import Flow, Runs, RunStates, open_run, replay, task
-from eventflow.events import Draft, LogDamaged, Unknown, checksum, encode
+from eventflow.events import Draft, Unknown
 from eventflow.logs.sqlite import SQLiteLog, reads
 from eventflow.logs.sqlite.checksums import sum_of
 from eventflow.ports import Write
+from eventflow.records import LogDamaged, checksum, encode
 from eventflow.testing.conformance.hooks import NOON, collect, facts, marks, write
 from tests.logs.breaking_sqlite import execute_plain, lose
 

@@ -26,16 +26,9 @@ from eventflow import (
     task,
     unmapped,
 )
-from eventflow.events import (
-    Draft,
-    Record,
-    TaskAbandoned,
-    TaskFailed,
-    TaskStarted,
-    TaskSucceeded,
-    encode_event,
-)
+from eventflow.events import Draft, Record, TaskAbandoned, TaskFailed, TaskStarted, TaskSucceeded
 from eventflow.ports import Write
+from eventflow.records import encode_event
 from eventflow.states import Failed, Pending, Retrying, Running, Skipped, Success, TimedOut, TriggerFailed
 from eventflow.testing import Crash, CrashingLog
 from eventflow.testing.virtual import EPOCH_US, VirtualWorld, simulated

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from eventflow import Flow, MemoryLog, SQLiteLog, flow, task
-from eventflow.events import LogDamaged
 from eventflow.ports import EventLog, Value
+from eventflow.records import LogDamaged
 from eventflow.testing import Crash, CrashingLog, VirtualWorld, simulated
 
 

@@ -16,25 +16,22 @@ from eventflow.events import (
     Draft,
     Event,
     FlowDefined,
-    LogDamaged,
     Record,
     RunClaimed,
     RunStarted,
     TaskStarted,
     TaskSucceeded,
     Unknown,
-    decode,
-    encode,
-    encode_event,
+    flow_stream,
     kind_of,
-    name_digest,
+    run_stream,
 )
 from eventflow.logs.sqlite.checksums import sum_of
 from eventflow.ports import EventLog, LogUnusable, Value, Write
 from eventflow.projections import RunNotFound
+from eventflow.records import LogDamaged, decode, encode, encode_event, name_digest
 from eventflow.result import Inline, Stored, UnknownEncoding
 from eventflow.serializers import digest_of
-from eventflow.streams import flow_stream, run_stream
 from eventflow.testing import Crash, CrashingLog, VirtualWorld, simulated
 from tests.e2e.commands import command, document
 from tests.standstill import opened

@@ -12,12 +12,10 @@ from hypothesis import strategies as st
 
 from eventflow import events
 from eventflow.events import (
-    UPCASTERS,
     Draft,
     Failure,
     FlowDefined,
     Known,
-    LogDamaged,
     Origin,
     Record,
     RunClaimed,
@@ -33,13 +31,10 @@ from eventflow.events import (
     TaskStarted,
     TaskSucceeded,
     Unknown,
-    decode,
-    encode,
-    encode_event,
     kind_of,
-    name_digest,
 )
 from eventflow.graph import Const, Graph, Input, ParameterNode, Policy, Ref, TaskDef, TaskNode
+from eventflow.records import UPCASTERS, LogDamaged, decode, encode, encode_event, name_digest
 from eventflow.result import Forgotten, Inline, Stored, Withheld
 
 HEAD = b"\x95" + msgspec.msgpack.encode(name_digest("run/x"))

@@ -17,12 +17,11 @@ from eventflow.events import (
     TaskFailed,
     TaskReused,
     TaskStarted,
-    decode,
-    encode,
 )
 from eventflow.graph import Policy
 from eventflow.machine import Status
 from eventflow.machine.rules import outcome_of
+from eventflow.records import decode, encode
 from eventflow.result import Forgotten, Inline, Withheld
 from tests.unit.machines import machine, task
 

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from eventflow import Flow, Parameter, task
-from eventflow.events import Draft, FlowDefined, LogDamaged, decode, encode
+from eventflow.events import Draft, FlowDefined
 from eventflow.graph import (
     Arg,
     CachePolicy,
@@ -26,6 +26,7 @@ from eventflow.graph import (
     TypeDef,
 )
 from eventflow.graph.soundness import DEPTH_MAX, fault_of
+from eventflow.records import LogDamaged, decode, encode
 from eventflow.result import Inline
 
 TASK = TaskDef("t", "m:t", b"c", Policy())

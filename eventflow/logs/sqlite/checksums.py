@@ -11,7 +11,7 @@ from zlib import crc32
 
 import msgspec
 
-from eventflow.events import LogDamaged
+from eventflow.records import LogDamaged
 
 __all__ = ["Column", "check_row", "sum_of"]
 

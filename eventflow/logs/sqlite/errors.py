@@ -11,8 +11,8 @@ import sqlite3
 from pathlib import Path
 from typing import Final
 
-from eventflow.events import LogDamaged
 from eventflow.ports import LogUnusable, LogWriteFailed
+from eventflow.records import LogDamaged
 
 __all__ = [
     "explain_error",

@@ -25,8 +25,8 @@ from typing import Any, Final, Self, TypeAlias
 
 import msgspec
 
-from eventflow.events import LogDamaged, checksum, name_digest
 from eventflow.logs.sqlite.checksums import check_row, sum_of
+from eventflow.records import LogDamaged, checksum, name_digest
 
 __all__ = [
     "POSITION_MAX",

@@ -30,11 +30,11 @@ from typing import Any, Final
 
 import msgspec
 
-from eventflow.events import LogDamaged
 from eventflow.logs.sqlite.connection import Connection
 from eventflow.logs.sqlite.errors import explain_pack
 from eventflow.logs.sqlite.files import is_writable, sync_folder
 from eventflow.ports import LogReplaced, LogUnusable, Value
+from eventflow.records import LogDamaged
 from eventflow.serializers import has_digest
 
 __all__ = ["PLAINTEXT", "ROW_BYTES_MAX", "PackReader", "PackWriter", "Place", "find_rows"]

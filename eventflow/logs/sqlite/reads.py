@@ -22,7 +22,7 @@ from typing import Final, Literal, TypeAlias, TypeVar
 import anyio
 import msgspec
 
-from eventflow.events import LogDamaged, Record, checksum, decode
+from eventflow.events import Record
 from eventflow.logs.sqlite.checksums import check_row, sum_of
 from eventflow.logs.sqlite.connection import Connection, Link, call, connect
 from eventflow.logs.sqlite.errors import explain_error, is_busy
@@ -33,6 +33,7 @@ from eventflow.logs.sqlite.patience import outlast
 from eventflow.logs.sqlite.schema import BLOB_MAX
 from eventflow.logs.sqlite.transaction import digest_key
 from eventflow.ports import LogClosed, Value
+from eventflow.records import LogDamaged, checksum, decode
 from eventflow.result import UnknownEncoding
 from eventflow.serializers import has_digest
 

@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from eventflow.events import LogDamaged
+from eventflow.records import LogDamaged
 
 __all__ = ["BLOB_MAX", "SCHEMA", "check_schema", "harden", "tables_in"]
 

@@ -16,10 +16,10 @@ from typing import Final
 
 import msgspec
 
-from eventflow.events import LogDamaged
 from eventflow.logs.sqlite.checksums import check_row, sum_of
 from eventflow.logs.sqlite.lookups import POSITION_MAX, one_moment
 from eventflow.ports import Checkpoint, RowsFound
+from eventflow.records import LogDamaged
 
 __all__ = ["find_rows_of", "write_rows"]
 

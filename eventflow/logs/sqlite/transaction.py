@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import msgspec
 
-from eventflow.events import Draft, LogDamaged, Record, checksum, encode, kind_of, name_digest
+from eventflow.events import Draft, Record, kind_of
 from eventflow.logs.sqlite.checksums import check_row, sum_of
 from eventflow.logs.sqlite.connection import Connection
 from eventflow.logs.sqlite.lookups import (
@@ -33,6 +33,7 @@ from eventflow.logs.sqlite.lookups import (
 )
 from eventflow.logs.sqlite.packs import PLAINTEXT, ROW_BYTES_MAX, PackWriter, find_rows
 from eventflow.ports import Conflict, Value, Write
+from eventflow.records import LogDamaged, checksum, encode, name_digest
 
 __all__ = ["Append", "Ledger", "digest_key", "stage", "store"]
 

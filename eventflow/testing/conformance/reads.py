@@ -7,8 +7,9 @@ from itertools import product
 
 import pytest
 
-from eventflow.events import LogDamaged, Record
+from eventflow.events import Record
 from eventflow.ports import Checkpoint, Conflict, EventLog, RowsFound, Write
+from eventflow.records import LogDamaged
 from eventflow.testing.conformance.hooks import L, LogHooks, collect, facts, marks, stored, value, write
 
 __all__ = ["Reading"]

@@ -1,4 +1,12 @@
-"""The kinds of events: the closed union of facts about runs and flows.
+"""Events: the closed union of facts about runs and flows, the record around one, and the names of streams.
+
+Two coordinates are never confused:
+
+    position   dense over the whole log, given by the log; a cursor, never content
+    version    dense within one stream, known before the append; the only address of a value
+
+A *source* is the address of a value inside its own run: the version of the record that holds it, alone or with a path
+into it (a parameter's name, an element's index, a key).  An `Origin` is one across runs.
 
 Every kind is frozen, keyword-only and array-like on the wire: fields are only ever appended, with a default, and the
 tag names the kind with its schema.  A kind enters with the feature that needs it.
@@ -19,17 +27,17 @@ from eventflow.result import Payload
 
 __all__ = [
     "FEATURES",
-    "TAGS",
     "WIDTH_MAX",
     "Address",
     "CacheMiss",
+    "Draft",
     "Event",
     "Failure",
     "FlowDefined",
     "Known",
-    "Moment",
     "Option",
     "Origin",
+    "Record",
     "RunClaimed",
     "RunFinished",
     "RunReleased",
@@ -44,9 +52,11 @@ __all__ = [
     "TaskStarted",
     "TaskSucceeded",
     "Unknown",
-    "Version",
+    "flow_stream",
     "kind_of",
     "missing_features",
+    "run_of",
+    "run_stream",
 ]
 
 WIDTH_MAX: Final = 1_000_000
@@ -331,3 +341,81 @@ def kind_of(event: Event) -> str:
     ```
     """
     return event.kind if isinstance(event, Unknown) else TAGS[type(event)]
+
+
+# ── the record around an event ───────────────────────────────────────────────────────────────────────────────
+
+
+class Draft(msgspec.Struct, frozen=True, gc=False):
+    """A record before it is appended: a time, an optional key for look-ups, an event."""
+
+    at: int
+    """Microseconds UTC."""
+    event: Event
+    key: str | None = None
+
+
+class Record(msgspec.Struct, frozen=True, gc=False):
+    """One event in its place: the envelope that the log hands out."""
+
+    position: int
+    stream: str
+    version: int
+    at: int
+    """Microseconds UTC; never decreases within its stream."""
+    key: str | None
+    event: Event
+
+
+# ── the names of streams: each is its kind and an id ─────────────────────────────────────────────────────────
+
+_RUN: Final = "run/"
+_FLOW: Final = "flow/"
+
+
+def run_stream(run_id: str) -> str:
+    """Return the name of a run's stream.
+
+    ```python
+    from eventflow.events import run_stream
+
+    print(run_stream("nightly-7"))
+    ```
+
+    ```text
+    run/nightly-7
+    ```
+    """
+    return _RUN + run_id
+
+
+def run_of(stream: str) -> str:
+    """Return the id of the run that a stream belongs to; the name of any other stream unchanged.
+
+    ```python
+    from eventflow.events import run_of
+
+    print(run_of("run/nightly-7"))
+    ```
+
+    ```text
+    nightly-7
+    ```
+    """
+    return stream.removeprefix(_RUN)
+
+
+def flow_stream(digest: str) -> str:
+    """Return the name of the stream that holds the graph with this digest.
+
+    ```python
+    from eventflow.events import flow_stream
+
+    print(flow_stream("5f2a"))
+    ```
+
+    ```text
+    flow/5f2a
+    ```
+    """
+    return _FLOW + digest

@@ -16,11 +16,13 @@ from zlib import crc32
 import msgspec
 
 from eventflow.codecs.digests import number_of
-from eventflow.events.kinds import (
+from eventflow.events import (
     TAGS,
+    Draft,
     Event,
     Known,
     Moment,
+    Record,
     RunClaimed,
     RunStarted,
     Unknown,
@@ -30,9 +32,7 @@ from eventflow.events.kinds import (
 
 __all__ = [
     "UPCASTERS",
-    "Draft",
     "LogDamaged",
-    "Record",
     "Upcaster",
     "checksum",
     "decode",
@@ -44,27 +44,6 @@ __all__ = [
 
 class LogDamaged(Exception):
     """Stored bytes have changed since they were written; the message names the record."""
-
-
-class Draft(msgspec.Struct, frozen=True, gc=False):
-    """A record before it is appended: a time, an optional key for look-ups, an event."""
-
-    at: int
-    """Microseconds UTC."""
-    event: Event
-    key: str | None = None
-
-
-class Record(msgspec.Struct, frozen=True, gc=False):
-    """One event in its place: the envelope that the log hands out."""
-
-    position: int
-    stream: str
-    version: int
-    at: int
-    """Microseconds UTC; never decreases within its stream."""
-    key: str | None
-    event: Event
 
 
 class _Envelope(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -114,7 +93,8 @@ def encode_event(event: Event) -> bytes:
     r"""Return the bytes of an event alone; equal bytes make two appends the same.
 
     ```python
-    from eventflow.events import TaskMapped, encode_event
+    from eventflow.events import TaskMapped
+    from eventflow.records import encode_event
 
     print(encode_event(TaskMapped(claim=2, task=(0,), width=3)))
     ```
@@ -130,7 +110,7 @@ def name_digest(name: str) -> int:
     """Return the number of a name: the first 8 bytes of its SHA-256, as a signed big-endian integer.
 
     ```python
-    from eventflow.events import name_digest
+    from eventflow.records import name_digest
 
     print(name_digest("run/monday"))
     ```
@@ -145,7 +125,8 @@ def encode(stream: str, version: int, draft: Draft) -> bytes:
     """Return the bytes that a log stores for one record.
 
     ```python
-    from eventflow.events import Draft, TaskMapped, decode, encode
+    from eventflow.events import Draft, TaskMapped
+    from eventflow.records import decode, encode
 
     event = TaskMapped(claim=2, task=(0,), width=3)
     body = encode("run/monday", 7, Draft(1_800_000_000_000_000, event))
@@ -168,7 +149,8 @@ def decode(position: int, stream: str, body: bytes) -> Record:
     not a record, or a record of another stream, raise `LogDamaged`. The caller must check the checksum first.
 
     ```python
-    from eventflow.events import Draft, TaskMapped, decode, encode
+    from eventflow.events import Draft, TaskMapped
+    from eventflow.records import decode, encode
 
     event = TaskMapped(claim=2, task=(0,), width=3)
     record = decode(12, "run/monday", encode("run/monday", 7, Draft(1_800_000_000_000_000, event)))
@@ -194,7 +176,7 @@ def _of_another(position: int, stream: str) -> str:
 
 
 def _decode_other(position: int, stream: str, body: bytes, fault: msgspec.ValidationError) -> Record:
-    """A record whose event is none that is written today, for the reason given."""
+    """Decode a record whose event is not of a kind and schema that this version writes; `fault` says why."""
     try:
         raw = _decode_raw(body)
         kind = _decode_tag(raw.event).kind

@@ -49,7 +49,7 @@ from eventflow.serializers import has_digest
 
 __all__ = ["MemoryLog"]
 
-PAGE: Final = 512
+RECORDS_AT_ONCE: Final = 512
 """Number of records that are read before other tasks may run."""
 
 _position: Final[Callable[[_Row], int]] = attrgetter("position")
@@ -98,21 +98,21 @@ class _Store:
             arrived = [(value.digest, value) for value in values]
             batch.commit()
             for digest, value in arrived:
-                known = self.values.get(digest)
-                if known is None or known.data != value.data:  # damaged; these are the right bytes
+                stored = self.values.get(digest)
+                if stored is None or stored.data != value.data:  # damaged; these are the right bytes
                     self.values[digest] = value
         if batch.rows:
             self.nudge()
         return batch.records
 
-    def standing(self, write: Write, version: int) -> list[Record]:
+    def already_stored(self, write: Write, version: int) -> list[Record]:
         """Return the stored records that equal the drafts of `write`; raise `Conflict` if there are none."""
-        known = self.streams.get(write.stream)
+        stream = self.streams.get(write.stream)
         first = write.expect
-        if known is None or not 0 <= first <= len(known.rows) - len(write.drafts):
+        if stream is None or not 0 <= first <= len(stream.rows) - len(write.drafts):
             raise Conflict(write.stream, first, version)
         records = []
-        for draft, row in zip(write.drafts, known.rows[first:], strict=False):
+        for draft, row in zip(write.drafts, stream.rows[first:], strict=False):
             record = _open(row)
             if encode(write.stream, row.version, Draft(record.at, draft.event, draft.key)) != row.body:
                 raise Conflict(write.stream, first, version)
@@ -147,16 +147,22 @@ class _Batch:
 
     def add(self, write: Write) -> None:
         """Add one write; raise `Conflict` or an error of encoding, with the store unchanged."""
-        end = self.ends.get(write.stream)
-        if end is None:
-            known = self.store.streams.get(write.stream)
-            end = (0, 0) if known is None else (len(known.rows), known.at)
-        if write.expect != end[0]:
-            self.records += self.store.standing(write, end[0])
+        version, at = self._end_of(write.stream)
+        if write.expect != version:
+            self.records += self.store.already_stored(write, version)
             return
         start = len(self.rows)
-        self.ends[write.stream] = self._stage(write, *end)
+        self.ends[write.stream] = self._stage(write, version, at)
         self.parts.append((write.stream, start, len(self.rows)))
+
+    def _end_of(self, name: str) -> tuple[int, int]:
+        """Return the version and the last time of a stream after the writes so far."""
+        if name in self.ends:
+            return self.ends[name]
+        stream = self.store.streams.get(name)
+        if stream is None:
+            return 0, 0
+        return len(stream.rows), stream.at
 
     def _stage(self, write: Write, version: int, at: int) -> tuple[int, int]:
         stream, rows, records = write.stream, self.rows, self.records
@@ -180,11 +186,11 @@ class _Batch:
         """Move everything into the store; nothing here can fail."""
         store = self.store
         store.rows += self.rows
-        for stream, start, stop in self.parts:
+        for name, start, stop in self.parts:
             if start < stop:
-                place = store.streams.setdefault(stream, _Stream([], 0))
-                place.rows += self.rows[start:stop]
-                place.at = self.ends[stream][1]
+                stream = store.streams.setdefault(name, _Stream([], 0))
+                stream.rows += self.rows[start:stop]
+                _, stream.at = self.ends[name]
         for key, row in self.keyed:
             store.keys.setdefault(key, []).append(row)
 
@@ -310,15 +316,19 @@ class MemoryLog:
         self._check_open()
         rows = self._rows(stream)
         whole = stream is None
-        low = bisect_right(rows, after, key=_position)
-        high = len(rows) if until is None else bisect_right(rows, until, key=_position)
-        indices = range(high - 1, low - 1, -1) if backwards else range(low, high)
-        for start in range(0, len(indices), PAGE):
+        low, high = bisect_right(rows, after, key=_position), len(rows)
+        if until is not None:
+            high = bisect_right(rows, until, key=_position)
+        indices = range(low, high)
+        if backwards:
+            indices = indices[::-1]
+        for start in range(0, len(indices), RECORDS_AT_ONCE):
             await checkpoint()
             self._check_open()
-            for index in indices[start : start + PAGE]:
+            for index in indices[start : start + RECORDS_AT_ONCE]:
                 row = rows[index]
-                if (row.position if whole else row.version) != index + 1:
+                number = row.position if whole else row.version
+                if number != index + 1:
                     raise LogDamaged(_gap(row, index + 1, whole=whole))
                 yield _open(row)
 
@@ -329,7 +339,9 @@ class MemoryLog:
         latest = {}
         for key in keys:
             rows = self._store.keys.get(key, ())
-            count = len(rows) if until is None else bisect_right(rows, until, key=_position)
+            count = len(rows)
+            if until is not None:
+                count = bisect_right(rows, until, key=_position)
             if count:
                 latest[key] = _open(rows[count - 1])
         return latest
@@ -344,7 +356,12 @@ class MemoryLog:
         """Return the stored values of digests; raise `LogDamaged` if bytes have changed."""
         await checkpoint()
         self._check_open()
-        return {digest: value for digest in digests if (value := self._store.value(digest)) is not None}
+        values = {}
+        for digest in digests:
+            value = self._store.value(digest)
+            if value is not None:
+                values[digest] = value
+        return values
 
     def peek(self, digest: bytes) -> Value | None:
         """Return one value without waiting; works after `aclose`, too."""
@@ -366,9 +383,10 @@ class MemoryLog:
         """Return rows of a read model; see `EventLog.rows`."""
         self._check_open()
         await checkpoint()
-        checked, rows = self._store.tables.get(table, (None, {}))
-        wanted = sorted(name for name in rows if name.startswith(prefix)) if names is None else sorted(names)
-        return RowsFound(checked, {name: rows[name] for name in wanted if name in rows})
+        checkpoint_of_rows, rows = self._store.tables.get(table, (None, {}))
+        if names is None:
+            names = [name for name in rows if name.startswith(prefix)]
+        return RowsFound(checkpoint_of_rows, {name: rows[name] for name in sorted(names) if name in rows})
 
     async def keep_rows(
         self, table: str, was: Checkpoint | None, now: Checkpoint, rows: Mapping[str, bytes | None]
@@ -376,15 +394,17 @@ class MemoryLog:
         """Write rows of a read model together with its checkpoint; see `EventLog.keep_rows`."""
         self._check_open()
         await checkpoint()
-        checked, kept = self._store.tables.get(table, (None, {}))
-        if checked != was:
+        checkpoint_of_rows, stored = self._store.tables.get(table, (None, {}))
+        if checkpoint_of_rows != was:
             return False
         if was is None or was.code != now.code:
-            kept = {}
-        kept.update((name, data) for name, data in rows.items() if data is not None)
-        for name in [name for name, data in rows.items() if data is None]:
-            kept.pop(name, None)
-        self._store.tables[table] = (now, kept)
+            stored = {}
+        for name, data in rows.items():
+            if data is None:
+                stored.pop(name, None)
+            else:
+                stored[name] = data
+        self._store.tables[table] = (now, stored)
         return True
 
     async def follow(self, *, after: int = 0) -> AsyncIterator[Record]:
@@ -399,9 +419,8 @@ class MemoryLog:
             wake = partial(_wake, asyncio.get_running_loop(), news)
             self._store.waiting.add(wake)
             try:
-                if (
-                    after >= len(self._store.rows) and not self._closed
-                ):  # another thread may have read it first
+                # Another thread may have appended before `wake` was registered.
+                if after >= len(self._store.rows) and not self._closed:
                     await news.wait()
             finally:
                 self._store.waiting.discard(wake)
@@ -437,8 +456,9 @@ class MemoryLog:
     def _rows(self, stream: str | None) -> list[_Row]:
         if stream is None:
             return self._store.rows
-        known = self._store.streams.get(stream)
-        return [] if known is None else known.rows
+        if stream not in self._store.streams:
+            return []
+        return self._store.streams[stream].rows
 
     def _check_open(self) -> None:
         if self._closed:

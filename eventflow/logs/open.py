@@ -69,7 +69,11 @@ async def open_log(url: str | None = None, *, read_only: bool = False) -> AsyncI
     Raises `InvalidLogURL` if the URL is invalid. A SQLite log raises `LogUnusable` or `LogDamaged` if the file cannot
     be used; with `read_only` also if it does not exist.
     """
-    log = _make(default_url() if url is None else check_url(url, "open_log"), read_only=read_only)
+    if url is None:
+        url = default_url()
+    else:
+        check_url(url, "open_log")
+    log = _make(url, read_only=read_only)
     if isinstance(log, MemoryLog):
         yield log
         return
@@ -100,7 +104,8 @@ async def shared_log(url: str | None = None) -> EventLog:
 
     It is opened at its first use, and opened again if its files were replaced. Raises `InvalidLogURL`.
     """
-    url = default_url() if url is None else url
+    if url is None:
+        url = default_url()
     if url == MEMORY:
         return _make(url)
     location = url_of(path_of(url).absolute())

@@ -60,7 +60,9 @@ def check_url(url: str, where: str) -> str:
         return url
     if scheme in _LATER:
         raise InvalidLogURL(f"{where}: {url!r}: there is no PostgreSQL log yet; use a file, {SQLITE}runs.db")
-    path = url.split("://", 1)[-1].lstrip("/") if colon else url
+    path = url
+    if colon:
+        path = url.split("://", 1)[-1].lstrip("/")
     raise InvalidLogURL(f"{where}: {url!r} names no log; a file is written {SQLITE}{path or 'runs.db'}")
 
 
@@ -96,7 +98,9 @@ def _url_of_project(folder: Path) -> str | None:
     if not isinstance(url, str):
         raise InvalidLogURL(f"{settings.location}: log = {url!r} is not text; write {SQLITE}runs.db")
     check_url(url, settings.location)
-    return url if url == MEMORY else url_of(settings.folder / path_of(url))
+    if url == MEMORY:
+        return url
+    return url_of(settings.folder / path_of(url))
 
 
 def _folder_of_default(folder: Path) -> Path:

@@ -205,8 +205,8 @@ async def test_a_full_disk(small_disk: Path, capsys: pytest.CaptureFixture[str])
 STUCK = """
 import asyncio, sqlite3, sys, warnings
 from eventflow import flow, task
-from eventflow.logs.sqlite import SQLiteLog, group_commit, patience
-group_commit.PATIENCE_S = patience.PATIENCE_S = 0.2
+from eventflow.logs.sqlite import SQLiteLog, group_commit, shield
+group_commit.SHIELD_S = shield.SHIELD_S = 0.2
 other = sqlite3.connect(sys.argv[1], isolation_level=None)
 
 @task

@@ -14,7 +14,7 @@ import anyio
 import pytest
 
 from eventflow.events import Draft, TaskStarted, TaskSucceeded
-from eventflow.logs.sqlite import SQLiteLog, connection, group_commit, patience, reads, transaction
+from eventflow.logs.sqlite import SQLiteLog, connection, group_commit, reads, shield, transaction
 from eventflow.logs.sqlite.connection import Connection
 from eventflow.logs.sqlite.transaction import Append
 from eventflow.ports import Conflict, LogClosed, OutcomeUnknown, Write
@@ -207,7 +207,7 @@ async def test_cancelled_under_way(log: CountedLog) -> None:
 
 async def test_an_outcome_that_does_not_come(log: CountedLog, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cancelled caller does not wait for ever: it is told that it cannot know, and may read it later."""
-    monkeypatch.setattr(patience, "PATIENCE_S", 0.01)
+    monkeypatch.setattr(shield, "SHIELD_S", 0.01)
     with Blocked(log):
         append = asyncio.ensure_future(log.append(write("run/a", 0, 1)))
         await log.begun(1)

@@ -134,11 +134,11 @@ def test_network_file_systems(tmp_path: Path, kind: str) -> None:
         f"36 35 {os.major(device)}:{os.minor(device)} / {tmp_path} rw,noatime shared:1 - {{}} server:/x rw\n"
     )
     table.write_text("22 1 999:1 / /elsewhere rw - nfs4 other:/ rw\n" + line.format("ext4"))
-    files.check_place(tmp_path / "log.db", table)
-    files.check_place(tmp_path / "log.db", tmp_path / "no table")
+    files.check_location(tmp_path / "log.db", table)
+    files.check_location(tmp_path / "log.db", tmp_path / "no table")
     table.write_text(line.format(kind))
     with pytest.raises(LogUnusable, match=f"network file system .{kind}.*local disk"):
-        files.check_place(tmp_path / "log.db", table)
+        files.check_location(tmp_path / "log.db", table)
 
 
 def test_sqlite_versions() -> None:

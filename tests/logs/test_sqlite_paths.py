@@ -180,7 +180,7 @@ async def test_large_records_are_read_as_small_ones_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: int
 ) -> None:
     """A page has as many of them as fit into memory, in either direction, and misses none."""
-    monkeypatch.setattr(reads, "PAGE", page)
+    monkeypatch.setattr(reads, "PAGE_ROWS", page)
     monkeypatch.setattr(reads, "_PAGE_BYTES", 4 << 20)
     sizes = [3, 2 << 20, 5, 3 << 20, 2 << 20, 7, 9 << 20, 1, 2]
     drafts = [Draft(NOON, RunReleased(claim=1, reason="x" * size)) for size in sizes]

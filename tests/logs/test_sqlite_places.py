@@ -271,7 +271,7 @@ async def test_a_pack_that_is_taken_away(
     pack = path.with_name("log.db.packs") / "000001.pack"
     async with SQLiteLog(path) as log:
         await log.append(write("run/a", 0, 0), values=[LARGE])
-        writer = log._open._writing  # type: ignore[union-attr]
+        writer = log._open._pack_writer  # type: ignore[union-attr]
         keep = writer.keep
 
         def keep_and_lose(*given: object, **more: object) -> object:

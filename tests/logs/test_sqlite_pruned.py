@@ -73,7 +73,7 @@ async def test_readers_pass_over_what_was_pruned(
     log: SQLiteLog, page: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Forwards, backwards, from any position, of one stream, and those who follow; the rest keeps its positions."""
-    monkeypatch.setattr(reads, "PAGE", page)
+    monkeypatch.setattr(reads, "PAGE_ROWS", page)
     before = await collect(log.read())
     prune(log.path, "run/odd")
     after = await collect(log.read(after=13))
@@ -117,7 +117,7 @@ async def test_a_stream_that_is_pruned_while_it_is_read_ends(
     log: SQLiteLog, monkeypatch: pytest.MonkeyPatch, anew: bool
 ) -> None:
     """After what was read; it is no damage, and a stream that begins anew under its name is not spliced on."""
-    monkeypatch.setattr(reads, "PAGE", 2)
+    monkeypatch.setattr(reads, "PAGE_ROWS", 2)
     reader = log.read(stream="run/odd")
     first = await anext(reader)
     prune(log.path, "run/odd")

@@ -1,7 +1,7 @@
 """Whole functions on the thread of an aiosqlite connection, in one hop and by public means only.
 
 aiosqlite queues one call of a `sqlite3.Connection` at a time.  Each call costs a thread switch there and back (some
-70 µs).  With `factory=` we define such a call: `Connection.executemany`, given `RUN` in place of a statement, runs
+70 µs).  With `factory=` we define such a call: `Connection.executemany`, given `CALL_FUNCTIONS` in place of a statement, runs
 functions.  So a transaction of any length is one hop, without an `await` inside it.
 
 A thread of aiosqlite is not a daemon.  So a log that was left open, by an uncaught exception for example, would keep
@@ -35,7 +35,7 @@ T = TypeVar("T")
 BUSY_S: Final = 2.0
 """Seconds for which SQLite waits for a lock; after that, our own code retries."""
 
-RUN: Final = "-- functions, not a statement"
+CALL_FUNCTIONS: Final = "-- functions, not a statement"
 _TRIES: Final = 3
 
 Link: TypeAlias = aiosqlite.Connection
@@ -47,8 +47,8 @@ class Connection(sqlite3.Connection):
     identity: Identity | None = None
 
     def executemany(self, sql: str, parameters: Iterable[Any], /) -> sqlite3.Cursor:
-        """As in sqlite3; with `RUN` as statement, call each function with this connection."""
-        if sql is not RUN:
+        """As in sqlite3; with `CALL_FUNCTIONS` as statement, call each function with this connection."""
+        if sql is not CALL_FUNCTIONS:
             return super().executemany(sql, parameters)
         cursor = self.cursor()  # before the work, which may close the connection
         for (work,) in parameters:
@@ -66,8 +66,9 @@ class Connection(sqlite3.Connection):
 
 def uri(path: Path, mode: str) -> str:
     """Return the URI with which SQLite opens a file: in mode `rw`, `ro` or `immutable`."""
-    how = "immutable=1" if mode == "immutable" else f"mode={mode}"
-    return f"file:{quote(str(path))}?{how}"
+    if mode == "immutable":
+        return f"file:{quote(str(path))}?immutable=1"
+    return f"file:{quote(str(path))}?mode={mode}"
 
 
 def open_here(path: Path, mode: str) -> Connection:
@@ -106,16 +107,16 @@ async def connect(path: Path, mode: str) -> Link:
 
 async def call(link: Link, work: Callable[[Connection], T]) -> T:
     """Run a function on the connection's thread, inside SQLite. If cancelled, return at once while `work` continues."""
-    found: list[T] = []
+    answers: list[T] = []
 
     def run(connection: Connection) -> None:
         with inside:
-            found.append(work(connection))
+            answers.append(work(connection))
 
     await serve(link, run)
-    return found[0]
+    return answers[0]
 
 
 async def serve(link: Link, work: Callable[[Connection], None]) -> None:
     """Run a function on the connection's thread; the function itself marks when it is inside SQLite."""
-    await link.executemany(RUN, [(work,)])
+    await link.executemany(CALL_FUNCTIONS, [(work,)])

@@ -1,6 +1,6 @@
 """Checks that a file can be our log, its creation, and the settings of its connections.
 
-    check_place     before anything is opened: folder, file system, permissions
+    check_location  before anything is opened: folder, file system, permissions
     make_file       an empty file with mode 0600, independent of the umask
     check_journal   under the append lock, before SQLite reads: no journal that SQLite would obey
     prepare         on the writer's connection: a log of our format, or an empty file that becomes one
@@ -37,8 +37,8 @@ __all__ = [
     "APPLICATION_ID",
     "FORMAT",
     "check_journal",
+    "check_location",
     "check_ours",
-    "check_place",
     "check_sqlite",
     "file_system",
     "is_network",
@@ -92,7 +92,7 @@ not work across machines."""
 _MOUNTS: Final = Path("/proc/self/mountinfo")
 
 
-def check_place(path: Path, mounts: Path = _MOUNTS) -> None:
+def check_location(path: Path, mounts: Path = _MOUNTS) -> None:
     """Raise `LogUnusable` if there can be no log at a path."""
     folder = path.parent
     if path.is_dir():
@@ -106,8 +106,7 @@ def check_place(path: Path, mounts: Path = _MOUNTS) -> None:
             "disk, or use a PostgreSQL log to share it between machines"
         )
     if path.exists():
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode):
+        if not path.is_file():
             raise LogUnusable(f"{path} is no regular file: name another one")
         if not is_writable(path):
             raise LogUnusable(f"{path} is read-only: `chmod u+w` it, or copy it and use the copy")
@@ -154,20 +153,20 @@ def make_file(path: Path) -> None:
 
     An existing file is never opened: closing a descriptor would drop the locks of this process on it.
     """
-    place = Path(os.path.realpath(path))  # the target of a link; SQLite would create that, too
+    target = Path(os.path.realpath(path))  # the target of a link; SQLite would create that, too
     try:
-        os.mknod(place, stat.S_IFREG | FILE_MODE)
+        os.mknod(target, stat.S_IFREG | FILE_MODE)
     except FileExistsError:
         return
     except PermissionError:  # systems on which only root may; also a read-only folder, reported below
-        descriptor, name = tempfile.mkstemp(prefix=f"{place.name}.", dir=place.parent)
+        descriptor, name = tempfile.mkstemp(prefix=f"{target.name}.", dir=target.parent)
         os.close(descriptor)
         try:
             with suppress(FileExistsError):
-                os.link(name, place)
+                os.link(name, target)
         finally:
             Path(name).unlink()
-    place.chmod(FILE_MODE)
+    target.chmod(FILE_MODE)
 
 
 def check_journal(path: Path) -> None:
@@ -194,8 +193,10 @@ def is_unborn(path: Path) -> bool:
         data = file.read(_PAGE_MAX + 1)
     if not data.strip(b"\x00"):
         return True
-    size = int.from_bytes(data[16:18])
-    is_one_page = data.startswith(_HEADER) and len(data) == (_PAGE_MAX if size == 1 else size)
+    page_bytes = int.from_bytes(data[16:18])
+    if page_bytes == 1:  # 64 KiB, which two bytes cannot hold
+        page_bytes = _PAGE_MAX
+    is_one_page = data.startswith(_HEADER) and len(data) == page_bytes
     has_tables = data[100:101] != b"\x0d" or data[103:105] != b"\x00\x00"  # a leaf of the tree, without cells
     return is_one_page and not has_tables
 
@@ -206,9 +207,9 @@ def check_ours(connection: sqlite3.Connection, path: Path) -> bool:
     Raises `LogUnusable` if the file is neither, `LogDamaged` for a log with other tables, or `sqlite3.Error`.
     """
     harden(connection)
-    found, version = _number(connection, "application_id"), _number(connection, "user_version")
-    empty = not tables_in(connection) and found in (0, APPLICATION_ID)
-    if not empty and found != APPLICATION_ID:
+    application, version = _number(connection, "application_id"), _number(connection, "user_version")
+    empty = not tables_in(connection) and application in (0, APPLICATION_ID)
+    if not empty and application != APPLICATION_ID:
         raise LogUnusable(f"{path} is a SQLite file of another program, not a log: name another file")
     if version > FORMAT:
         raise LogUnusable(
@@ -277,8 +278,8 @@ def sync_folder(folder: Path) -> None:
 
 
 def _number(connection: sqlite3.Connection, pragma: str) -> int:
-    (found,) = connection.execute(f"PRAGMA {pragma}").fetchone()
-    return int(found)
+    (number,) = connection.execute(f"PRAGMA {pragma}").fetchone()
+    return int(number)
 
 
 if sys.platform == "win32":

@@ -6,7 +6,7 @@
 The writer's thread is in one long call: it takes all queued appends, commits them, and repeats.  No task, timer or
 delay comes between an append and its commit, and the event loop is woken once per batch.  Callers never touch the
 connection.  If a caller is cancelled, an append that is still queued is withdrawn.  If it is in a batch, the caller
-waits for its outcome first, for at most `PATIENCE_S`.
+waits for its outcome first, for at most `SHIELD_S`.
 
 This thread waits for a busy database without limit.  SQLite's own wait is limited, so that the thread can check for
 the end.
@@ -29,7 +29,7 @@ from eventflow.events import Record
 from eventflow.logs.sqlite import process
 from eventflow.logs.sqlite.connection import Connection
 from eventflow.logs.sqlite.errors import is_busy
-from eventflow.logs.sqlite.patience import PATIENCE_S, outlast
+from eventflow.logs.sqlite.shield import SHIELD_S, wait_shielded
 from eventflow.logs.sqlite.transaction import Append
 from eventflow.ports import LogClosed, OutcomeUnknown
 
@@ -125,10 +125,10 @@ class GroupCommit:
             if (
                 not submitted.settled
                 and not self._withdraw(submitted)
-                and not await outlast(submitted.outcome())
+                and not await wait_shielded(submitted.outcome())
             ):
                 raise OutcomeUnknown(
-                    f"the append was cancelled and its commit did not end in {PATIENCE_S:g} s: "
+                    f"the append was cancelled and its commit did not end in {SHIELD_S:g} s: "
                     "read the stream to know"
                 ) from None
             raise
@@ -190,7 +190,7 @@ class GroupCommit:
             if self._process is not process.mark():
                 raise  # in a forked child, which does not have the thread
             self._queue.put(None)
-            with anyio.move_on_after(PATIENCE_S, shield=True):
+            with anyio.move_on_after(SHIELD_S, shield=True):
                 await self._in_thread(
                     _nothing
                 )  # until the thread has returned: later there is no loop to wake
@@ -220,22 +220,23 @@ class GroupCommit:
         rows = size = 0
         while True:
             try:
-                found = self._left_over or self._queue.get(block=not batch)
+                submitted = self._left_over or self._queue.get(block=not batch)
             except Empty:
                 return batch
             self._left_over = None
-            if found is None:
+            if submitted is None:
                 if batch:
                     self._queue.put(None)  # for the next batch
                 return batch
-            rows, size = rows + found.append.rows, size + found.append.size_bytes
+            rows += submitted.append.rows
+            size += submitted.append.size_bytes
             if batch and (rows > BATCH_ROWS_MAX or size > BATCH_BYTES_MAX):
-                self._left_over = found
+                self._left_over = submitted
                 return batch
             with self._deciding:
-                found.taken = not found.withdrawn
-            if not found.withdrawn:
-                batch.append(found)
+                submitted.taken = not submitted.withdrawn
+            if not submitted.withdrawn:
+                batch.append(submitted)
 
     def _commit(self, connection: Connection, batch: Sequence[Submitted]) -> None:
         while True:

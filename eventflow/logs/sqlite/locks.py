@@ -107,23 +107,25 @@ class LockFile:
         path = _path_of(log)
         with _guard:
             try:
+                lock_file = None
                 identity = identity_of(path)
-                found = None if identity is None else _files.get(identity)
-                if found is None:
+                if identity is not None:
+                    lock_file = _files.get(identity)
+                if lock_file is None:
                     mode = log.stat().st_mode & 0o666
                     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, mode)
                     status = os.fstat(descriptor)
                     if identity is None and status.st_size == 0 and status.st_mode & 0o777 != mode:
                         os.fchmod(descriptor, mode)
                     identity = status.st_dev, status.st_ino
-                    found = _files[identity] = cls(path, descriptor, identity)
+                    lock_file = _files[identity] = cls(path, descriptor, identity)
             except OSError as error:
                 raise LogUnusable(
                     f"{path}, by which processes share {log}, cannot be opened ({error.strerror}): "
                     "make it and its folder writable"
                 ) from error
-            found._users += 1
-            return found
+            lock_file._users += 1
+            return lock_file
 
     def close(self) -> None:
         """Give it back; the last one closes it."""
@@ -144,7 +146,7 @@ class LockFile:
     def appending(self) -> Iterator[None]:
         """Take the append lock of all processes; it waits in the kernel, so call it only in worker threads.
 
-        The lock is worthless if other processes lock another file, so call `check_place` before a commit.
+        The lock is worthless if other processes lock another file, so call `check_file` before a commit.
         """
         with self._appending:
             while True:
@@ -175,7 +177,7 @@ class LockFile:
             yield False
             return
         try:
-            self.check_place()
+            self.check_file()
             yield True
         finally:
             with _guard:
@@ -201,7 +203,7 @@ class LockFile:
         if self._descriptor >= 0:
             fcntl.fcntl(self._descriptor, self._try, _flock(fcntl.F_UNLCK, byte))
 
-    def check_place(self) -> None:
+    def check_file(self) -> None:
         """Raise `LogReplaced` if the locked file is not the one at the path, which other processes lock."""
         if identity_of(self._name) != self._identity:
             raise LogReplaced(
@@ -237,9 +239,9 @@ def is_live(log: Path, run: str) -> bool:
         identity = identity_of(path)
         if identity is None:
             return False
-        found = _files.get(identity)
-        if found is not None:
-            return found.is_held(run)
+        lock_file = _files.get(identity)
+        if lock_file is not None:
+            return lock_file.is_held(run)
         # No handle of this process has it open, so it has no locks that closing a descriptor could drop.
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -262,8 +264,8 @@ def _forget() -> None:
     """Reset the state in a forked child, which has the parent's memory but none of its locks."""
     global _guard  # noqa: PLW0603 - the parent's lock may have been held at the fork
     _guard = threading.Lock()
-    for found in _files.values():
-        found.forget()
+    for lock_file in _files.values():
+        lock_file.forget()
     _files.clear()
 
 

@@ -9,7 +9,7 @@
     transaction     one transaction of a batch    (writer's thread)
     lookups         two lookups for each fact
     packs           large values, in files next to the database
-    reads, tables   pages of records, and read models; `read_only` reads without locks and without writing
+    reads           pages of records; `read_model_rows`: read models; `read_only`: without locks or writing
 
 A handle has one connection that writes, opened first, and a few that read, opened when needed.
 """
@@ -41,9 +41,9 @@ from eventflow.logs.sqlite.files import FORMAT, prepare_reader
 from eventflow.logs.sqlite.group_commit import Submitted
 from eventflow.logs.sqlite.locks import is_live
 from eventflow.logs.sqlite.packs import PackReader
-from eventflow.logs.sqlite.patience import outlast
 from eventflow.logs.sqlite.process import inside
-from eventflow.logs.sqlite.read_only import Looker
+from eventflow.logs.sqlite.read_model_rows import find_model_rows, write_model_rows
+from eventflow.logs.sqlite.read_only import ReadOnlyConnection
 from eventflow.logs.sqlite.reads import (
     Page,
     find_head,
@@ -54,10 +54,10 @@ from eventflow.logs.sqlite.reads import (
     find_values,
 )
 from eventflow.logs.sqlite.schema import BLOB_MAX
+from eventflow.logs.sqlite.shield import wait_shielded
 from eventflow.logs.sqlite.signing_key import LogKeyring, LogKeys
-from eventflow.logs.sqlite.tables import find_rows_of, write_rows
 from eventflow.logs.sqlite.transaction import Append, Ledger, stage
-from eventflow.logs.sqlite.writable import POLL_S, Opened, open_for_writing
+from eventflow.logs.sqlite.writable import POLL_S, WriteHandle, open_for_writing
 from eventflow.ports import (
     Checkpoint,
     Durability,
@@ -128,7 +128,7 @@ class SQLiteLog:
     def __init__(self, path: str | os.PathLike[str], *, read_only: bool = False) -> None:
         self.path = Path(path).absolute()
         self._read_only = read_only
-        self._open: Opened | None = None
+        self._open: WriteHandle | None = None
         self._opening = anyio.Lock()
         self._closed = False
         self._process = process.mark()
@@ -139,7 +139,7 @@ class SQLiteLog:
         self._keyring: Keyring | None = None
         self._peeking = threading.Lock()
         self._peeker: Connection | None = None
-        self._looker = Looker(self.path)
+        self._viewer = ReadOnlyConnection(self.path)
         self._peeked = PackReader(self.path)
 
     @classmethod
@@ -195,15 +195,15 @@ class SQLiteLog:
                 )
             self._process = process.mark()
             self._peeking = threading.Lock()  # a thread of the parent may have had it
-            self._looker, self._peeked = Looker(self.path), PackReader(self.path)
+            self._viewer, self._peeked = ReadOnlyConnection(self.path), PackReader(self.path)
 
-    def _at_hand(self) -> Opened | None:
+    def _at_hand(self) -> WriteHandle | None:
         """Return the same as `_ready`, without an `await`, if nothing has changed since; else None."""
         if self._process is process.mark() and self._loop() is asyncio.get_running_loop():
             return self._open
         return None
 
-    async def _ready(self) -> Opened:
+    async def _ready(self) -> WriteHandle:
         """Open it for writing, unless it is open; raise the reason if it cannot be used."""
         self._check_here()
         if self._closed:
@@ -234,12 +234,12 @@ class SQLiteLog:
             await asyncio.shield(closing)
         except asyncio.CancelledError:
             try:
-                await outlast(closing)
+                await wait_shielded(closing)
             finally:
                 if (
                     closing.cancelled()
                 ):  # cancelled with all tasks of a loop that ends, perhaps before it began
-                    await outlast(asyncio.ensure_future(self._close()))
+                    await wait_shielded(asyncio.ensure_future(self._close()))
             raise
 
     async def _close(self) -> None:
@@ -306,12 +306,12 @@ class SQLiteLog:
         """Run a query on a read-only connection."""
         with self._peeking:
             try:
-                return self._looker.ask(question)
+                return self._viewer.ask(question)
             except sqlite3.Error as error:
                 raise explain_error(error, self.path) from error
             finally:
                 if self._closed or not self._read_only:
-                    self._looker.close()
+                    self._viewer.close()
 
     async def read(
         self,
@@ -380,7 +380,7 @@ class SQLiteLog:
 
     async def rows(self, table: str, names: Sequence[str] | None = None, *, prefix: str = "") -> RowsFound:
         """Return rows of a read model; see `EventLog.rows`."""
-        return await self._ask(lambda connection: find_rows_of(connection, table, names, prefix))
+        return await self._ask(lambda connection: find_model_rows(connection, table, names, prefix))
 
     async def keep_rows(
         self, table: str, was: Checkpoint | None, now: Checkpoint, rows: Mapping[str, bytes | None]
@@ -390,7 +390,7 @@ class SQLiteLog:
 
         def write(connection: Connection) -> None:
             nonlocal moved
-            moved = write_rows(connection, table, was, now, rows)
+            moved = write_model_rows(connection, table, was, now, rows)
 
         await self._write_aside(write, sum(len(data or b"") for data in rows.values()))
         return moved
@@ -426,7 +426,7 @@ class SQLiteLog:
         if self._peeker is not None:
             self._peeker.close()
             self._peeker = None
-        self._looker.close()
+        self._viewer.close()
         self._peeked.close()
 
     async def follow(self, *, after: int = 0) -> AsyncIterator[Record]:
@@ -461,7 +461,7 @@ class SQLiteLog:
         with opened.locks.hold(run) as mine:
             yield mine
         if mine and self._open is opened:
-            opened.check_places()  # the files may have been removed during the last commit
+            opened.check_files()  # the files may have been removed during the last commit
 
     async def is_live(self, run: str) -> bool:
         """Return whether any process holds a run; takes no lock."""

@@ -21,7 +21,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final, Self, TypeAlias
+from typing import Any, Final, Self
 
 import msgspec
 
@@ -48,8 +48,8 @@ POSITION_MAX: Final = 1 << 53
 """The maximal number of records of a log."""
 
 _NAMED: Final = (
-    "WITH wanted (name, crc) AS (VALUES {}) SELECT wanted.name, found.id, other.id, other.name, other.crc FROM wanted "
-    "LEFT JOIN stream AS found ON found.name = wanted.name LEFT JOIN stream AS other ON other.crc = wanted.crc "
+    "WITH wanted (name, crc) AS (VALUES {}) SELECT wanted.name, named.id, other.id, other.name, other.crc FROM wanted "
+    "LEFT JOIN stream AS named ON named.name = wanted.name LEFT JOIN stream AS other ON other.crc = wanted.crc "
     "LIMIT ?"
 )
 _CANDIDATES_MAX: Final = 100
@@ -65,7 +65,7 @@ _RECORD: Final = "SELECT crc, body FROM event WHERE position = ?"
 _BEYOND: Final = "SELECT position FROM event WHERE position > ? LIMIT 1"
 
 
-class _Stamp(msgspec.Struct, array_like=True, gc=False):
+class _EnvelopeStart(msgspec.Struct, array_like=True, gc=False):
     """The beginning of a stored envelope; the rest is not decoded."""
 
     stream: int
@@ -73,7 +73,7 @@ class _Stamp(msgspec.Struct, array_like=True, gc=False):
     at: int
 
 
-_stamp: Final = msgspec.msgpack.Decoder(_Stamp).decode
+_decode_start: Final = msgspec.msgpack.Decoder(_EnvelopeStart).decode
 
 
 class End(msgspec.Struct, frozen=True, gc=False):
@@ -96,32 +96,25 @@ class End(msgspec.Struct, frozen=True, gc=False):
         return self
 
 
-Found: TypeAlias = dict[str, int]
-"""Names of streams → their numbers."""
-
-
 @contextmanager
 def one_moment(connection: sqlite3.Connection) -> Iterator[None]:
     """Answer all queries of the block as of one moment.
 
     Close or exhaust cursors within the block: an open cursor keeps the connection at this moment.
     """
-    if connection.in_transaction:
+    is_within = connection.in_transaction
+    if is_within:
         yield
         return
     connection.execute("BEGIN")
     try:
         yield
     finally:
-        _end(connection)
+        if connection.in_transaction:  # an error may have ended it
+            connection.execute("ROLLBACK")
 
 
-def _end(connection: sqlite3.Connection) -> None:
-    if connection.in_transaction:  # an error may have ended it
-        connection.execute("ROLLBACK")
-
-
-def streams_named(connection: sqlite3.Connection, names: Sequence[str]) -> Found:
+def streams_named(connection: sqlite3.Connection, names: Sequence[str]) -> dict[str, int]:
     """Return the numbers of the existing streams among some names."""
     marks = ", ".join(["(?, ?)"] * len(names))
     wanted: list[object] = []
@@ -129,19 +122,20 @@ def streams_named(connection: sqlite3.Connection, names: Sequence[str]) -> Found
         wanted += (name, sum_of(name))
     limit = len(names) * _CANDIDATES_MAX
     rows = connection.execute(_NAMED.format(marks), [*wanted, limit]).fetchall()
-    found: Found = {}
-    by_sum: dict[str, set[int]] = {}
-    for name, number, other, named, crc in rows:
+    by_name: dict[str, int] = {}
+    by_sum: dict[str, set[int]] = {name: set() for name in names}
+    for name, number, other, other_name, crc in rows:
         if number is not None:
-            found[name] = number
+            by_name[name] = number
         if other is not None:
-            check_row(f"the name of stream {other}", named, crc)
-            if named == name:
-                by_sum.setdefault(name, set()).add(other)
+            check_row(f"the name of stream {other}", other_name, crc)
+            if other_name == name:
+                by_sum[name].add(other)
     for name in names:
-        if by_sum.get(name, set()) != ({found[name]} if name in found else set()):
+        expected = {by_name[name]} if name in by_name else set()
+        if by_sum[name] != expected:
             raise LogDamaged(f"the indices of streams disagree about {name!r}")
-    return found
+    return by_name
 
 
 def check_stream(number: int, name: Any, crc: object) -> str:
@@ -172,9 +166,10 @@ def end_of_stream(connection: sqlite3.Connection, number: int, name: str) -> End
 
 def end_of_log(connection: sqlite3.Connection) -> int:
     """Return the last position; 0 for an empty log."""
-    rows = [position for (position,) in connection.execute(_LAST)]
-    last = int(rows[0]) if rows else 0
-    if last != (rows[1] if len(rows) > 1 else 0) + 1 and rows:  # the record before it may have been pruned
+    positions = [position for (position,) in connection.execute(_LAST)]
+    last, before = (*positions, 0, 0)[:2]
+    last = int(last)
+    if positions and last != before + 1:  # the record before it may have been pruned
         _check(f"record {last}, the last,", last, *connection.execute(_RECORD, (last,)).fetchone())
     if last > POSITION_MAX:
         raise LogDamaged(f"the last record is at position {last}, and no log has that")
@@ -192,12 +187,12 @@ def moment(stream: str, version: int, position: int, crc: object, body: bytes) -
     """Return the time of a stored record, after checking the record."""
     _check(f"record {position} of {stream!r}", position, crc, body)
     try:
-        found = _stamp(body)
+        stored = _decode_start(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise LogDamaged(f"record {position} of {stream!r} is no record: {error}") from error
-    if (found.stream, found.version) != (name_digest(stream), version):
+    if (stored.stream, stored.version) != (name_digest(stream), version):
         raise LogDamaged(f"record {position} is found as version {version} of {stream!r} and says otherwise")
-    return found.at
+    return stored.at
 
 
 def _check(what: str, position: int, crc: object, body: object) -> None:

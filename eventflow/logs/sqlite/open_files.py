@@ -21,7 +21,7 @@ from eventflow.logs.sqlite.connection import Connection
 from eventflow.logs.sqlite.process import Identity, has_open, identity_of
 from eventflow.ports import LogReplaced
 
-__all__ = ["Places"]
+__all__ = ["OpenFiles"]
 
 _WAL: Final = "-wal"
 
@@ -29,13 +29,13 @@ _WAL: Final = "-wal"
 def _look(path: str) -> tuple[int, int, int]:
     """Return device, inode and size in bytes of the file at a path; impossible numbers if there is none."""
     try:
-        found = os.stat(path)  # noqa: PTH116 - at each append; a Path costs as much again
+        status = os.stat(path)  # noqa: PTH116 - at each append; a Path costs as much again
     except OSError:
         return -1, -1, -1
-    return found.st_dev, found.st_ino, found.st_size
+    return status.st_dev, status.st_ino, status.st_size
 
 
-class Places:
+class OpenFiles:
     """A database that is open, with its `-wal`."""
 
     def __init__(self, path: Path, connection: Connection) -> None:
@@ -54,18 +54,20 @@ class Places:
         wal = identity_of(self._wal)
         self._wal_identity = wal
         self.check()
-        if wal is None or not has_open(self.identity) or not has_open(wal):
-            raise self._replaced(f"{path}{_WAL if wal is None else ''}")
+        if wal is None:
+            raise self._replaced(f"{path}{_WAL}")
+        if not has_open(self.identity) or not has_open(wal):
+            raise self._replaced(str(path))
 
     def check(self) -> None:
         """Raise `LogReplaced` unless both files are at their paths and the database was not truncated.
 
         An empty `-wal` proves nothing: another program may have checkpointed it.
         """
-        found = _look(self._database)
-        if found[:2] != self.identity or found[2] < self._size_bytes:
+        device, inode, size_bytes = _look(self._database)
+        if (device, inode) != self.identity or size_bytes < self._size_bytes:
             raise self._replaced(self._database)
-        self._size_bytes = found[2]
+        self._size_bytes = size_bytes
         if identity_of(self._wal) != self._wal_identity:
             raise self._replaced(self._wal)
 

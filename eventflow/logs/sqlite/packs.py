@@ -37,7 +37,7 @@ from eventflow.ports import LogReplaced, LogUnusable, Value
 from eventflow.records import LogDamaged
 from eventflow.serializers import has_digest
 
-__all__ = ["PLAINTEXT", "ROW_BYTES_MAX", "PackReader", "PackWriter", "Place", "find_rows"]
+__all__ = ["PLAINTEXT", "ROW_BYTES_MAX", "Location", "PackReader", "PackWriter", "find_rows"]
 
 ROW_BYTES_MAX: Final = 64 << 10
 """A larger value, in bytes, is in a pack and not in the database itself."""
@@ -62,8 +62,8 @@ _FIND: Final = "SELECT digest, codec, encoding, data, pack, offset, stored_size 
 _NAME: Final = re.compile(r"(\d{6,})\.pack")
 
 
-class Place(msgspec.Struct, frozen=True, order=True, gc=False):
-    """The location of a value; places are ordered by the time of writing."""
+class Location(msgspec.Struct, frozen=True, order=True, gc=False):
+    """The location of a value; locations are ordered by the time of writing."""
 
     pack: int
     offset: int
@@ -90,11 +90,13 @@ class _Folder:
 
     def last(self) -> int:
         """Return the highest number of an existing pack; 0 if there is none."""
-        try:
-            names = [pack.name for pack in self.path.iterdir()]
-        except (FileNotFoundError, NotADirectoryError):
-            return 0
-        return max((int(found[1]) for name in names if (found := _NAME.fullmatch(name))), default=0)
+        last = 0
+        with suppress(FileNotFoundError, NotADirectoryError):
+            for path in self.path.iterdir():
+                name = _NAME.fullmatch(path.name)
+                if name is not None:
+                    last = max(last, int(name[1]))
+        return last
 
     def make(self, number: int) -> int:
         """Open a pack for appending; create it and its folder if needed. Both survive a power cut.
@@ -114,8 +116,8 @@ class _Folder:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
         descriptor = os.open(self.pack(number), flags, mode)
         try:
-            found = _regular(descriptor)
-            if not found.st_size and stat.S_IMODE(found.st_mode) != mode:
+            status = _regular(descriptor)
+            if not status.st_size and stat.S_IMODE(status.st_mode) != mode:
                 os.fchmod(descriptor, mode)
             # Also if they exist: their creator may have died before this step.
             for folder in (self.path, self.path.parent):
@@ -134,35 +136,35 @@ class PackReader:
         self._guard = threading.Lock()
         self._descriptors: dict[int, int] = {}
 
-    def read(self, digest: bytes, place: Place) -> bytes:
+    def read(self, digest: bytes, location: Location) -> bytes:
         """Return the bytes of a value; raise `LogDamaged` if they were changed."""
-        path = self._folder.pack(place.pack)
+        path = self._folder.pack(location.pack)
         try:
-            with self._using(place.pack) as descriptor:
-                data = _read(descriptor, place)
+            with self._using(location.pack) as descriptor:
+                data = _read(descriptor, location)
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise _lost(digest, path, place, "which is missing") from error
+            raise _lost(digest, path, location, "which is missing") from error
         except OSError as error:
             if error.errno == errno.EIO:
-                raise _lost(digest, path, place, f"which cannot be read ({error.strerror})") from error
+                raise _lost(digest, path, location, f"which cannot be read ({error.strerror})") from error
             raise LogUnusable(
                 f"{path}, which holds large values, cannot be opened or read ({error.strerror}): see to its "
                 "permissions and to the limit on open files"
             ) from error
-        if len(data) == place.size and has_digest(data, digest):
+        if len(data) == location.size and has_digest(data, digest):
             return data
-        self._forget(place.pack)  # a good copy may replace it
-        if len(data) < place.size:
-            raise _lost(digest, path, place, "which is too short for that")
-        raise _lost(digest, path, place, "where there are other bytes by now")
+        self._forget(location.pack)  # a good copy may replace it
+        if len(data) < location.size:
+            raise _lost(digest, path, location, "which is too short for that")
+        raise _lost(digest, path, location, "where there are other bytes by now")
 
-    def holds(self, place: Place, data: bytes) -> bool:
-        """Return whether a place has exactly these bytes, in the current file."""
+    def holds(self, location: Location, data: bytes) -> bool:
+        """Return whether a location has exactly these bytes, in the current file."""
         try:
-            if not self.is_in_place(place.pack):
-                self._forget(place.pack)
-            with self._using(place.pack) as descriptor:
-                return place.size == len(data) and _read(descriptor, place) == data
+            if not self.is_current(location.pack):
+                self._forget(location.pack)
+            with self._using(location.pack) as descriptor:
+                return location.size == len(data) and _read(descriptor, location) == data
         except OSError:
             return False
 
@@ -176,7 +178,7 @@ class PackReader:
         for pack in tuple(self._descriptors):
             self._forget(pack)
 
-    def is_in_place(self, pack: int) -> bool:
+    def is_current(self, pack: int) -> bool:
         """Return whether an open pack is the one at its path; for a closed pack, whether there is one."""
         with self._guard:
             descriptor = self._descriptors.get(pack)
@@ -227,40 +229,42 @@ class PackWriter:
         A row is digest, codec, encoding, stored size, pack, offset. With `full`, all the values are synced on
         return, also those that were stored before. Raises `LogWriteFailed`.
         """
-        wanted = dict(values)
-        found: set[int] = set()
-        for digest, _, encoding, data, pack, offset, size in find_rows(connection, tuple(wanted)):
-            large = wanted[digest].data
+        missing = dict(values)
+        packs: set[int] = set()
+        for digest, _, encoding, data, pack, offset, size in find_rows(connection, tuple(values)):
+            large = values[digest].data
             if encoding:  # a later version stored it; its bytes cannot be compared here
                 pass
-            elif data is None and self._reader.holds(Place(pack, offset, size), large):
-                found.add(pack)
+            elif data is None and self._reader.holds(Location(pack, offset, size), large):
+                packs.add(pack)
             elif data != large:
                 connection.execute("DELETE FROM value WHERE digest = ?", (digest,))
                 continue
-            del wanted[digest]
+            del missing[digest]
+        locations: Sequence[Location] = ()
         try:
-            places = self._append(connection, [value.data for value in wanted.values()]) if wanted else ()
+            if missing:
+                locations = self._append(connection, [value.data for value in missing.values()])
             if full:
-                for pack in found:
+                for pack in packs:
                     self._reader.sync(pack)
                 self._sync()
         except OSError as error:
             raise explain_pack(error, self._folder.pack(self._pack)) from error
-        self._relied_on = found | ({self._pack} if wanted else set())
+        self._relied_on = packs.union(location.pack for location in locations)
         rows: list[Any] = []
-        for value, place in zip(wanted.values(), places, strict=True):
-            rows += (value.digest, value.codec, PLAINTEXT, place.size, place.pack, place.offset)
+        for value, location in zip(missing.values(), locations, strict=True):
+            rows += (value.digest, value.codec, PLAINTEXT, location.size, location.pack, location.offset)
         return rows
 
-    def check_place(self) -> None:
+    def check_files(self) -> None:
         """Before a commit: raise `LogReplaced` unless the packs with its bytes are still at their paths."""
         for pack in self._relied_on:
             if pack == self._pack and self._descriptor is not None:
-                is_there = _is_at(self._descriptor, self._folder.pack(pack))
+                is_current = _is_at(self._descriptor, self._folder.pack(pack))
             else:
-                is_there = self._reader.is_in_place(pack)
-            if not is_there:
+                is_current = self._reader.is_current(pack)
+            if not is_current:
                 raise LogReplaced(
                     f"{self._folder.pack(pack)}, which holds large values, was deleted, moved or replaced while they "
                     "were being stored: nothing more is stored by this handle. Put the file back or see who takes "
@@ -273,7 +277,7 @@ class PackWriter:
         self._reader.close()
         self._release()
 
-    def _append(self, connection: Connection, blobs: Sequence[bytes]) -> list[Place]:
+    def _append(self, connection: Connection, blobs: Sequence[bytes]) -> list[Location]:
         """Write blobs to the end of the last pack, or nothing."""
         descriptor, start = self._open(connection)
         self.unsynced = True
@@ -283,18 +287,18 @@ class PackWriter:
             with suppress(OSError):  # no row names bytes that cannot be removed
                 os.ftruncate(descriptor, start)
             raise
-        places = []
+        locations = []
         for blob in blobs:
-            places.append(Place(self._pack, start, len(blob)))
+            locations.append(Location(self._pack, start, len(blob)))
             start += len(blob)
-        return places
+        return locations
 
     def _open(self, connection: Connection) -> tuple[int, int]:
         """Return the pack to append to, the last one or a new one, and its end."""
         row = connection.execute(
             "SELECT pack, offset, stored_size FROM value WHERE pack IS NOT NULL ORDER BY pack DESC, offset DESC LIMIT 1"
         ).fetchone()
-        last = Place(*row) if row else Place(0, 0, 0)
+        last = Location(*(row or (0, 0, 0)))
         if self._descriptor is None or not self._fits(self._descriptor, last):
             self._release()
             self._pack = max(self._folder.last(), last.pack, 1)
@@ -307,12 +311,12 @@ class PackWriter:
                 self._descriptor = self._folder.make(self._pack)
         return self._descriptor, os.fstat(self._descriptor).st_size
 
-    def _fits(self, descriptor: int, last: Place) -> bool:
+    def _fits(self, descriptor: int, last: Location) -> bool:
         """Return whether the open pack is still the one to append to; `last` is the last location in rows."""
-        found = os.fstat(descriptor)
-        there = _is_at(descriptor, self._folder.pack(self._pack))
-        whole = (self._pack, found.st_size) >= (last.pack, last.offset + last.size)
-        return there and whole and found.st_size < PACK_BYTES_MAX
+        size = os.fstat(descriptor).st_size
+        is_current = _is_at(descriptor, self._folder.pack(self._pack))
+        is_whole = (self._pack, size) >= (last.pack, last.offset + last.size)
+        return is_current and is_whole and size < PACK_BYTES_MAX
 
     def _sync(self) -> None:
         if self._descriptor is not None and self.unsynced:
@@ -329,12 +333,12 @@ class PackWriter:
 
 def _regular(descriptor: int) -> os.stat_result:
     """Return the status of an open file; refuse a pipe and everything else that is no regular file."""
-    found = os.fstat(descriptor)
-    if stat.S_ISDIR(found.st_mode):
+    status = os.fstat(descriptor)
+    if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "it is no regular file")
-    return found
+    return status
 
 
 def _is_at(descriptor: int, path: Path) -> bool:
@@ -353,15 +357,17 @@ def find_rows(connection: sqlite3.Connection, digests: Sequence[bytes]) -> Itera
         yield from connection.execute(f"{_FIND} WHERE digest IN ({marks})", part).fetchall()
 
 
-def _read(descriptor: int, place: Place) -> bytes:
-    """Return the bytes of a place; fewer than its size if the file is too short."""
-    offset = place.offset
-    end = min(offset + place.size, os.fstat(descriptor).st_size)  # a wrong size allocates no memory
+def _read(descriptor: int, location: Location) -> bytes:
+    """Return the bytes of a location; fewer than its size if the file is too short."""
+    offset = location.offset
+    end = min(offset + location.size, os.fstat(descriptor).st_size)  # a wrong size allocates no memory
     parts = []
     while offset < end and (part := os.pread(descriptor, min(end - offset, _READ_MAX), offset)):
         parts.append(part)
         offset += len(part)
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+    if len(parts) == 1:
+        return parts[0]  # not copied
+    return b"".join(parts)
 
 
 def _write(descriptor: int, blobs: Iterable[bytes]) -> None:
@@ -383,8 +389,8 @@ def _sync(descriptor: int) -> None:
         os.fdatasync(descriptor)
 
 
-def _lost(digest: bytes, path: Path, place: Place, why: str) -> LogDamaged:
+def _lost(digest: bytes, path: Path, location: Location, why: str) -> LogDamaged:
     return LogDamaged(
-        f"the value {digest.hex()} is lost: its {place.size} bytes are at offset {place.offset} of {path}, "
+        f"the value {digest.hex()} is lost: its {location.size} bytes are at offset {location.offset} of {path}, "
         f"{why}. Put the file back from a copy, or have the result of its task made again"
     )

@@ -90,10 +90,10 @@ def in_child(forget: Callable[[], object]) -> None:
 def identity_of(path: str | Path) -> Identity | None:
     """Return the identity of the file at a path, or None. The file is not opened, because that may drop locks."""
     try:
-        found = os.stat(path)  # noqa: PTH116 - at each append; a Path costs as much again
+        status = os.stat(path)  # noqa: PTH116 - at each append; a Path costs as much again
     except OSError:
         return None
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino
 
 
 class _Inside:
@@ -177,8 +177,8 @@ def lose(identity: Identity) -> None:
 
 def has_open(identity: Identity) -> bool:
     """Return whether a descriptor of this process belongs to a file; True if the system cannot list descriptors."""
-    found = _descriptors()
-    return not found or any(_identity_at(descriptor) == identity for descriptor in found)
+    descriptors = _descriptors()
+    return not descriptors or any(_identity_at(descriptor) == identity for descriptor in descriptors)
 
 
 def disarm(databases: set[Identity]) -> None:
@@ -208,10 +208,10 @@ def _descriptors() -> list[int]:
 
 def _identity_at(descriptor: int) -> Identity | None:
     try:
-        found = os.fstat(descriptor)
+        status = os.fstat(descriptor)
     except OSError:
         return None
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino
 
 
 # -- forking --------------------------------------------------------------------------------------

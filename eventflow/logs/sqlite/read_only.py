@@ -31,7 +31,7 @@ from eventflow.logs.sqlite.files import (
 from eventflow.logs.sqlite.process import inside, is_born
 from eventflow.ports import LogUnusable
 
-__all__ = ["Looker"]
+__all__ = ["ReadOnlyConnection"]
 
 T = TypeVar("T")
 
@@ -42,7 +42,7 @@ _PAUSE_S: Final = 0.01
 _Stamp: TypeAlias = tuple[int, ...]
 
 
-class Looker:
+class ReadOnlyConnection:
     """A read-only connection, opened at its first use; for one thread at a time."""
 
     def __init__(self, path: Path) -> None:
@@ -80,8 +80,12 @@ class Looker:
     def _open(self) -> Connection:
         path = self._path
         check_readable(path)
-        self._stamp = _stamp(path) if _has_no_wal(path) else None
-        connection = open_here(path, "ro" if self._stamp is None else "immutable")
+        if _has_no_wal(path):
+            self._stamp = _stamp(path)
+            connection = open_here(path, "immutable")
+        else:
+            self._stamp = None
+            connection = open_here(path, "ro")
         self._connection = connection
         with inside:
             is_log = prepare_reader(connection, path)
@@ -96,20 +100,20 @@ class Looker:
 def check_readable(path: Path) -> None:
     """Raise `LogUnusable` if there is no log, or one that SQLite must not open."""
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError as error:
         raise LogUnusable(f"there is no log {path} to look at ({error.strerror})") from error
-    if stat.S_ISDIR(found.st_mode):
+    if stat.S_ISDIR(status.st_mode):
         raise LogUnusable(f"{path} is a folder: name a file in it, like {path / 'log.db'}")
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         raise LogUnusable(f"{path} is no regular file: name another one")
     if not os.access(path, os.R_OK):
         raise LogUnusable(f"{path} cannot be read by this user: `chmod u+r` it, or ask its owner for a copy")
     if os.path.lexists(f"{os.path.realpath(path)}-journal"):
-        if is_born((found.st_dev, found.st_ino)) or not is_unborn(path):
+        if is_born((status.st_dev, status.st_ino)) or not is_unborn(path):
             raise LogUnusable(has_journal(path))
         raise _not_yet(path)
-    if not found.st_size:
+    if not status.st_size:
         raise _not_yet(path)
 
 
@@ -148,8 +152,8 @@ def _wal_bytes(path: Path) -> int:
 def _stamp(path: Path) -> _Stamp:
     """Return marks that change when a file is, or may have been, written to."""
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return ()
-    times = found.st_mtime_ns, found.st_ctime_ns
-    return found.st_dev, found.st_ino, found.st_size, *times, _wal_bytes(path)
+    times = status.st_mtime_ns, status.st_ctime_ns
+    return status.st_dev, status.st_ino, status.st_size, *times, _wal_bytes(path)

@@ -28,9 +28,9 @@ from eventflow.logs.sqlite.connection import Connection, Link, call, connect
 from eventflow.logs.sqlite.errors import explain_error, is_busy
 from eventflow.logs.sqlite.files import prepare_reader
 from eventflow.logs.sqlite.lookups import check_stream, end_of_log, end_of_stream, one_moment, streams_named
-from eventflow.logs.sqlite.packs import PLAINTEXT, PackReader, Place, find_rows
-from eventflow.logs.sqlite.patience import outlast
+from eventflow.logs.sqlite.packs import PLAINTEXT, Location, PackReader, find_rows
 from eventflow.logs.sqlite.schema import BLOB_MAX
+from eventflow.logs.sqlite.shield import wait_shielded
 from eventflow.logs.sqlite.transaction import digest_key
 from eventflow.ports import LogClosed, Value
 from eventflow.records import LogDamaged, checksum, decode
@@ -38,7 +38,7 @@ from eventflow.result import UnknownEncoding
 from eventflow.serializers import has_digest
 
 __all__ = [
-    "PAGE",
+    "PAGE_ROWS",
     "Page",
     "Readers",
     "Span",
@@ -50,7 +50,7 @@ __all__ = [
     "find_values",
 ]
 
-PAGE: Final = 512
+PAGE_ROWS: Final = 512
 """Number of records of a page; more would leave the processor's cache before they are decoded."""
 
 READERS_MAX: Final = 2
@@ -109,7 +109,10 @@ class Readers:
                 await anyio.sleep(_BUSY_PAUSE_S)
 
     async def _ask_one(self, question: Callable[[Connection], T]) -> T:
-        link = self._idle.pop() if self._idle else await self._connect()
+        if self._idle:
+            link = self._idle.pop()
+        else:
+            link = await self._connect()
         try:
             return await call(link, question)
         finally:
@@ -120,7 +123,7 @@ class Readers:
         try:
             await call(link, self._prepare)
         except BaseException:
-            await outlast(asyncio.ensure_future(link.close()))
+            await wait_shielded(asyncio.ensure_future(link.close()))
             raise
         self._links.append(link)
         return link
@@ -152,14 +155,21 @@ class Span(msgspec.Struct, frozen=True):
         """Whether the range is empty."""
         return self.low >= self.high
 
+    @property
+    def column(self) -> Literal[0, 2]:
+        """The index of the number in a `Row`: the position, or the version."""
+        return 2 if self.stream else 0
+
 
 def find_span(
     connection: sqlite3.Connection, stream: str | None, after: int, until: int | None
 ) -> Span | None:
     """Return the range for bounds that are positions; None if there is no such stream."""
     if stream is None:
-        head = find_head(connection, None)
-        return Span(0, max(after, 0), head if until is None else min(until, head))
+        high = find_head(connection, None)
+        if until is not None:
+            high = min(until, high)
+        return Span(0, max(after, 0), high)
     with one_moment(connection):
         number = streams_named(connection, (stream,)).get(stream)
         if number is None:
@@ -168,15 +178,20 @@ def find_span(
 
         def position_of(version: int) -> int:
             """Return the position of the first stored record from a version on; positions rise within a stream."""
-            found = connection.execute(
+            row = connection.execute(
                 "SELECT position FROM event WHERE stream = ? AND version >= ? ORDER BY version LIMIT 1",
                 (number, version),
             ).fetchone()
-            return _LAST if found is None else int(found[0])
+            if row is None:
+                return _LAST
+            return int(row[0])
 
         versions = range(1, end.version + 1)
-        low = bisect_right(versions, after, key=position_of) if after > 0 else 0
-        high = len(versions) if until is None else bisect_right(versions, until, key=position_of)
+        low, high = 0, len(versions)
+        if after > 0:
+            low = bisect_right(versions, after, key=position_of)
+        if until is not None:
+            high = bisect_right(versions, until, key=position_of)
         return Span(number, low, high)
 
 
@@ -186,7 +201,9 @@ def find_head(connection: sqlite3.Connection, stream: str | None) -> int:
         if stream is None:
             return end_of_log(connection)
         number = streams_named(connection, (stream,)).get(stream)
-        return 0 if number is None else end_of_stream(connection, number, stream).checked().version
+        if number is None:
+            return 0
+        return end_of_stream(connection, number, stream).checked().version
 
 
 class Page:
@@ -200,7 +217,7 @@ class Page:
         self._rows = rows
         self._names = names
         self._backwards = backwards
-        self._given_up: Sequence[tuple[int, int]] = ()
+        self._pruned: Sequence[tuple[int, int]] = ()
         """Ranges of numbers that may be missing."""
         self._broken = ""
 
@@ -211,13 +228,16 @@ class Page:
         """Fetch a page; the names of its streams are added to `names`."""
         rows, whole, broken = _fetch(connection, span, backwards=backwards)
         rest = Span(span.stream, span.high, span.high)
-        last = None if whole else rows[-1][2 if span.stream else 0]
-        if isinstance(last, int):  # otherwise the check of the record finds it
-            rest = Span(span.stream, span.low, last - 1) if backwards else Span(span.stream, last, span.high)
+        if not whole:
+            last: object = rows[-1][span.column]
+            if isinstance(last, int) and backwards:  # if it is no integer, the check of the record reports it
+                rest = Span(span.stream, span.low, last - 1)
+            elif isinstance(last, int):
+                rest = Span(span.stream, last, span.high)
         page = cls(span, rest, rows, names, backwards=backwards)
         if broken or not page._is_dense():
             page._broken = broken
-            page._given_up = _given_up(connection, page._reach())
+            page._pruned = _pruned(connection, page._reach())
         _learn_names(connection, {span.stream, *(row[1] for row in rows)} - {0}, names)
         return page
 
@@ -237,10 +257,11 @@ class Page:
 
     def records(self) -> Iterator[Record]:
         """Decode the records one by one; raise `LogDamaged` at the first changed one."""
-        span, names, backwards = self._span, self._names, self._backwards
-        column: Literal[0, 2] = 2 if span.stream else 0
-        step = -1 if backwards else 1
-        number = span.high if backwards else span.low + 1
+        span, names, column = self._span, self._names, self._span.column
+        if self._backwards:
+            number, step = span.high, -1
+        else:
+            number, step = span.low + 1, 1
         for row in self._rows:
             if row[column] != number:
                 self._check_gap(number, row, step)
@@ -252,27 +273,32 @@ class Page:
 
     def _check_gap(self, number: int, row: Row | None, step: int) -> None:
         """Check that all missing numbers, up to that of a row, were pruned."""
-        column: Literal[0, 2] = 2 if self._span.stream else 0
-        beyond = self._span.low if self._backwards else self._span.high + 1
-        end: object = beyond if row is None else row[column]
+        end: object
+        if row is not None:
+            end = row[self._span.column]
+        elif self._backwards:
+            end = self._span.low
+        else:
+            end = self._span.high + 1
         if type(end) is int and (end - number) * step > 0:
-            for first, last in self._given_up if step > 0 else reversed(self._given_up):
+            for first, last in self._pruned[::step]:
                 if first <= number <= last:
-                    number = last + 1 if step > 0 else first - 1
+                    number = (last if step > 0 else first) + step
             if (end - number) * step <= 0:
                 return
         raise LogDamaged(self._describe_gap(number))
 
     def _describe_gap(self, number: int) -> str:
         """Return an error that names the missing record, and the record after it, where to look."""
-        column: Literal[0, 2] = 2 if self._span.stream else 0
+        stream, column = self._span.stream, self._span.column
+        if stream:
+            return f"version {number} of {self._names.get(stream)!r} is missing{self._broken}"
         rows = [row for row in self._rows if type(row[column]) is int and row[column] > number]
-        after = min(rows, key=lambda row: int(row[column]), default=None)
-        name = self._names.get(self._span.stream if after is None else after[1])
-        if self._span.stream:
-            return f"version {number} of {name!r} is missing{self._broken}"
-        beside = f": position {after[0]} ({name!r}) stands after it" if after is not None else ""
-        return f"position {number} is missing{self._broken}{beside}"
+        fault = f"position {number} is missing{self._broken}"
+        if not rows:
+            return fault
+        after = min(rows, key=lambda row: int(row[column]))
+        return f"{fault}: position {after[0]} ({self._names.get(after[1])!r}) stands after it"
 
 
 def _fetch(connection: sqlite3.Connection, span: Span, *, backwards: bool) -> tuple[Sequence[Row], bool, str]:
@@ -285,7 +311,7 @@ def _fetch(connection: sqlite3.Connection, span: Span, *, backwards: bool) -> tu
     try:
         with closing(_select(connection, span, backwards=backwards)) as cursor:
             rows = cursor.fetchall()
-            return rows, len(rows) < PAGE, ""
+            return rows, len(rows) < PAGE_ROWS, ""
     except sqlite3.DatabaseError as error:
         if is_busy(error):
             raise
@@ -305,46 +331,45 @@ def _fetch(connection: sqlite3.Connection, span: Span, *, backwards: bool) -> tu
         return rows, True, f" ({error})"  # the rows before it are in `rows`
     except TypeError:
         return rows, True, " (a body is no blob)"
-    return rows, len(rows) < PAGE, ""
+    return rows, len(rows) < PAGE_ROWS, ""
 
 
 def _select(connection: sqlite3.Connection, span: Span, *, backwards: bool) -> sqlite3.Cursor:
     order = "DESC" if backwards else "ASC"
     if span.stream:
-        return connection.execute(_BY_VERSION.format(order), (span.stream, span.low, span.high, PAGE))
-    return connection.execute(_BY_POSITION.format(order), (span.low, span.high, PAGE))
+        return connection.execute(_BY_VERSION.format(order), (span.stream, span.low, span.high, PAGE_ROWS))
+    return connection.execute(_BY_POSITION.format(order), (span.low, span.high, PAGE_ROWS))
 
 
-def _given_up(connection: sqlite3.Connection, span: Span) -> Sequence[tuple[int, int]]:
+def _pruned(connection: sqlite3.Connection, span: Span) -> Sequence[tuple[int, int]]:
     """Return the numbers of a page that may be missing, as ranges that neither touch nor overlap."""
     if span.stream:  # all of a stream that was pruned since the read began, or nothing
-        return () if _has_stream(connection, span.stream) else ((span.low + 1, span.high),)
-    rows = connection.execute(_PRUNED_BEFORE, (span.low,)).fetchall()
-    found: list[tuple[int, int]] = []
-    with closing(connection.execute(_PRUNED_AFTER, (span.low, span.high))) as more:
-        for first, last, crc in chain(rows, more):
+        row = connection.execute("SELECT 1 FROM stream WHERE id = ?", (span.stream,)).fetchone()
+        if row is not None:
+            return ()
+        return ((span.low + 1, span.high),)
+    before = connection.execute(_PRUNED_BEFORE, (span.low,)).fetchall()
+    ranges: list[tuple[int, int]] = []
+    with closing(connection.execute(_PRUNED_AFTER, (span.low, span.high))) as after:
+        for first, last, crc in chain(before, after):
             check_row(f"the range of pruned positions from {first} on", first, last, crc)
-            if type(last) is not int or last < first or (found and first <= found[-1][1]):
+            if type(last) is not int or last < first or (ranges and first <= ranges[-1][1]):
                 raise LogDamaged(
                     f"the range of pruned positions from {first} on is none, or overlaps another one"
                 )
-            if found and first == found[-1][1] + 1:
-                found[-1] = (found[-1][0], last)
+            if ranges and first == ranges[-1][1] + 1:
+                ranges[-1] = (ranges[-1][0], last)
             else:
-                found.append((first, last))
-    return found
-
-
-def _has_stream(connection: sqlite3.Connection, number: int) -> bool:
-    return connection.execute("SELECT 1 FROM stream WHERE id = ?", (number,)).fetchone() is not None
+                ranges.append((first, last))
+    return ranges
 
 
 def _learn_names(connection: sqlite3.Connection, streams: set[int], names: dict[int, str]) -> None:
     for number in streams.difference(names):
         if type(number) is int:
-            found = connection.execute("SELECT name, crc FROM stream WHERE id = ?", (number,)).fetchone()
-            if found is not None:
-                names[number] = check_stream(number, *found)
+            row = connection.execute("SELECT name, crc FROM stream WHERE id = ?", (number,)).fetchone()
+            if row is not None:
+                names[number] = check_stream(number, *row)
 
 
 def open_row(row: Row, names: Mapping[int, str]) -> Record:
@@ -369,21 +394,24 @@ def open_row(row: Row, names: Mapping[int, str]) -> Record:
 
 def find_info(connection: sqlite3.Connection) -> Mapping[str, str]:
     """Return the log's description of itself, by name."""
-    found: dict[str, str] = {}
+    info: dict[str, str] = {}
     for name, value, crc in connection.execute(_INFO).fetchall():
         check_row(f"the row {name!r} of info", name, value, crc)
-        found[name] = value
-    if not {"id", "created", "digest"} <= found.keys():
+        info[name] = value
+    if not {"id", "created", "digest"} <= info.keys():
         raise LogDamaged("the log has lost its id, the time of its birth, or the algorithm of its digests")
-    return found
+    return info
 
 
 def find_snapshot(connection: sqlite3.Connection, name: str) -> bytes | None:
     """Return the snapshot with a name; None if it is damaged, because it can be made again."""
     row = connection.execute("SELECT name, data, crc FROM snapshot WHERE name = ?", (name,)).fetchone()
-    if row is None or row[0] != name or type(row[1]) is not bytes or sum_of(*row[:2]) != row[2]:
+    if row is None:
         return None
-    return row[1]
+    stored_name, data, crc = row
+    if stored_name != name or type(data) is not bytes or sum_of(name, data) != crc:
+        return None
+    return data
 
 
 def find_latest(
@@ -392,28 +420,39 @@ def find_latest(
     """Return the last record of each known key."""
     last = _LAST if until is None else until
     names: dict[int, str] = {}
+    latest: dict[str, Record] = {}
     if len(keys) == 1:  # a chain does this at each step; it takes half the time of the query for many keys
         record = _find_last(connection, keys[0], last, names)
-        return {} if record is None else {keys[0]: record}
-    found: dict[str, Record] = {}
+        if record is not None:
+            latest[keys[0]] = record
+        return latest
     for start in range(0, len(keys), _KEYS_MAX):
         numbers = {key: digest_key(key) for key in keys[start : start + _KEYS_MAX]}
-        marks = ", ".join(["(?)"] * len(numbers))
-        rows = connection.execute(_BY_KEYS.format(marks), (*numbers.values(), last)).fetchall()
-        _learn_names(connection, {row[1] for row in rows}, names)
-        records = {}
-        for *row, number in rows:
-            record = open_row(tuple(row), names)
-            _check_key(record, number)
-            records[record.key] = record
-        missing = [key for key in numbers if key not in records]
-        found.update({key: record for key, record in records.items() if key in numbers})
-        taken = {digest_key(key) for key in records} if missing else ()
-        for key in missing:
-            if numbers[key] in taken:  # a later record has another key with the same number
-                record = _find_last(connection, key, last, names)
-                found.update({} if record is None else {key: record})
-    return found
+        latest |= _find_last_of_each(connection, numbers, last, names)
+    return latest
+
+
+def _find_last_of_each(
+    connection: sqlite3.Connection, numbers: Mapping[str, int], last: int, names: dict[int, str]
+) -> dict[str, Record]:
+    """Return the last record of each key of `numbers`, which maps the keys to their numbers in the index."""
+    marks = ", ".join(["(?)"] * len(numbers))
+    rows = connection.execute(_BY_KEYS.format(marks), (*numbers.values(), last)).fetchall()
+    _learn_names(connection, {row[1] for row in rows}, names)
+    latest: dict[str, Record] = {}
+    used: set[int] = set()
+    for *row, number in rows:
+        record = open_row(tuple(row), names)
+        key = _checked_key(record, number)
+        if key in numbers:
+            latest[key] = record
+        used.add(number)
+    for key, number in numbers.items():
+        if key not in latest and number in used:  # a later record has another key with the same number
+            record_of_key = _find_last(connection, key, last, names)
+            if record_of_key is not None:
+                latest[key] = record_of_key
+    return latest
 
 
 def _find_last(connection: sqlite3.Connection, key: str, last: int, names: dict[int, str]) -> Record | None:
@@ -423,16 +462,17 @@ def _find_last(connection: sqlite3.Connection, key: str, last: int, names: dict[
             record = open_row(row, names)
             if record.key == key:
                 return record
-            _check_key(record, digest_key(key))  # it has another key with the same number
+            _checked_key(record, digest_key(key))  # it has another key with the same number
     return None
 
 
-def _check_key(record: Record, number: int) -> None:
-    """Check that a record found by the number of a key has a key with that number."""
+def _checked_key(record: Record, number: int) -> str:
+    """Return the key of a record, which was found by that key's number; raise `LogDamaged` if it has another number."""
     if record.key is None or digest_key(record.key) != number:
         raise LogDamaged(
             f"record {record.position} is found by a key that it does not bear, but another or none"
         )
+    return record.key
 
 
 def find_values(
@@ -442,16 +482,16 @@ def find_values(
 
     Raises `LogDamaged` if bytes are lost or changed, and `UnknownEncoding` if a later version stored a value.
     """
-    found = {}
-    for digest, codec, encoding, data, *place in find_rows(connection, tuple(digests)):
+    values = {}
+    for digest, codec, encoding, data, *location in find_rows(connection, tuple(digests)):
         if encoding != PLAINTEXT:
             raise UnknownEncoding(
                 f"the value {digest.hex()} is stored as {encoding!r}, which this version cannot open: use a newer "
                 "eventflow"
             )
         if data is None:
-            data = packs.read(digest, Place(*place))  # noqa: PLW2901 - the rest of the row
+            data = packs.read(digest, Location(*location))  # noqa: PLW2901 - the rest of the row
         elif not has_digest(data, digest):
             raise LogDamaged(f"the value {digest.hex()} does not have its bytes any more; run its task again")
-        found[digest] = Value(digest, codec, data)
-    return {digest: found[digest] for digest in digests if digest in found}
+        values[digest] = Value(digest, codec, data)
+    return {digest: values[digest] for digest in digests if digest in values}

@@ -46,13 +46,13 @@ class LogKeys(Mapping[str, bytes]):
     def __init__(
         self,
         log: Path,
-        known: Callable[[], Iterable[str]],
+        recorded: Callable[[], Iterable[str]],
         note: Callable[[Iterable[str]], object],
         environ: Mapping[str, str] = os.environ,
     ) -> None:
-        """Keys of a log: `known` returns the ids that the log has recorded, and `note` records the used ones."""
+        """Keys of a log: `recorded` returns the ids that the log has recorded, and `note` records the used ones."""
         self._log = log
-        self._known = known
+        self._recorded = recorded
         self._note = note
         self._environ = environ
         self._keys: Mapping[str, bytes] | None = None
@@ -71,22 +71,24 @@ class LogKeys(Mapping[str, bytes]):
 
     def _find(self) -> Mapping[str, bytes]:
         """Return the existing keys."""
-        if self._keys is None:
-            given = self._environ.get(KEY_VARIABLE)
-            if given:
-                return self._take(_keys_of(given.split(","), f"the variable {KEY_VARIABLE}"))
-            path = _place_of(self._log)
-            text = _read(path)
-            return {} if text is None else self._take(_keys_of([text], str(path)))
-        return self._keys
+        if self._keys is not None:
+            return self._keys
+        variable = self._environ.get(KEY_VARIABLE)
+        if variable:
+            return self._take(_keys_of(variable.split(","), f"the variable {KEY_VARIABLE}"))
+        path = _key_file_of(self._log)
+        text = _read(path)
+        if text is None:
+            return {}
+        return self._take(_keys_of([text], str(path)))
 
     def _make(self) -> Mapping[str, bytes]:
         """Make a key and return it, or the key of another process that was faster."""
-        path = _place_of(self._log)
-        known = sorted(self._known())
-        if known:
+        path = _key_file_of(self._log)
+        recorded = sorted(self._recorded())
+        if recorded:
             raise KeyUnavailable(
-                f"{path} is missing, and results of {self._log} were signed with the key {' or '.join(known)}: "
+                f"{path} is missing, and results of {self._log} were signed with the key {' or '.join(recorded)}: "
                 f"restore it from a copy, or give it in {KEY_VARIABLE}. If it is lost, make a new one, which opens "
                 f"no earlier pickle: `(umask 077; openssl rand -hex 32 > {path})`"
             )
@@ -120,9 +122,11 @@ class LogKeyring(Keyring, frozen=True):
         return []
 
 
-def _place_of(log: Path) -> Path:
+def _key_file_of(log: Path) -> Path:
     log = log.resolve()
-    return log.with_name("key") if log.parent.name == ".eventflow" else Path(f"{log}.key")
+    if log.parent.name == ".eventflow":
+        return log.with_name("key")
+    return Path(f"{log}.key")
 
 
 def _read(path: Path) -> str | None:
@@ -136,13 +140,13 @@ def _read(path: Path) -> str | None:
             f"{path}, the log's key, cannot be read ({error.strerror}): make it a file of yours, of mode 0600"
         ) from error
     try:
-        found = os.fstat(descriptor)
-        mode = stat.S_IMODE(found.st_mode)
-        if not stat.S_ISREG(found.st_mode):
+        status = os.fstat(descriptor)
+        mode = stat.S_IMODE(status.st_mode)
+        if not stat.S_ISREG(status.st_mode):
             raise KeyUnavailable(f"{path}, the log's key, is no regular file: restore it from a copy")
-        if found.st_uid != os.geteuid():
+        if status.st_uid != os.geteuid():
             raise KeyUnavailable(
-                f"{path} belongs to another user (uid {found.st_uid}), who may have made it to have code run here: "
+                f"{path} belongs to another user (uid {status.st_uid}), who may have made it to have code run here: "
                 f"delete it if it came with somebody else's log; if it is yours, `chown` it to uid {os.geteuid()}"
             )
         if mode & 0o077:

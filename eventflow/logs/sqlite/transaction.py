@@ -78,7 +78,7 @@ class Append(msgspec.Struct, gc=False):
     """Whether anything new was stored."""
 
 
-class _Head(msgspec.Struct, frozen=True, gc=False):
+class _StreamEnd(msgspec.Struct, frozen=True, gc=False):
     """The end of a stream; `id` 0 is a stream that does not exist."""
 
     id: int
@@ -88,7 +88,7 @@ class _Head(msgspec.Struct, frozen=True, gc=False):
     """The segment of its last position, see `lookups`; a record in another segment has a mark."""
 
 
-_NONE: Final = _Head(0, 0, 0, -1)
+_NO_STREAM: Final = _StreamEnd(0, 0, 0, -1)
 
 
 class Ledger:
@@ -98,7 +98,7 @@ class Ledger:
         self.position = _UNKNOWN
         self.streams = 0
         """The highest number among the streams."""
-        self.heads: dict[str, _Head] = {}
+        self.heads: dict[str, _StreamEnd] = {}
         self.kinds: dict[str, int] = {}
         self.full = True
         """Whether the connection syncs each commit."""
@@ -143,24 +143,24 @@ class Ledger:
         unknown = [name for name in dict.fromkeys(streams) if name not in self.heads]
         for start in range(0, len(unknown), _LEARNT_MAX):
             names = unknown[start : start + _LEARNT_MAX]
-            found = streams_named(connection, names)
+            numbers = streams_named(connection, names)
             for name in names:
-                number = found.get(name)
+                number = numbers.get(name)
                 if number is None:
-                    self.heads[name] = _NONE
+                    self.heads[name] = _NO_STREAM
                 else:
                     end = end_of_stream(connection, number, name)
-                    self.heads[name] = _Head(number, end.version, end.at, segment_of(end.position))
+                    self.heads[name] = _StreamEnd(number, end.version, end.at, segment_of(end.position))
 
     def kind(self, connection: Connection, name: str) -> int:
         """Return the number of a kind; assign one if it has none."""
-        found = self.kinds.get(name)
-        if found is None:
-            found = max(self.kinds.values(), default=0) + 1
-            row = (found, name, sum_of(found, name))
+        number = self.kinds.get(name)
+        if number is None:
+            number = max(self.kinds.values(), default=0) + 1
+            row = (number, name, sum_of(number, name))
             connection.execute("INSERT INTO kind (id, name, crc) VALUES (?, ?, ?)", row)
-            self.kinds[name] = found
-        return found
+            self.kinds[name] = number
+        return number
 
 
 digest_key: Final = name_digest
@@ -169,7 +169,9 @@ digest_key: Final = name_digest
 
 def stage(write: Write) -> _Staged:
     """Encode a write as if its stream ended at `expect`; raise any error of encoding."""
-    drafts = _in_time(write.drafts, write.drafts[0].at) if write.drafts else ()
+    drafts = write.drafts
+    if drafts:
+        drafts = _in_time(drafts, drafts[0].at)
     bodies = [encode(write.stream, version, draft) for version, draft in enumerate(drafts, write.expect + 1)]
     return _Staged(write.stream, write.expect, drafts, bodies)
 
@@ -188,16 +190,17 @@ def store(
     ledger: Ledger,
     packs: PackWriter,
     appends: Sequence[Append],
-    check_places: Callable[[], object],
+    check_files: Callable[[], object],
 ) -> None:
     """Store a batch in one transaction; each append then has records or an error.
 
-    Call it under the append lock. `check_places` is called right before the commit, and raises if the commit would be
+    Call it under the append lock. `check_files` is called right before the commit, and raises if the commit would be
     lost. Raises if nothing of the batch was stored.
     """
     full = any(append.full for append in appends)
     if full != ledger.full:
-        connection.execute(f"PRAGMA synchronous = {'FULL' if full else 'NORMAL'}")
+        level = "FULL" if full else "NORMAL"
+        connection.execute(f"PRAGMA synchronous = {level}")
         ledger.full = full
     connection.execute("BEGIN IMMEDIATE")
     try:
@@ -218,7 +221,7 @@ def store(
         batch.flush()
         batch.keep_large(packs, full=full)
         notes = ledger.write_notes(connection)
-        check_places()
+        check_files()
         connection.execute("COMMIT")
         ledger.drop_notes(notes)
     except BaseException:
@@ -243,7 +246,7 @@ class _Transaction:
     def take(self, append: Append) -> None:
         """Accept a whole append, or raise `Conflict` or `LogDamaged` and change nothing."""
         ledger = self._ledger
-        ends: dict[str, _Head] = {}
+        ends: dict[str, _StreamEnd] = {}
         streams: list[Any] = []
         events: list[Any] = []
         records: list[Record] = []
@@ -252,7 +255,7 @@ class _Transaction:
             name = write.stream
             head = ends.get(name) or ledger.heads[name]
             if write.expect != head.version:
-                records += self._standing(write, head)
+                records += self._already_stored(write, head)
                 continue
             if not write.drafts:
                 continue
@@ -282,12 +285,12 @@ class _Transaction:
         self,
         stream: str,
         number: int,
-        head: _Head,
+        head: _StreamEnd,
         drafts: Sequence[Draft],
         bodies: Sequence[bytes],
         position: int,
         records: list[Record],
-    ) -> tuple[list[Any], _Head]:
+    ) -> tuple[list[Any], _StreamEnd]:
         """Return the rows of new records after a position, as a flat list, and the new end of their stream."""
         connection, ledger = self._connection, self._ledger
         version, segment = head.version, head.segment
@@ -303,7 +306,7 @@ class _Transaction:
             short = None if key is None else digest_key(key)
             rows += (position, number, version, kind, short, body, checksum(body, position), mark)
             records.append(Record(position, stream, version, draft.at, key, event))
-        return rows, _Head(number, version, drafts[-1].at, segment)
+        return rows, _StreamEnd(number, version, drafts[-1].at, segment)
 
     def _take_values(self, values: Sequence[Value]) -> None:
         for value in values:
@@ -346,7 +349,7 @@ class _Transaction:
             6,
         )
 
-    def _standing(self, write: _Staged, head: _Head) -> Iterable[Record]:
+    def _already_stored(self, write: _Staged, head: _StreamEnd) -> Iterable[Record]:
         """Return the stored records that equal a write; raise `Conflict` if there are none."""
         first, stream, count = write.expect, write.stream, len(write.drafts)
         if not 0 <= first <= head.version - count:

@@ -7,8 +7,8 @@ import asyncio
 import anyio
 import pytest
 
-from eventflow.logs.sqlite import patience
-from eventflow.logs.sqlite.patience import outlast
+from eventflow.logs.sqlite import shield
+from eventflow.logs.sqlite.shield import wait_shielded
 
 
 async def work(leave: asyncio.Event) -> None:
@@ -22,7 +22,7 @@ async def test_a_cancellation_is_raised_when_the_work_has_ended(times: int) -> N
     """Not before, however often the caller is told, and not lost; the work itself is left alone."""
     leave = asyncio.Event()
     under_way = asyncio.ensure_future(work(leave))
-    waiting = asyncio.ensure_future(outlast(under_way))
+    waiting = asyncio.ensure_future(wait_shielded(under_way))
     for _ in range(times):
         await asyncio.sleep(0)
         waiting.cancel()
@@ -41,15 +41,15 @@ async def test_it_ends_within_a_cancelled_scope() -> None:
     with anyio.CancelScope() as scope:
         scope.cancel()
         asyncio.get_running_loop().call_soon(leave.set)
-        assert await outlast(under_way)
+        assert await wait_shielded(under_way)
     assert under_way.done()
 
 
-async def test_patience_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_shield_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """Work that does not end is left to itself, cancelled or not."""
-    monkeypatch.setattr(patience, "PATIENCE_S", 0.01)
+    monkeypatch.setattr(shield, "SHIELD_S", 0.01)
     under_way = asyncio.ensure_future(asyncio.Event().wait())
-    waiting = asyncio.ensure_future(outlast(under_way))
+    waiting = asyncio.ensure_future(wait_shielded(under_way))
     await asyncio.sleep(0)
     waiting.cancel()
     assert await waiting is False

@@ -7,19 +7,19 @@ from typing import Any, Final
 
 import anyio
 
-__all__ = ["PATIENCE_S", "outlast"]
+__all__ = ["SHIELD_S", "wait_shielded"]
 
-PATIENCE_S: Final = 5.0
+SHIELD_S: Final = 5.0
 """Seconds that a cancelled caller waits."""
 
 
-async def outlast(work: asyncio.Future[Any]) -> bool:
-    """Wait until `work` ends, at most `PATIENCE_S` seconds, also if the caller is cancelled; return whether it ended.
+async def wait_shielded(work: asyncio.Future[Any]) -> bool:
+    """Wait until `work` ends, at most `SHIELD_S` seconds, also if the caller is cancelled; return whether it ended.
 
     It never cancels `work`, and never raises its error. A cancellation is raised after `work` has ended.
     """
     loop = asyncio.get_running_loop()
-    end = loop.time() + PATIENCE_S
+    end = loop.time() + SHIELD_S
     cancelled: asyncio.CancelledError | None = None
     with anyio.CancelScope(shield=True):
         while not work.done() and (left := end - loop.time()) > 0:

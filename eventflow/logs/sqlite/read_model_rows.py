@@ -12,7 +12,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -21,7 +21,7 @@ from eventflow.logs.sqlite.lookups import POSITION_MAX, one_moment
 from eventflow.ports import Checkpoint, RowsFound
 from eventflow.records import LogDamaged
 
-__all__ = ["find_rows_of", "write_rows"]
+__all__ = ["find_model_rows", "write_model_rows"]
 
 _ASKED: Final = 500
 """Number of names in one query."""
@@ -39,7 +39,7 @@ class _Model(msgspec.Struct, frozen=True):
     total: int
 
 
-def find_rows_of(
+def find_model_rows(
     connection: sqlite3.Connection, table: str, names: Sequence[str] | None, prefix: str
 ) -> RowsFound:
     """Return checkpoint and rows of one moment. Unless rows are requested by name, check that none is missing."""
@@ -48,19 +48,21 @@ def find_rows_of(
         if model is None:
             return RowsFound(None, {})
         if names:
-            return RowsFound(model.checkpoint, dict(_named(connection, model.id, names)))
-        rows: dict[str, bytes] = {}
-        _check_all(connection, model, table, None if names is not None else (prefix, rows))
+            stored = _rows_named(connection, "name, data, crc", model.id, names)
+            rows = {name: data for name, data, _ in _checked(stored, model.id)}
+        else:
+            checked = _all_rows(connection, model, table)  # all are read, even if none is wanted
+            rows = {name: data for name, data in checked if names is None and name.startswith(prefix)}
         return RowsFound(model.checkpoint, rows)
 
 
 def _find(connection: sqlite3.Connection, table: str) -> _Model | None:
     """Return a model after checking its own row, but not its rows."""
-    found = connection.execute(_MODEL, (table,)).fetchone()
-    if found is None:
+    row = connection.execute(_MODEL, (table,)).fetchone()
+    if row is None:
         return None
-    check_row(f"the read model {table!r}", *found)
-    number, name, code, position, rows, total, _ = found
+    check_row(f"the read model {table!r}", *row)
+    number, name, code, position, rows, total, _ = row
     try:
         model = msgspec.convert(
             (number, Checkpoint(code, position), rows, total), type=tuple[int, Checkpoint, int, int]
@@ -86,24 +88,24 @@ def _checked(
         yield name, data, crc
 
 
-def _named(connection: sqlite3.Connection, number: int, names: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+def _rows_named(
+    connection: sqlite3.Connection, columns: str, number: int, names: Iterable[str]
+) -> Iterator[tuple[Any, ...]]:
+    """Yield the existing rows among some names, in the order of their names."""
     wanted = sorted(set(names))
     for start in range(0, len(wanted), _ASKED):
         part = wanted[start : start + _ASKED]
         marks = ", ".join("?" * len(part))
         rows = connection.execute(
-            f"SELECT name, data, crc FROM read_row WHERE model = ? AND name IN ({marks}) ORDER BY name",  # noqa: S608 - marks only
+            f"SELECT {columns} FROM read_row WHERE model = ? AND name IN ({marks}) ORDER BY name",  # noqa: S608 - columns and marks
             (number, *part),
         )
         with closing(rows):
-            for name, data, _ in _checked(rows, number):
-                yield name, data
+            yield from rows
 
 
-def _check_all(
-    connection: sqlite3.Connection, model: _Model, table: str, into: tuple[str, dict[str, bytes]] | None
-) -> None:
-    """Check that no row of a model is missing, and return those whose names have the prefix."""
+def _all_rows(connection: sqlite3.Connection, model: _Model, table: str) -> Iterator[tuple[str, bytes]]:
+    """Yield all rows of a model; at the end, check that no row is missing."""
     rows = connection.execute(
         "SELECT name, data, crc FROM read_row WHERE model = ? ORDER BY name", (model.id,)
     )
@@ -112,15 +114,14 @@ def _check_all(
         for name, data, crc in _checked(rows, model.id):
             count += 1
             total += crc
-            if into is not None and name.startswith(into[0]):
-                into[1][name] = data
+            yield name, data
     if (count, total % _TOTAL) != (model.rows, model.total):
         raise LogDamaged(
             f"the read model {table!r} has {count} rows, which are not the {model.rows} that it had"
         )
 
 
-def write_rows(
+def write_model_rows(
     connection: sqlite3.Connection,
     table: str,
     was: Checkpoint | None,
@@ -132,7 +133,10 @@ def write_rows(
     If `was` is None and the model exists, it is deleted if it is damaged.
     """
     model = _usable(connection, table, was)
-    if (None if model is None else model.checkpoint) != was:
+    checkpoint = None
+    if model is not None:
+        checkpoint = model.checkpoint
+    if checkpoint != was:
         return False
     count = total = 0
     if model is None:
@@ -145,19 +149,21 @@ def write_rows(
             connection.execute("DELETE FROM read_row WHERE model = ?", (number,))
         else:
             count, total = model.rows, model.total
-            for _, crc in _sums(connection, number, rows):
+            for (crc,) in _rows_named(connection, "crc", number, rows):
                 count -= 1
                 total -= crc
-    kept = [
-        (number, name, data, sum_of(number, name, data)) for name, data in rows.items() if data is not None
-    ]
+    kept, deleted = [], []
+    for name, data in rows.items():
+        if data is None:
+            deleted.append((number, name))
+        else:
+            crc = sum_of(number, name, data)
+            kept.append((number, name, data, crc))
+            total += crc
     connection.executemany("REPLACE INTO read_row (model, name, data, crc) VALUES (?, ?, ?, ?)", kept)
-    connection.executemany(
-        "DELETE FROM read_row WHERE model = ? AND name = ?",
-        [(number, name) for name, data in rows.items() if data is None],
-    )
+    connection.executemany("DELETE FROM read_row WHERE model = ? AND name = ?", deleted)
     count += len(kept)
-    total = (total + sum(row[3] for row in kept)) % _TOTAL
+    total %= _TOTAL
     row = (number, table, now.code, now.position, count, total)
     connection.execute(
         "REPLACE INTO read_model (id, name, code, position, rows, total, crc) VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -166,24 +172,13 @@ def write_rows(
     return True
 
 
-def _sums(connection: sqlite3.Connection, number: int, names: Iterable[str]) -> Iterator[tuple[str, int]]:
-    """Return the checksums of the existing rows among some names."""
-    wanted = sorted(names)
-    for start in range(0, len(wanted), _ASKED):
-        part = wanted[start : start + _ASKED]
-        marks = ", ".join("?" * len(part))
-        yield from connection.execute(
-            f"SELECT name, crc FROM read_row WHERE model = ? AND name IN ({marks})",  # noqa: S608 - marks only
-            (number, *part),
-        )
-
-
 def _usable(connection: sqlite3.Connection, table: str, was: Checkpoint | None) -> _Model | None:
     """Return the model to continue; a damaged one is deleted if the caller starts from nothing."""
     try:
         model = _find(connection, table)
         if was is None and model is not None:
-            _check_all(connection, model, table, None)
+            for _ in _all_rows(connection, model, table):
+                pass
     except LogDamaged:
         if was is not None:
             raise

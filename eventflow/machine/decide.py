@@ -10,7 +10,7 @@ waits. So repeating a command is never an error, and late answers are dropped.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from eventflow.events import (
     Event,
@@ -79,6 +79,9 @@ def _start(plan: Plan, run: RunState, command: StartTask, now: int) -> TaskStart
 
 def _succeed(plan: Plan, run: RunState, command: SucceedTask, now: int) -> TaskSucceeded:
     slot = command.slot
+    expires_at = None
+    if command.key is not None:
+        expires_at = _expires_at(plan, run, slot, now)
     return TaskSucceeded(
         claim=run.claim,
         task=(slot,) if run.parent[slot] < 0 else run.address(slot),
@@ -87,14 +90,16 @@ def _succeed(plan: Plan, run: RunState, command: SucceedTask, now: int) -> TaskS
         queue_us=command.queue_us,
         body_us=command.body_us,
         encode_us=command.encode_us,
-        expires_at=None if command.key is None else _expires_at(plan, run, slot, now),
+        expires_at=expires_at,
         content=command.content,
     )
 
 
 def _expires_at(plan: Plan, run: RunState, slot: int, now: int) -> int | None:
     cache = plan.graph.task_of(run.node(slot)).policy.cache
-    return now + cache.for_us if cache is not None and cache.for_us else None
+    if cache is None or not cache.for_us:
+        return None
+    return now + cache.for_us
 
 
 def _fail(plan: Plan, run: RunState, command: FailTask, now: int) -> TaskFailed | None:
@@ -103,13 +108,14 @@ def _fail(plan: Plan, run: RunState, command: FailTask, now: int) -> TaskFailed 
         return None
     retries = plan.graph.task_of(run.node(slot)).policy.retries
     may_retry = command.reason not in _FINAL_REASONS and run.failures.get(slot, 0) < retries
+    retry_at = now + command.delay_us if may_retry else None
     return TaskFailed(
         claim=run.claim,
         task=run.address(slot),
         attempt=command.attempt,
         failure=command.failure,
         reason=command.reason,
-        retry_at=now + command.delay_us if may_retry else None,
+        retry_at=retry_at,
         body_us=command.body_us,
     )
 
@@ -127,8 +133,10 @@ def _abandon(plan: Plan, run: RunState, command: AbandonTask, now: int) -> TaskA
 def _skip(plan: Plan, run: RunState, command: SkipTask, now: int) -> TaskSkipped | None:
     """Make the event unless it is of another attempt; the event itself names none."""
     slot = command.slot
-    is_running = run.status[slot] == Status.RUNNING
-    if command.attempt != (run.attempt[slot] if is_running else 0):
+    attempt = 0
+    if run.status[slot] == Status.RUNNING:
+        attempt = run.attempt[slot]
+    if command.attempt != attempt:
         return None
     return TaskSkipped(claim=run.claim, task=run.address(slot), reason=command.reason)
 
@@ -172,9 +180,9 @@ def _release_run(plan: Plan, run: RunState, command: ReleaseRun, now: int) -> Ru
 
 
 def _finish_run(plan: Plan, run: RunState, command: FinishRun, now: int) -> RunFinished:
-    has_failed = any(run.ends(slot)[0] for slot in plan.judged)
-    outcome: Literal["success", "failed"] = "failed" if has_failed else "success"
-    return RunFinished(claim=run.claim, outcome=outcome, message=command.message if has_failed else "")
+    if any(run.ends(slot)[0] for slot in plan.judged):
+        return RunFinished(claim=run.claim, outcome="failed", message=command.message)
+    return RunFinished(claim=run.claim, outcome="success")
 
 
 _EVENTS: Final[dict[type[Command], Callable[[Plan, RunState, Any, int], Event | None]]] = {

@@ -32,7 +32,7 @@ from eventflow.events import (
 )
 from eventflow.graph import Input, ListOf, TupleOf, refs
 from eventflow.machine.plan import Plan
-from eventflow.machine.rules import CRASHES, RUN, IllegalEvent, admit, outcome_of
+from eventflow.machine.rules import CRASHES, RUN_TRANSITIONS, IllegalEvent, admit, outcome_of
 from eventflow.machine.state import FAILED, FINISHED, MapState, RunState, Status
 
 __all__ = ["evolve"]
@@ -60,7 +60,7 @@ def evolve(plan: Plan, run: RunState, version: int, draft: Draft | Record) -> Ru
     return run
 
 
-def _started(plan: Plan, run: RunState, slot: int, version: int, event: TaskStarted) -> None:
+def _task_started(plan: Plan, run: RunState, slot: int, version: int, event: TaskStarted) -> None:
     run.status[slot] = _RUNNING
     run.attempt[slot] = event.attempt
     run.started[slot] = version
@@ -70,7 +70,7 @@ def _started(plan: Plan, run: RunState, slot: int, version: int, event: TaskStar
     _take_due(run)
 
 
-def _succeeded(plan: Plan, run: RunState, slot: int, version: int, event: TaskSucceeded) -> None:
+def _task_succeeded(plan: Plan, run: RunState, slot: int, version: int, event: TaskSucceeded) -> None:
     run.status[slot] = _SUCCEEDED
     run.running -= 1
     run.source[slot] = version
@@ -79,13 +79,13 @@ def _succeeded(plan: Plan, run: RunState, slot: int, version: int, event: TaskSu
     _finished(plan, run, slot, 0, 0)
 
 
-def _ended(
+def _task_ended(
     plan: Plan, run: RunState, slot: int, version: int, event: TaskReused | TaskSkipped | TaskBlocked
 ) -> None:
     _end(plan, run, slot, version, outcome_of(event))
 
 
-def _failed(plan: Plan, run: RunState, slot: int, version: int, event: TaskFailed) -> None:
+def _task_failed(plan: Plan, run: RunState, slot: int, version: int, event: TaskFailed) -> None:
     run.failures[slot] = run.failures.get(slot, 0) + 1
     run.crashes.pop(slot, None)
     if event.retry_at is None:
@@ -96,7 +96,7 @@ def _failed(plan: Plan, run: RunState, slot: int, version: int, event: TaskFaile
         heappush(run.timers, (event.retry_at, slot))
 
 
-def _abandoned(plan: Plan, run: RunState, slot: int, version: int, event: TaskAbandoned) -> None:
+def _task_abandoned(plan: Plan, run: RunState, slot: int, version: int, event: TaskAbandoned) -> None:
     _leave(run, slot, Status.PENDING)
     if event.reason in CRASHES:
         run.crashes[slot] = run.crashes.get(slot, 0) + 1
@@ -117,7 +117,7 @@ def _leave(run: RunState, slot: int, after: Status) -> None:
     run.status[slot] = after
 
 
-def _mapped(plan: Plan, run: RunState, slot: int, version: int, event: TaskMapped) -> None:
+def _task_mapped(plan: Plan, run: RunState, slot: int, version: int, event: TaskMapped) -> None:
     base, width = len(run.status), event.width
     run.status[slot] = Status.MAPPED
     run.source[slot] = version
@@ -134,7 +134,7 @@ def _mapped(plan: Plan, run: RunState, slot: int, version: int, event: TaskMappe
     for task in plan.each.get(slot, ()):
         _inform(run, task, 0, 0)
     if width == 0:
-        _map_done(plan, run, slot)
+        _map_finished(plan, run, slot)
 
 
 def _waits_of_children(plan: Plan, run: RunState, slot: int, children: MapState) -> list[int]:
@@ -150,19 +150,18 @@ def _waits_of_children(plan: Plan, run: RunState, slot: int, children: MapState)
 
 
 def _elements(plan: Plan, inputs: tuple[Input, ...], width: int) -> set[tuple[int, int]]:
-    """Return (child, node) for each node in the written lists that a task is mapped over."""
-    return {
-        (nth, ref.node)
-        for item in inputs
-        if item.each and isinstance(item.arg, ListOf | TupleOf)
-        for nth, part in enumerate(item.arg.items[:width])
-        for ref in refs(part)
-        if ref.node in plan.tasks
-    }
+    """Return (child, node) for each task node in the written lists that a task is mapped over."""
+    elements: set[tuple[int, int]] = set()
+    for item in inputs:
+        if item.each and isinstance(item.arg, ListOf | TupleOf):
+            for nth, part in enumerate(item.arg.items[:width]):
+                elements.update((nth, ref.node) for ref in refs(part) if ref.node in plan.tasks)
+    return elements
 
 
 def _wait_or_count(run: RunState, child: int, up: int) -> int:
-    if not _done(run, up):
+    """Return 1 if an upstream has not finished; if it has, count its outcome for the child and return 0."""
+    if not _has_finished(run, up):
         return 1
     failed, skipped = run.ends(up)
     run.failed[child] += failed
@@ -170,10 +169,12 @@ def _wait_or_count(run: RunState, child: int, up: int) -> int:
     return 0
 
 
-def _done(run: RunState, slot: int) -> bool:
+def _has_finished(run: RunState, slot: int) -> bool:
     """Return whether a task has finished; a map has when all its children have."""
     children = run.maps.get(slot)
-    return children.open == 0 if children is not None else bool(_FINISHED[run.status[slot]])
+    if children is not None:
+        return children.open == 0
+    return bool(_FINISHED[run.status[slot]])
 
 
 def _finished(plan: Plan, run: RunState, slot: int, failed: int, skipped: int) -> None:
@@ -226,10 +227,10 @@ def _child_finished(plan: Plan, run: RunState, parent: int, slot: int, failed: i
     children.failed += failed
     children.skipped += skipped
     if not children.open:
-        _map_done(plan, run, parent)
+        _map_finished(plan, run, parent)
 
 
-def _map_done(plan: Plan, run: RunState, slot: int) -> None:
+def _map_finished(plan: Plan, run: RunState, slot: int) -> None:
     run.open -= 1
     children = run.maps[slot]
     _inform_downstream(plan, run, slot, children.failed, children.skipped)
@@ -256,7 +257,7 @@ def _take_timers(run: RunState, slot: int) -> None:
 
 
 def _run_started(plan: Plan, run: RunState, _slot: int, version: int, event: RunStarted) -> None:
-    run.phase = RUN[RunStarted, run.phase]
+    run.phase = RUN_TRANSITIONS[RunStarted, run.phase]
     run.flow, run.durability, run.origin = event.flow, event.durability, event.origin
     run.labels = dict(event.labels)
     for slot in plan.parameters:
@@ -266,28 +267,28 @@ def _run_started(plan: Plan, run: RunState, _slot: int, version: int, event: Run
 
 
 def _run_claimed(plan: Plan, run: RunState, _slot: int, version: int, event: RunClaimed) -> None:
-    run.phase = RUN[RunClaimed, run.phase]
+    run.phase = RUN_TRANSITIONS[RunClaimed, run.phase]
     run.claim, run.flow = version, event.flow
 
 
 def _run_released(plan: Plan, run: RunState, _slot: int, version: int, event: RunReleased) -> None:
-    run.phase = RUN[RunReleased, run.phase]
+    run.phase = RUN_TRANSITIONS[RunReleased, run.phase]
 
 
 def _run_finished(plan: Plan, run: RunState, _slot: int, version: int, event: RunFinished) -> None:
-    run.phase = RUN[RunFinished, run.phase]
+    run.phase = RUN_TRANSITIONS[RunFinished, run.phase]
     run.outcome = event.outcome
 
 
 _HANDLERS: Final[dict[type, Callable[[Plan, RunState, int, int, Any], None]]] = {
-    TaskStarted: _started,
-    TaskSucceeded: _succeeded,
-    TaskFailed: _failed,
-    TaskReused: _ended,
-    TaskSkipped: _ended,
-    TaskBlocked: _ended,
-    TaskAbandoned: _abandoned,
-    TaskMapped: _mapped,
+    TaskStarted: _task_started,
+    TaskSucceeded: _task_succeeded,
+    TaskFailed: _task_failed,
+    TaskReused: _task_ended,
+    TaskSkipped: _task_ended,
+    TaskBlocked: _task_ended,
+    TaskAbandoned: _task_abandoned,
+    TaskMapped: _task_mapped,
     RunStarted: _run_started,
     RunClaimed: _run_claimed,
     RunReleased: _run_released,

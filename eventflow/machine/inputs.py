@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, assert_never
 
 from eventflow.events import Source
-from eventflow.graph import Arg, Const, DictOf, ListOf, Ref, Subscript, TupleOf
+from eventflow.graph import Arg, Const, DictOf, Input, ListOf, Ref, Subscript, TupleOf
 from eventflow.machine.plan import Plan
 from eventflow.machine.state import RunState, Status
 
@@ -63,10 +63,11 @@ def leaves(plan: Plan, run: RunState, slot: int) -> Iterator[Leaf]:
     """Yield the leaves of a task's inputs. A child of a map takes only its own element of each mapped input."""
     nth = _position(run, slot)
     for item in plan.tasks[run.node(slot)].inputs:
-        if item.each and nth >= 0:
-            yield from _element(run, item.name, item.arg, nth)
+        part = _element(run, item, nth) if item.each and nth >= 0 else item.arg
+        if isinstance(part, Leaf):
+            yield part
         else:
-            yield from _leaves(run, item.name, item.arg)
+            yield from _leaves(run, item.name, part)
 
 
 def _position(run: RunState, slot: int) -> int:
@@ -102,24 +103,19 @@ def leaf_of(run: RunState, label: str, ref: Ref) -> Leaf:
     return Leaf(label, up, path, range(children.base, children.base + children.width))
 
 
-def _leaf_of_element(run: RunState, label: str, ref: Ref) -> Leaf:
-    """Return the leaf of a reference that ends with the position of an element."""
-    leaf = leaf_of(run, label, ref)
-    leaf.is_element = bool(leaf.path)  # without a path the leaf is already the child at that position
-    return leaf
-
-
-def _element(run: RunState, label: str, arg: Arg, nth: int) -> Iterator[Leaf]:
-    """Yield the leaves of element `nth` of an input that is mapped over."""
-    match arg:
+def _element(run: RunState, item: Input, nth: int) -> Leaf | Arg:
+    """Return element `nth` of an input that is mapped over: a leaf of one value, or an argument of a written list."""
+    match item.arg:
         case Ref(node=up, path=path):
-            yield _leaf_of_element(run, label, Ref(up, (*path, nth)))
+            leaf = leaf_of(run, item.name, Ref(up, (*path, nth)))
+            leaf.is_element = bool(leaf.path)  # without a path the leaf is already the child at that position
+            return leaf
         case ListOf(items=items) | TupleOf(items=items):
-            yield from _leaves(run, label, items[nth])
+            return items[nth]
         case Const() | DictOf():
-            raise AssertionError(f"{arg!r} is never mapped over: no graph can have it")
+            raise AssertionError(f"{item.arg!r} is never mapped over: no graph can have it")
         case _:
-            assert_never(arg)
+            assert_never(item.arg)
 
 
 def causes(plan: Plan, run: RunState, slots: Iterable[int]) -> list[int]:
@@ -161,12 +157,14 @@ def width_max(plan: Plan, run: RunState, slot: int) -> int | None:
 
     None if there is no limit, -1 if a map that it follows child by child has no children yet.
     """
-    followed = [run.maps.get(up) for up in plan.followed.get(slot, ())]
-    over = [item.arg for item in plan.tasks[slot].inputs if item.each]
     limits = [
-        *(-1 if children is None else children.width for children in followed),
-        *(len(arg.items) for arg in over if isinstance(arg, ListOf | TupleOf)),
+        len(item.arg.items)
+        for item in plan.tasks[slot].inputs
+        if item.each and isinstance(item.arg, ListOf | TupleOf)
     ]
+    for up in plan.followed.get(slot, ()):
+        children = run.maps.get(up)
+        limits.append(-1 if children is None else children.width)
     return min(limits, default=None)
 
 
@@ -184,14 +182,14 @@ def bind(
     path in it, and the constant.
     """
     nth = _position(run, slot)
-    binding = _Binding(run, take, constant)
-    return {
-        item.name: binding.element(item.name, item.arg, nth)
-        if item.each and nth >= 0
-        else binding.build(item.name, (), item.arg)
-        for item in plan.tasks[run.node(slot)].inputs
-        if only is None or item.name in only
-    }
+    build = _Binding(run, take, constant).build
+    arguments = {}
+    for item in plan.tasks[run.node(slot)].inputs:
+        if only is not None and item.name not in only:
+            continue
+        part = _element(run, item, nth) if item.each and nth >= 0 else item.arg
+        arguments[item.name] = take(part) if isinstance(part, Leaf) else build(item.name, (), part)
+    return arguments
 
 
 class _Binding:
@@ -223,16 +221,5 @@ class _Binding:
             case DictOf(keys=keys, items=items):
                 pairs = zip(keys, items, strict=True)
                 return {key: build(name, (*path, key), part) for key, part in pairs}
-            case _:
-                assert_never(arg)
-
-    def element(self, name: str, arg: Arg, nth: int) -> Any:
-        match arg:
-            case Ref(node=up, path=path):
-                return self._take(_leaf_of_element(self._run, name, Ref(up, (*path, nth))))
-            case ListOf(items=items) | TupleOf(items=items):
-                return self.build(name, (), items[nth])
-            case Const() | DictOf():
-                raise AssertionError(f"{arg!r} is never mapped over: no graph can have it")
             case _:
                 assert_never(arg)

@@ -95,8 +95,11 @@ class Plan:
         self.parameters = graph.parameter_nodes
         self.mapped = frozenset(i for i, node in self.tasks.items() if node.mapped)
         self.cached = {node: graph.counted(node) for node in graph.cacheable}
-        count = (item for inputs, _ in self.cached.values() for item in inputs)
-        self.counted = frozenset(ref.node for item in count for ref in refs(item.arg))
+        counted: set[int] = set()
+        for inputs, _ in self.cached.values():
+            for item in inputs:
+                counted.update(ref.node for ref in refs(item.arg))
+        self.counted = frozenset(counted)
         self.degree = [0] * len(nodes)
         waiting: list[list[int] | None] = [None] * len(nodes)
         self.each = {}
@@ -120,25 +123,24 @@ class Plan:
     def _add_plain(self, i: int, node: TaskNode) -> tuple[int, ...]:
         """Add a task that is not mapped; returns the upstreams that it waits for."""
         parameters, mapped = self.parameters, self.mapped
-        leaves: list[int] = []
-        plain: list[int | tuple[int, str]] = []
-        simple = True
+        upstreams: list[int] = []
+        sources: list[int | tuple[int, str]] = []
+        is_plain = True
         for item in node.inputs:
             arg = item.arg
             if type(arg) is Const:
                 continue
-            for ref in (arg,) if type(arg) is Ref else refs(arg):
-                up = ref.node
-                leaves.append(up)
-                plain.append((_BIRTH, parameters[up].name) if up in parameters else up)
-                if ref.path or up in mapped:
-                    simple = False
-        waits = self._wait(i, leaves + list(node.after) if node.after else leaves)
-        if simple:
-            leaves_in_order = tuple(plain)
-            self.plain[i] = (
-                waits if leaves_in_order == waits else leaves_in_order
-            )  # one tuple for both saves memory
+            leaves = (arg,) if type(arg) is Ref else refs(arg)
+            for leaf in leaves:
+                up = leaf.node
+                upstreams.append(up)
+                sources.append((_BIRTH, parameters[up].name) if up in parameters else up)
+                if leaf.path or up in mapped:
+                    is_plain = False
+        waits = self._wait(i, upstreams + list(node.after) if node.after else upstreams)
+        if is_plain:
+            plain = tuple(sources)
+            self.plain[i] = waits if plain == waits else plain  # one tuple for both saves memory
         return waits
 
     def _add_mapped(self, i: int, node: TaskNode) -> tuple[int, ...]:
@@ -152,7 +154,9 @@ class Plan:
                 followed[arg.node] = None
             elif item.each and isinstance(arg, ListOf | TupleOf):
                 for nth, part in enumerate(arg.items):
-                    listed |= {(ref.node, nth): None for ref in refs(part) if ref.node in self.tasks}
+                    for ref in refs(part):
+                        if ref.node in self.tasks:
+                            listed[ref.node, nth] = None
             else:
                 shared += [ref.node for ref in refs(arg)]
         waits = self._wait(i, shared)

@@ -1,8 +1,9 @@
 """Which event may follow which. Everything that decides whether an event is legal is in this file.
 
-Three tables hold the transitions: `TASK` of a task that runs, `MAPPED_TASK` of a task that is mapped over something, and
-`RUN` of the run as a whole. Read a row as "if this event comes in this status, the status becomes that". Later features
-add rows (pause, queue, cancel, loop). The diagram in the docs is drawn from the tables.
+Three tables hold the transitions: `TASK_TRANSITIONS` of a task that runs, `MAPPED_TASK_TRANSITIONS` of a task that is
+mapped over something, and `RUN_TRANSITIONS` of the run as a whole. Read a row as "if this event comes in this status, the
+status becomes that". Later features add rows (pause, queue, cancel, loop). The diagram in the docs is drawn from the
+tables.
 
 `admit` judges an event: by its table, by the claim in force, and by the facts that no table can hold (the attempt, the
 upstreams, the width of a map). `evolve` folds only events that `admit` accepts, and `decide` gives only those. That the
@@ -40,10 +41,10 @@ from eventflow.machine.state import Phase, RunState, Status
 __all__ = [
     "CRASHES",
     "CRASHES_MAX",
-    "MAPPED_TASK",
-    "RUN",
+    "MAPPED_TASK_TRANSITIONS",
+    "RUN_TRANSITIONS",
     "SLOTS_MAX",
-    "TASK",
+    "TASK_TRANSITIONS",
     "IllegalEvent",
     "Verdict",
     "admit",
@@ -69,7 +70,7 @@ class IllegalEvent(Exception):
 P, R, T = Status.PENDING, Status.RUNNING, Status.RETRYING
 Transitions: TypeAlias = Mapping[tuple[type[Event], Status], frozenset[Status]]
 
-TASK: Final[Transitions] = {
+TASK_TRANSITIONS: Final[Transitions] = {
     (TaskStarted, P): frozenset({R}),
     (TaskStarted, T): frozenset({R}),
     (TaskReused, P): frozenset({Status.REUSED}),
@@ -82,15 +83,15 @@ TASK: Final[Transitions] = {
 }
 """(event, status before) → the statuses that may follow; `outcome_of` says which of them the event names."""
 
-MAPPED_TASK: Final[Transitions] = {
+MAPPED_TASK_TRANSITIONS: Final[Transitions] = {
     (TaskMapped, P): frozenset({Status.MAPPED}),
     (TaskSkipped, P): frozenset({Status.SKIPPED}),
     (TaskBlocked, P): frozenset({Status.BLOCKED}),
     (TaskFailed, P): frozenset({Status.FAILED}),  # it cannot be mapped over its inputs
 }
-"""The same for a mapped task. It has no body; its children do, and for them `TASK` holds."""
+"""The same for a mapped task. It has no body; its children do, and for them `TASK_TRANSITIONS` holds."""
 
-RUN: Final[Mapping[tuple[type[Event], Phase], Phase]] = {
+RUN_TRANSITIONS: Final[Mapping[tuple[type[Event], Phase], Phase]] = {
     (RunStarted, Phase.NEW): Phase.STARTED,
     (RunClaimed, Phase.STARTED): Phase.CLAIMED,
     (RunClaimed, Phase.RELEASED): Phase.CLAIMED,
@@ -130,7 +131,7 @@ _ATTEMPT_OF: Final = {TaskStarted: 1, TaskSucceeded: 0, TaskFailed: 0, TaskAband
 """Kinds that name an attempt → how much it is ahead of the task's last one."""
 
 _ROWS: Final[dict[type[Event], tuple[tuple[int, ...], tuple[int, ...], int | None]]] = {
-    kind: (_masks(TASK, kind), _masks(MAPPED_TASK, kind), _ATTEMPT_OF.get(kind))
+    kind: (_masks(TASK_TRANSITIONS, kind), _masks(MAPPED_TASK_TRANSITIONS, kind), _ATTEMPT_OF.get(kind))
     for kind in (*_OUTCOMES, TaskFailed)
 }
 """The tables of tasks by kind, as bits, since every event of every run is looked up here."""
@@ -153,7 +154,8 @@ def admit(plan: Plan, run: RunState, event: Any) -> int:
         _refuse(event, f"has claim {event.claim}, in force is {run.claim} ({run.phase.name})")
     task = event.task
     slot: int = task[0] if len(task) == 1 and task[0] in plan.tasks else _slot_of(run, event)
-    outcomes = (of_mapped if slot in plan.mapped else of_task)[run.status[slot]]
+    statuses = of_mapped if slot in plan.mapped else of_task
+    outcomes = statuses[run.status[slot]]
     if not outcomes or (kind is TaskFailed and not outcomes >> outcome_of(event) & 1):
         before, after = Status(run.status[slot]), outcome_of(event)
         _refuse(event, f"task {task} is {before.name} and cannot become {after.name}")
@@ -179,7 +181,8 @@ def _refuse(event: Event, why: str) -> NoReturn:
 
 def _admit_width(plan: Plan, run: RunState, slot: int, event: TaskMapped) -> None:
     """Refuse more children than the inputs have elements, and more slots than a run may have."""
-    width, limit = event.width, width_max(plan, run, slot)
+    width = event.width
+    limit = width_max(plan, run, slot)
     if width < 0 or (limit is not None and width > limit):
         _refuse(event, f"task {event.task} can have {limit} children, not {width}")
     slots = len(run.status) + width
@@ -189,7 +192,7 @@ def _admit_width(plan: Plan, run: RunState, slot: int, event: TaskMapped) -> Non
 
 def _admit_to_run(run: RunState, event: Event) -> None:
     """Refuse an event about the run that is illegal in its phase, or that its owner did not write."""
-    if (type(event), run.phase) not in RUN:
+    if (type(event), run.phase) not in RUN_TRANSITIONS:
         _refuse(event, f"the run is {run.phase.name}")
     if isinstance(event, RunReleased | RunFinished) and event.claim != run.claim:
         _refuse(event, f"has claim {event.claim}, in force is {run.claim}")
@@ -213,25 +216,24 @@ def judge(failed: int, skipped: int) -> Verdict:
     """
     if skipped:
         return Verdict.SKIP
-    return Verdict.BLOCK if failed else Verdict.RUN
+    if failed:
+        return Verdict.BLOCK
+    return Verdict.RUN
 
 
 def diagram() -> str:
     """Return the tables as one Mermaid state diagram."""
     lines = ["stateDiagram-v2"]
-    for name, table in (("Task", TASK), ("MappedTask", MAPPED_TASK)):
-        rows = [
-            (before.name, after.name, event)
-            for (event, before), targets in table.items()
-            for after in sorted(targets)
-        ]
-        lines += _composite(name, "PENDING", rows)
-    lines += _composite(
-        "Run", "NEW", [(before.name, after.name, event) for (event, before), after in RUN.items()]
-    )
+    for name, table in (("Task", TASK_TRANSITIONS), ("MappedTask", MAPPED_TASK_TRANSITIONS)):
+        lines += [f"    state {name} {{", "        [*] --> PENDING"]
+        for (event, before), targets in table.items():
+            lines += [_arrow(event, before, after) for after in sorted(targets)]
+        lines.append("    }")
+    lines += ["    state Run {", "        [*] --> NEW"]
+    lines += [_arrow(event, before, after) for (event, before), after in RUN_TRANSITIONS.items()]
+    lines.append("    }")
     return "\n".join(lines)
 
 
-def _composite(name: str, initial: str, rows: list[tuple[str, str, type[Event]]]) -> list[str]:
-    arrows = [f"        {before} --> {after}: {event.__name__}" for before, after, event in rows]
-    return [f"    state {name} {{", f"        [*] --> {initial}", *arrows, "    }"]
+def _arrow(event: type[Event], before: Status | Phase, after: Status | Phase) -> str:
+    return f"        {before.name} --> {after.name}: {event.__name__}"

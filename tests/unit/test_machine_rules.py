@@ -47,7 +47,7 @@ from eventflow.machine import (
     SucceedTask,
 )
 from eventflow.machine.evolve import evolve
-from eventflow.machine.rules import MAPPED_TASK, RUN, TASK, outcome_of
+from eventflow.machine.rules import MAPPED_TASK_TRANSITIONS, RUN_TRANSITIONS, TASK_TRANSITIONS, outcome_of
 from tests.unit.machines import CONST, FAILURE, PAYLOAD, Machine, born, claimed, machine, mapped, task
 
 OWNED: dict[str, Any] = {"claim": 2, "task": (0,)}
@@ -74,7 +74,10 @@ RUN_EVENTS: list[Any] = [
 ]
 
 PLAIN = [status for status in Status if status != Status.MAPPED]
-OF_MAPS = [Status.PENDING, *dict.fromkeys(after for targets in MAPPED_TASK.values() for after in targets)]
+OF_MAPS = [
+    Status.PENDING,
+    *dict.fromkeys(after for targets in MAPPED_TASK_TRANSITIONS.values() for after in targets),
+]
 """The statuses that a plain and a mapped task can have."""
 
 KINDS_OF: dict[type, tuple[type, ...]] = {
@@ -164,7 +167,7 @@ def test_the_tables_of_tasks(event: Any, status: Status, is_mapped: bool) -> Non
     """Each event in each status: if the table has it, it leads where the event says; all else is refused."""
     m = in_status(status, is_mapped=is_mapped)
     event = at_its_attempt(m, event)
-    table = MAPPED_TASK if is_mapped else TASK
+    table = MAPPED_TASK_TRANSITIONS if is_mapped else TASK_TRANSITIONS
     if outcome_of(event) in table.get((type(event), status), ()):
         m.fold(event)
         assert m.status("a") == outcome_of(event)
@@ -177,7 +180,7 @@ def test_the_tables_of_tasks(event: Any, status: Status, is_mapped: bool) -> Non
 def test_the_table_of_runs(event: Any, phase: Phase) -> None:
     """The same for the run as a whole."""
     m = in_phase(phase, has_tasks=not isinstance(event, RunFinished))
-    after = RUN.get((type(event), phase))
+    after = RUN_TRANSITIONS.get((type(event), phase))
     if after is None:
         refused(m, event)
     else:
@@ -187,7 +190,9 @@ def test_the_table_of_runs(event: Any, phase: Phase) -> None:
 
 def test_every_kind_of_event_is_in_a_table() -> None:
     """Each kind that a run's stream may have has a transition; only the definition of a flow has another stream."""
-    in_tables = {kind for table in (TASK, MAPPED_TASK, RUN) for kind, _ in table}
+    in_tables = {
+        kind for table in (TASK_TRANSITIONS, MAPPED_TASK_TRANSITIONS, RUN_TRANSITIONS) for kind, _ in table
+    }
     assert in_tables == {*get_args(Known)} - {FlowDefined}
 
 

@@ -313,7 +313,7 @@ def _why_not_loaded(payload: Stored | Withheld | Forgotten) -> str:
     match payload:
         case Stored():
             return (
-                f"the {payload.size} bytes of this result lie in store {payload.store!r} under "
+                f"the {payload.size} bytes of this result are in store {payload.store!r} under "
                 f"{payload.digest.hex()}, and no log is at hand here: read them with `await log.values([digest])`"
             )
         case Withheld():

@@ -1,4 +1,4 @@
-"""Count the words that plain English seldom needs, in docstrings, comments and pages.
+"""Count the words that plain English seldom needs, in docstrings, comments, messages and pages.
 
 `python -m tests.prose` prints the files with too many of them; `python -m tests.prose FILE ...` prints each counted
 word of these files with its line.
@@ -71,10 +71,10 @@ def text_of(name: str) -> Iterator[tuple[int, str]]:
 
 
 def _pieces_of_module(source: str) -> Iterator[tuple[int, str]]:
-    """Yield the docstrings and comments of a module; a string after a field documents the field."""
+    """Yield the comments of a module and its strings of three words or more: docstrings, messages, output."""
     for node in ast.walk(ast.parse(source)):
         match node:
-            case ast.Expr(value=ast.Constant(value=str(text))):
+            case ast.Constant(value=str(text)) if text.count(" ") >= 2:
                 yield node.lineno, text
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:

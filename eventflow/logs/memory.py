@@ -204,7 +204,7 @@ def _open(row: _Row) -> Record:
     record = decode(row.position, row.stream, row.body)
     if record.version != row.version:
         raise LogDamaged(
-            f"record {row.position} of {row.stream!r} stands as version {row.version} and says {record.version}"
+            f"record {row.position} of {row.stream!r} is stored as version {row.version} and says that it is version {record.version}"
         )
     return record
 
@@ -480,5 +480,5 @@ def _wake(loop: asyncio.AbstractEventLoop, news: anyio.Event) -> None:
 
 def _gap(row: _Row, expected: int, *, whole: bool) -> str:
     if whole:
-        return f"position {expected} is missing: position {row.position} ({row.stream!r}) stands in its place"
-    return f"version {expected} of {row.stream!r} is missing: version {row.version} stands in its place"
+        return f"position {expected} is missing: position {row.position} ({row.stream!r}) is in its place"
+    return f"version {expected} of {row.stream!r} is missing: version {row.version} is in its place"

@@ -89,8 +89,8 @@ def _check_code(recorded: Graph, today: Graph, facts: RunFacts, run_id: str) -> 
     )
     if changes:
         raise FlowChanged(
-            f"run {run_id!r}: the code of tasks changed that have finished, so their results are not what "
-            "today's code gives:",
+            f"run {run_id!r}: the code of tasks changed that have finished, so today's code might "
+            "give other results:",
             changes,
             f"keep these results: go on with `options(on_change='keep')`, or in a new run with `rerun({run_id!r})`; to have "
             "them made again, start a new run",
@@ -119,7 +119,7 @@ def _check_types(serializers: RunSerializers, today: Graph, facts: RunFacts, run
         raise of_another_type(
             f"run {run_id!r} holds values whose type is another one today",
             held,
-            f"have them made again by a new run: `rerun({run_id!r})`, or go on with `options(on_change='keep')`, which opens what does "
+            f"have them made again by a new run: `rerun({run_id!r})`, or go on with `options(on_change='keep')`, which opens the values that do "
             "not depend on it",
         )
 

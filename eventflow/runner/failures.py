@@ -78,9 +78,9 @@ class _Describing:
         left_out += len(parts) - len(members)
         notes += cut
         if depth >= _GROUPS_DEEP and _is_group(error) and any(map(_is_group, _members(error))):
-            notes.append("groups in this group are left out, and what is in them is given as its own")
+            notes.append("groups in this group are left out, and their members are listed in this one")
         if left_out:
-            notes.append(f"{left_out} more of what is in the group are not recorded")
+            notes.append(f"{left_out} more members of the group are not recorded")
         return Failure(
             type=_type_name(type(error)),
             message=message,

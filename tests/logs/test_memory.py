@@ -61,7 +61,7 @@ async def test_a_record_in_the_wrong_place_is_not_given() -> None:
     await log.append(write("run/a", 0, 1, 2))
     first, second = log._store.rows
     first.body, first.check = second.body, checksum(second.body, 1)
-    with pytest.raises(LogDamaged, match="stands as version 1 and says 2"):
+    with pytest.raises(LogDamaged, match="is stored as version 1 and says that it is version 2"):
         await collect(log.read())
 
 

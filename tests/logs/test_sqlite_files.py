@@ -229,7 +229,9 @@ async def test_a_record_in_the_wrong_place_is_not_given(tmp_path: Path) -> None:
         ("UPDATE event SET version = 3 WHERE position = 2", ()),
     )
     async with SQLiteLog(path) as log:
-        with pytest.raises(LogDamaged, match=r"record 2 of 'run/a' stands as version 3 and says 2"):
+        with pytest.raises(
+            LogDamaged, match=r"record 2 of 'run/a' is stored as version 3 and says that it is version 2"
+        ):
             await collect(log.read())
         with pytest.raises(LogDamaged, match="'run/a' has records after version 3"):
             await collect(log.read(stream="run/a"))

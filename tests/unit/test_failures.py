@@ -199,7 +199,7 @@ def test_what_is_cut_is_said() -> None:
     """Members, causes, notes and texts that are too many or too long leave a word about it."""
     group = failure_of(ExceptionGroup("many", [ValueError(str(number)) for number in range(600)]))
     assert 0 < len(group.members) < 600
-    assert f"{600 - len(group.members)} more of what is in the group are not recorded" in group.notes
+    assert f"{600 - len(group.members)} more members of the group are not recorded" in group.notes
     error = ValueError("0")
     for number in range(1, 600):
         outer = ValueError(str(number))

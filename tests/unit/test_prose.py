@@ -42,12 +42,15 @@ def checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, s
     return check
 
 
-def test_docstrings_comments_and_fields_are_counted(
+def test_docstrings_comments_fields_and_messages_are_counted(
     checked: Callable[[str, str], list[tuple[int, str]]],
 ) -> None:
-    """Prose of a module is its docstrings, the strings after fields, and its comments."""
-    source = '"""Who."""\n\nx: int = 0\n"""What."""\nwho = "nobody"  # told\n'
-    assert sorted(checked("a.py", source)) == [(1, "who"), (4, "what"), (5, "told")]
+    """Prose of a module is its docstrings, the strings after fields, its comments, and strings of three words."""
+    source = (
+        '"""Read a log. Who."""\n\nx: int = 0\n"""What it has."""\nwho = "nobody"  # told\n'
+        'raise ValueError(f"{x} lies in {x}, not here")\n'
+    )
+    assert sorted(checked("a.py", source)) == [(1, "who"), (4, "what"), (5, "told"), (6, "lies")]
 
 
 def test_code_and_quoted_names_are_not_counted(

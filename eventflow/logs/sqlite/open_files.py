@@ -83,6 +83,6 @@ class OpenFiles:
     def _replaced(self, name: str) -> LogReplaced:
         return LogReplaced(
             f"{name} was deleted, moved, replaced or cut off while the log {self._path} is open: nothing more is stored by "
-            "this handle, and what was not acknowledged may be lost. Put the file back or see who takes it away, "
+            "this handle, and appends that were not acknowledged may be lost. Put the file back, or find the program that removes it, "
             "then open the log again"
         )

@@ -267,7 +267,7 @@ class PackWriter:
             if not is_current:
                 raise LogReplaced(
                     f"{self._folder.pack(pack)}, which holds large values, was deleted, moved or replaced while they "
-                    "were being stored: nothing more is stored by this handle. Put the file back or see who takes "
+                    "were being stored: nothing more is stored by this handle. Put the file back, or find the program that removes "
                     "it away, then open the log again"
                 )
         self._relied_on = set()

@@ -298,7 +298,7 @@ class Page:
         if not rows:
             return fault
         after = min(rows, key=lambda row: int(row[column]))
-        return f"{fault}: position {after[0]} ({self._names.get(after[1])!r}) stands after it"
+        return f"{fault}: position {after[0]} ({self._names.get(after[1])!r}) follows"
 
 
 def _fetch(connection: sqlite3.Connection, span: Span, *, backwards: bool) -> tuple[Sequence[Row], bool, str]:
@@ -387,7 +387,7 @@ def open_row(row: Row, names: Mapping[int, str]) -> Record:
     record = decode(position, stream, body)
     if record.version != version:
         raise LogDamaged(
-            f"record {position} of {stream!r} stands as version {version} and says {record.version}"
+            f"record {position} of {stream!r} is stored as version {version} and says that it is version {record.version}"
         )
     return record
 
@@ -469,9 +469,7 @@ def _find_last(connection: sqlite3.Connection, key: str, last: int, names: dict[
 def _checked_key(record: Record, number: int) -> str:
     """Return the key of a record, which was found by that key's number; raise `LogDamaged` if it has another number."""
     if record.key is None or digest_key(record.key) != number:
-        raise LogDamaged(
-            f"record {record.position} is found by a key that it does not bear, but another or none"
-        )
+        raise LogDamaged(f"record {record.position} is indexed under a key that it does not have")
     return record.key
 
 

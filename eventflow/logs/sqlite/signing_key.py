@@ -6,7 +6,7 @@ A key is 32 bytes, written as 64 hexadecimal digits; its id is a short digest of
 several, separated by commas: the first one signs, each of them opens.  If it is set, the file is not read, so a key
 file that came with a log opens nothing.
 
-With the key, an attacker can make a pickle that runs code here, and so can the person who made the key file.  So a file
+With the key, an attacker can make a pickle that runs code here, and so can the author of the key file.  So a file
 that other users can read or own is refused, as ssh does.
 
 Keys are looked up only to sign or open a pickle.  A log without keys works, and so do all runs that need none.  A key
@@ -146,13 +146,13 @@ def _read(path: Path) -> str | None:
             raise KeyUnavailable(f"{path}, the log's key, is no regular file: restore it from a copy")
         if status.st_uid != os.geteuid():
             raise KeyUnavailable(
-                f"{path} belongs to another user (uid {status.st_uid}), who may have made it to have code run here: "
-                f"delete it if it came with somebody else's log; if it is yours, `chown` it to uid {os.geteuid()}"
+                f"{path} belongs to another user (uid {status.st_uid}), and with a key of their making they could run code here: "
+                f"delete it if it came with another person's log; if it is yours, `chown` it to uid {os.geteuid()}"
             )
         if mode & 0o077:
             raise KeyUnavailable(
-                f"{path} can be read by others (mode {mode:04o}), so what it signs proves nothing: "
-                f"`chmod 600 {path}`, if you are sure that nobody has read it"
+                f"{path} can be read by others (mode {mode:04o}), so its signatures prove nothing: "
+                f"`chmod 600 {path}`, if you are sure that no other user has read it"
             )
         try:
             return os.read(descriptor, _FILE_MAX).decode("ascii", errors="replace")

@@ -4,11 +4,11 @@ A projection is a class with a name, a version, an initial state and a function 
 It can be replayed to any position, followed live, snapshotted and served, if msgspec can encode its state, whose type
 is the return annotation of `initial`.
 
-    replay      the records up to a position → Fold
-    follow      the same, then the fold after each new record
-    dump        Fold → bytes, a snapshot;   restore   bytes → Fold, or None
-    begin       the log's snapshot as a fold, or the fold of no records
-    open_run    a run's id → the `RunView` that folds its stream
+    replay        the records up to a position → Fold
+    follow        the same, then the fold after each new record
+    dump          Fold → bytes, a snapshot;   restore   bytes → Fold, or None
+    latest_fold   the log's snapshot as a fold, or the fold of no records
+    open_run      a run's id → the `RunView` that folds its stream
 
 A snapshot caches a fold.  It may be deleted at any time, and it is ignored if it is corrupt or was made by other code.
 fold(all records) = fold(snapshot + the records after it) at every cut, since `apply` depends on nothing but its state
@@ -65,10 +65,10 @@ __all__ = [
     "TaskLine",
     "Timeline",
     "TimelineState",
-    "begin",
     "code_of_fold",
     "dump",
     "follow",
+    "latest_fold",
     "open_run",
     "read_graph",
     "read_graphs",
@@ -251,7 +251,7 @@ async def replay(
     success
     ```
     """
-    fold = await begin(log, projection, until=until) if start is None else start
+    fold = await latest_fold(log, projection, until=until) if start is None else start
     apply, state, position = projection.apply, fold.state, fold.position
     async for record in log.read(stream=stream, after=position, until=until):
         state = apply(state, record)
@@ -373,7 +373,7 @@ async def read_graphs(log: EventLog, facts: RunFacts, graphs: MutableMapping[str
             graphs[digest] = await read_graph(log, digest)
 
 
-async def begin(log: EventLog, projection: Projection[S], *, until: int | None = None) -> Fold[S]:
+async def latest_fold(log: EventLog, projection: Projection[S], *, until: int | None = None) -> Fold[S]:
     """Return the fold to continue: of the log's snapshot, if there is a sound one up to `until`, or of no records."""
     fold = data = None
     name: str | None = getattr(projection, "snapshot_name", None)

@@ -20,7 +20,7 @@ This module knows no serializer.  `eventflow.serializers` installs the default o
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, Never, Protocol, Self, TypeAlias, runtime_checkable
+from typing import Any, Final, Never, Protocol, Self, TypeAlias, assert_never, runtime_checkable
 
 import msgspec
 
@@ -320,6 +320,8 @@ def _why_not_loaded(payload: Stored | Withheld | Forgotten) -> str:
             return f"this result was not kept: {payload.reason}"
         case Forgotten():
             return f"the bytes of this result were removed: {payload.reason}"
+        case _:
+            assert_never(payload)
 
 
 def enc_hook(value: Any) -> Any:

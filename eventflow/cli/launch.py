@@ -227,9 +227,10 @@ class _Outcome(msgspec.Struct, frozen=True):
 
     @property
     def word(self) -> str:
-        if self.counts is not None:
-            return self.counts.outcome
-        return "success" if self.state.is_successful() else "failed"
+        """As in `RunFinished`."""
+        if self.state.is_successful():
+            return "success"
+        return "cancelled" if self.state.is_cancelled() else "failed"
 
 
 async def _run(

@@ -48,7 +48,7 @@ COLORS: Final = {
     "success": "green", "Success": "green", "Cached": "green", "Mapped": "green",
     "failed": "red", "Failed": "red", "TimedOut": "red", "Crashed": "red",
     "running": "cyan", "Running": "cyan",
-    "cancelled": "yellow", "TriggerFailed": "yellow", "Retrying": "yellow",
+    "cancelled": "yellow", "Cancelled": "yellow", "TriggerFailed": "yellow", "Retrying": "yellow",
 }  # fmt: skip
 """State or outcome → its colour on a terminal."""
 

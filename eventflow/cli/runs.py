@@ -84,17 +84,15 @@ def _run(row: RunRow, status: str) -> dict[str, Any]:
 def show(run: str, at: int | None, log: str | None, as_json: bool) -> None:
     """Show a run's tasks, now or as of any of its events."""
 
-    async def read(opened: EventLog) -> tuple[RunReport, int]:
-        run_id = await find_run(opened, run)
-        report = await read_report(opened, run_id, version=at)
-        return report, await opened.head(run_stream(run_id))
+    async def read(opened: EventLog) -> RunReport:
+        return await read_report(opened, await find_run(opened, run), version=at)
 
-    report, head = read_log(log, read)
+    report = read_log(log, read)
     if as_json:
-        write_json(json.dumps(_report(report, head)))
+        write_json(json.dumps(_report(report)))
         return
-    past = f"as of event {report.version} of {head}"
-    write_line(f"{report.flow} {report.run}  {report.state}: {report.message}  ({past})")
+    past = f"as of event {report.version} of {report.head}"
+    write_line(f"{report.flow} {report.run}  {report.status}: {report.message}  ({past})")
     write_table(("TASK", "STATE", "ATTEMPT", "TOOK", ""), [_task_cells(task) for task in report.tasks])
     for name, message in _whole_messages(report):
         first, *rest = message.split("\n")
@@ -103,14 +101,14 @@ def show(run: str, at: int | None, log: str | None, as_json: bool) -> None:
             write_line(f"  {line}")
 
 
-def _report(report: RunReport, head: int) -> dict[str, Any]:
+def _report(report: RunReport) -> dict[str, Any]:
     return {
         "run": report.run,
         "flow": report.flow,
-        "state": report.state,
+        "state": report.status,
         "message": report.message,
         "version": report.version,
-        "of": head,
+        "of": report.head,
         "tasks": [_task(task) for task in report.tasks],
     }
 

@@ -127,7 +127,7 @@ class _Demo:
         if sys.stderr.isatty():
             click.echo("\x1b[?25h", err=True)  # show the cursor, which the live display had hidden
         report = await read_report(log, _RUN)
-        return None if has_ended or report.state != "Running" else _Kill(report, self._executed())
+        return None if has_ended or report.status != "stopped" else _Kill(report, self._executed())
 
     def _executed(self) -> Counter[str]:
         return Counter(self._count.read_text(encoding="utf-8").split()) if self._count.exists() else Counter()

@@ -76,7 +76,7 @@ class FlowRunner:
         """Return the state of the run in the log; starts, resumes and writes nothing. Raises as `run` does."""
         log, view, serializers, request = self._log, self._view, self._serializers, self._request
         graph = view.plan.graph
-        facts = await ownership.fold(log, view)
+        facts = await ownership.read_run(log, view)
         run = facts.run
         if (
             run.phase == Phase.NEW or facts.unknown or facts.missing

@@ -21,7 +21,7 @@ import anyio
 from eventflow.events import RunFinished, RunReleased, RunStarted, missing_features
 from eventflow.machine import Phase
 from eventflow.ports import EventLog
-from eventflow.projections import Fold, begin, dump, read_graph
+from eventflow.projections import Fold, dump, latest_fold, read_graph
 from eventflow.runner.compatibility import check_shape
 from eventflow.runner.task_context import current
 from eventflow.views.run import RunFacts, RunView
@@ -33,9 +33,9 @@ __all__ = [
     "check_known",
     "check_not_awaited",
     "environment",
-    "fold",
     "is_over",
     "keep_snapshot",
+    "read_run",
     "watch",
 ]
 
@@ -72,11 +72,11 @@ def check_not_awaited(run_id: str) -> None:
         body = body.outer
 
 
-async def fold(log: EventLog, view: RunView) -> RunFacts:
-    """Fold the run from the log; raises `FlowChanged` when it is of another flow or shape."""
-    begun = await begin(log, view)
-    facts, graph = begun.state, view.plan.graph
-    async for record in log.read(stream=view.stream, after=begun.position):
+async def read_run(log: EventLog, view: RunView) -> RunFacts:
+    """Read a run from the log and fold it; raises `FlowChanged` when it is of another flow or shape."""
+    snapshot = await latest_fold(log, view)
+    facts, graph = snapshot.state, view.plan.graph
+    async for record in log.read(stream=view.stream, after=snapshot.position):
         event = record.event
         if isinstance(event, RunStarted) and _has_other_graph(event, graph.digest):
             check_shape(await read_graph(log, event.flow), graph, view.run_id)

@@ -144,7 +144,7 @@ class RunWriter:
 
     async def refold(self) -> None:
         """Fold the run again after an append that failed; raises `OwnershipLost` when another runner claimed it."""
-        self.facts = await ownership.fold(self._log, self._view)
+        self.facts = await ownership.read_run(self._log, self._view)
         ownership.check_known(self.facts, self._view.run_id)
         if not self._is_owned():
             raise OwnershipLost(f"run {self._view.run_id!r} was claimed by another runner")
@@ -167,13 +167,13 @@ class RunWriter:
         if self._ticket is not None:
             with suppress(Exception):  # the fold shows its outcome
                 await self._ticket.wait()
-        self.facts = await ownership.fold(self._log, self._view)
+        self.facts = await ownership.read_run(self._log, self._view)
         if not self._is_owned():
             return
         try:
             await self._append_release(reports)
         except Exception:  # noqa: BLE001 - the reports cannot be written: release the run without them
-            self.facts = await ownership.fold(self._log, self._view)
+            self.facts = await ownership.read_run(self._log, self._view)
             await self._append_release(())
 
     async def _append_release(self, reports: Sequence[Report]) -> None:

@@ -7,7 +7,7 @@ parameters into payloads, asks the runner for the run, and turns the run's facts
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar, assert_never
 
 from eventflow.graph import Arg, Const, DictOf, ListOf, Ref, TupleOf
 from eventflow.logs.open import log_of
@@ -17,7 +17,7 @@ from eventflow.projections import RunNotFound, open_run
 from eventflow.result import NoResult, Result
 from eventflow.runner.flow_runner import FlowRunner
 from eventflow.runner.live_values import to_store
-from eventflow.runner.ownership import fold
+from eventflow.runner.ownership import read_run
 from eventflow.runner.request import Request, RunOptions
 from eventflow.runs.built_flow import BuiltFlow
 from eventflow.runs.rerun import RunNotFinished, birth_of, rerun_request
@@ -34,7 +34,7 @@ R = TypeVar("R")
 
 
 class NoValue(LookupError):
-    """The run succeeded, but the task whose value its flow returns was skipped, so there is no value."""
+    """The run has finished without a value: the returned task was skipped, or the run was cancelled."""
 
 
 class Launch(Generic[P, R]):
@@ -88,8 +88,8 @@ class Launch(Generic[P, R]):
 
         Raises `TaskError` if the run failed: the error of the returned task, or else of the task that failed first,
         with the live exception as its cause if it was raised in this process. Raises `NoValue` if that task was
-        skipped, `RunNotFinished` if `wait=False` finds a run that can still go on, and `TypeError` for a flow that
-        was spelled out in a `with` block.
+        skipped or the run was cancelled, `RunNotFinished` if `wait=False` finds a run that can still go on, and
+        `TypeError` for a flow that was spelled out in a `with` block.
         """
         name, arg = self._built.name, self._built.graph.value
         if not self._built.returns:
@@ -100,6 +100,8 @@ class Launch(Generic[P, R]):
         states = await self._run(args, kwargs)
         if states.phase != Phase.FINISHED:
             raise RunNotFinished(f"run {self._options.run_id!r} has no value yet: {states.state.message}")
+        if states.state.is_cancelled():
+            raise NoValue(f"run {states.run_id!r} was cancelled, so it has no value: {states.state.message}")
         value: Any = None if arg is None else _evaluate(arg, states)
         if isinstance(states.state, Failed):  # even if the returned task succeeded
             raise states.root_error()
@@ -203,7 +205,7 @@ async def state_of(run_id: str, *, log: EventLog | str | None = None) -> State:
     """
     async with log_of(log, read_only=True) as opened:
         view = await open_run(opened, run_id)
-        return RunStates(view, await fold(opened, view), peek=opened.peek).state
+        return RunStates(view, await read_run(opened, view), peek=opened.peek).state
 
 
 def _evaluate(arg: Arg, states: RunStates) -> Any:
@@ -219,6 +221,8 @@ def _evaluate(arg: Arg, states: RunStates) -> Any:
             return tuple([_evaluate(part, states) for part in items])
         case DictOf(keys=keys, items=items):
             return {key: _evaluate(part, states) for key, part in zip(keys, items, strict=True)}
+        case _:
+            assert_never(arg)
 
 
 def _value_of(state: State, states: RunStates) -> Any:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from eventflow.events import run_stream
 from eventflow.ports import EventLog
-from eventflow.projections import Fold, RunNotFound, RunReport, Timeline, begin, run_report, view_of
+from eventflow.projections import Fold, RunNotFound, RunReport, Timeline, latest_fold, run_report, view_of
+from eventflow.views.run import RunFacts, RunView
 
 __all__ = ["VersionNotFound", "read_report"]
 
@@ -32,16 +35,17 @@ async def read_report(log: EventLog, run_id: str, *, version: int | None = None)
     await greet.options(log=log, run_id="first").run()
     for version in (3, 5):
         report = await read_report(log, "first", version=version)
-        print(version, report.state, [(task.name, task.state) for task in report.tasks])
+        print(version, report.status, [(task.name, task.state) for task in report.tasks])
     ```
 
     ```text
-    3 Running [('hello', 'Running')]
-    5 Success [('hello', 'Success')]
+    3 running [('hello', 'Running')]
+    5 success [('hello', 'Success')]
     ```
 
     The flow's code is not needed, and no value is opened. Each record of the run is read once; the snapshot that the
-    runner kept is used if it is not newer than `version`. Raises `RunNotFound`, `VersionNotFound`, and `LogDamaged`.
+    runner kept is used if it is not newer than `version`. The report of now says `stopped` for a run whose owner has
+    ended without releasing it. Raises `RunNotFound`, `VersionNotFound`, and `LogDamaged`.
     """
     stream = run_stream(run_id)
     head = await log.head(stream)
@@ -49,16 +53,32 @@ async def read_report(log: EventLog, run_id: str, *, version: int | None = None)
     if head and not 1 <= shown <= head:
         raise VersionNotFound(f"run {run_id!r} has events 1 to {head}, and none with the number {version}")
     timeline = Fold.start(Timeline())
-    view, facts = None, None
+    view, run_fold = None, None
     async for record in log.read(stream=stream):
-        if view is None or facts is None:
+        if view is None or run_fold is None:
             view = await view_of(log, record)
-            facts = await begin(log, view)
-            if facts.state.run.version > shown:
-                facts = Fold.start(view)
+            run_fold = await _start(log, view, shown)
         timeline.push(record)
-        if record.position > facts.position:
-            facts.push(record)
+        if record.position > run_fold.position:
+            run_fold.push(record)
         if record.version == shown:
-            return run_report(view, facts.state, timeline.state)
+            report = replace(run_report(view, run_fold.state, timeline.state), head=head)
+            return await _with_liveness(log, report)
     raise RunNotFound(f"there is no run {run_id!r} in this log")
+
+
+async def _start(log: EventLog, view: RunView, version: int) -> Fold[RunFacts]:
+    """Return the log's snapshot of a run, or the fold of no records if there is none up to this version."""
+    snapshot = await latest_fold(log, view)
+    return snapshot if snapshot.state.run.version <= version else Fold.start(view)
+
+
+async def _with_liveness(log: EventLog, report: RunReport) -> RunReport:
+    """Return the report as it is, or as that of a stopped run if it is of now and no process owns the run."""
+    if report.status != "running" or report.version != report.head or await log.is_live(report.run):
+        return report
+    if (
+        await log.head(run_stream(report.run)) != report.head
+    ):  # the run went on, and has perhaps finished since
+        return report
+    return replace(report, status="stopped", message="its owner has ended without releasing it")

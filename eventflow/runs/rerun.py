@@ -12,7 +12,7 @@ from eventflow.projections import open_run, read_graph
 from eventflow.result import Inline, Payload, Result, ResultError, identical
 from eventflow.runner.compatibility import of_another_type
 from eventflow.runner.live_values import to_store
-from eventflow.runner.ownership import fold
+from eventflow.runner.ownership import read_run
 from eventflow.runner.request import Request, RunOptions
 from eventflow.runs.built_flow import BuiltFlow
 from eventflow.serializers.recorded import AsRecorded
@@ -60,7 +60,7 @@ async def rerun_request(built: BuiltFlow, options: RunOptions, log: EventLog, ru
 async def _settled_facts(log: EventLog, old: RunView) -> RunFacts:
     """Fold a run that no runner owns; raises `RunNotFinished` if one does."""
     is_live = await log.is_live(old.run_id)
-    facts = await fold(log, old)
+    facts = await read_run(log, old)
     is_live = is_live or await log.is_live(old.run_id)  # it may have begun during the fold
     if is_live and facts.run.phase != Phase.FINISHED:
         raise RunNotFinished(f"run {old.run_id!r} is live: rerun it once it has ended or was released")

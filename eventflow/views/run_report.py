@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import msgspec
 
-from eventflow.machine import FAILED, FINISHED
+from eventflow.machine import FAILED, FINISHED, Phase
 from eventflow.states import Failed
 from eventflow.views.run import RunFacts, RunView
 from eventflow.views.run_states import STATES, RunStates
@@ -17,6 +17,14 @@ from eventflow.views.timeline import TaskLine, TimelineState
 __all__ = ["MapReport", "RunReport", "TaskReport", "run_report"]
 
 MapOutcome: TypeAlias = Literal["Running", "Failed", "Success"]
+
+_STATUSES: Final = {
+    Phase.NEW: "started",
+    Phase.STARTED: "started",
+    Phase.CLAIMED: "running",
+    Phase.RELEASED: "released",
+}
+"""The status of a run that has not finished; a finished one has its outcome."""
 
 
 class MapReport(msgspec.Struct, frozen=True):
@@ -52,11 +60,13 @@ class RunReport(msgspec.Struct, frozen=True):
     run: str
     flow: str
     """The flow's name."""
-    state: str
-    """The name of the run's state class in `eventflow.states`."""
+    status: str
+    """In one of the words of `eventflow.runs.find.status_of`."""
     message: str
     version: int
     """The version of the last event that is shown."""
+    head: int
+    """The version of the run's last event when it was read."""
     tasks: tuple[TaskReport, ...]
     """In the order of the flow's nodes."""
 
@@ -64,7 +74,8 @@ class RunReport(msgspec.Struct, frozen=True):
 def run_report(view: RunView, facts: RunFacts, timeline: TimelineState) -> RunReport:
     """Join the facts of a run, as `view` has folded them, with its timeline; both folded up to the same event.
 
-    No value is opened, and of the children of mapped tasks only the states of those that failed are built.
+    No value is opened, and of the children of mapped tasks only the states of those that failed are built. The events
+    do not contain whether the owner lives, so a run is never `stopped` here: see `eventflow.runs.report.read_report`.
 
     ```python
     from eventflow import MemoryLog, Timeline, flow, open_run, replay, run_report, task
@@ -86,19 +97,18 @@ def run_report(view: RunView, facts: RunFacts, timeline: TimelineState) -> RunRe
     facts = (await replay(log, view, stream=view.stream)).state
     timeline = (await replay(log, Timeline(), stream=view.stream)).state
     report = run_report(view, facts, timeline)
-    print(report.flow, report.state)
+    print(report.flow, report.status)
     print([(row.name, row.state, row.attempt) for row in report.tasks])
     print(report.tasks[0].elapsed_us >= 0)
     ```
 
     ```text
-    doubled Success
+    doubled success
     [('double', 'Success', 1)]
     True
     ```
     """
-    run_states = RunStates(view, facts)
-    state = run_states.state
+    run_states, run = RunStates(view, facts), facts.run
     tasks = [
         _task_report(run_states, node, task.name, timeline.line(node))
         for node, task in view.plan.tasks.items()
@@ -106,9 +116,10 @@ def run_report(view: RunView, facts: RunFacts, timeline: TimelineState) -> RunRe
     return RunReport(
         run=view.run_id,
         flow=view.plan.graph.name,
-        state=type(state).__name__,
-        message=state.message,
-        version=run_states.version,
+        status=_STATUSES.get(run.phase, run.outcome),
+        message=run_states.state.message,
+        version=run.version,
+        head=run.version,
         tasks=tuple(tasks),
     )
 

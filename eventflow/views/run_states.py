@@ -151,16 +151,24 @@ class RunStates(Mapping[Any, State]):
         facts = self._facts
         result = Result(self, False, StatesSerializer())
         match facts.run.phase:
-            case Phase.FINISHED if facts.run.outcome == "success":
-                return states.Success(message="all reference tasks succeeded", _result=result)
             case Phase.FINISHED:
-                return states.Failed(message=facts.message, _result=result)
+                return self._finished(result)
             case Phase.CLAIMED:
                 return states.Running(message=f"{facts.run.running} tasks running", _result=result)
             case Phase.NEW | Phase.STARTED | Phase.RELEASED:
                 return states.Pending(message="not running", _result=result)
             case _:
                 assert_never(facts.run.phase)
+
+    def _finished(self, result: Result) -> State:
+        message = self._facts.message
+        match self._facts.run.outcome:
+            case "success":
+                return states.Success(message="all reference tasks succeeded", _result=result)
+            case "cancelled":
+                return states.Cancelled(message=message, _result=result)
+            case _:  # `failed`: the words are a closed list, and another one is refused when it is decoded
+                return states.Failed(message=message, _result=result)
 
     # -- finding a task -----------------------------------------------------------------------------
 
@@ -192,13 +200,17 @@ class RunStates(Mapping[Any, State]):
     def root_error(self, state: Failed | None = None) -> TaskError:
         """Return the error behind a failed task, or behind the run: of the first task that failed by itself.
 
-        A task whose trigger refused is passed over: its upstreams have the error.
+        A task whose trigger refused is passed over: its upstreams have the error. Raises `LookupError` for a run of
+        which no task has failed.
         """
         if state is not None and not isinstance(state, states.TriggerFailed):
             return cast(TaskError, state.result)
         plan, run = self._view.plan, self._facts.run
         slots = plan.judged if state is None else [self.slot(state.task)]
-        first = self.at(causes(plan, run, slots)[0])
+        failed = causes(plan, run, slots)
+        if not failed:
+            raise LookupError(f"no task of run {self.run_id!r} has failed: {self.state.message}")
+        first = self.at(failed[0])
         assert isinstance(first, Failed)
         return cast(TaskError, first.result)
 

@@ -324,6 +324,7 @@ def test_a_run_that_a_script_began_is_resumed_by_the_command(folder: Path) -> No
     (folder / "script.py").write_text(SCRIPT.format(plus=1))
     die_in_the_middle(folder)
     assert document("runs", cwd=folder)[0]["state"] == "stopped"  # its events end with a start
+    assert document("show", "s", cwd=folder)["state"] == "stopped"
     assert command("resume", "s", cwd=folder).stdout == "2\n"
     assert document("runs", cwd=folder)[0]["state"] == "success"
 

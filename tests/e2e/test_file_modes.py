@@ -146,7 +146,7 @@ def test_looking_at_a_read_only_log(project: Path) -> None:
     before = {each: each.stat().st_mtime_ns for each in (log.parent, *log.parent.iterdir())}
     try:
         assert [row["run"] for row in document("runs", cwd=project)] == ["r"]
-        assert document("show", "@last", cwd=project)["state"] == "Success"
+        assert document("show", "@last", cwd=project)["state"] == "success"
         assert document("events", "r", cwd=project)[-1]["kind"] == "run_finished"
         assert document("cache", "ls", cwd=project) == []
         assert {each: each.stat().st_mtime_ns for each in (log.parent, *log.parent.iterdir())} == before

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from eventflow import MemoryLog, SQLiteLog, flow, replay, task
 from eventflow.events import Record
@@ -69,10 +70,16 @@ async def test_the_status_of_a_run_says_whether_it_is_live() -> None:
         await sums.options(log=CrashingLog(log, crash_at=3), run_id="r").run(1)
     row = (await list_runs(log))["r"]
     assert (row.status, await status_of(log, row)) == ("running", "stopped")
+    report = await read_report(log, "r")
+    assert (report.status, report.message) == ("stopped", "its owner has ended without releasing it")
+    assert (await read_report(log, "r", version=report.head - 1)).status == "running"  # as it was then
+    assert (await read_report(log, "r", version=1)).status == "started"
     async with log.hold("r"):
         assert await status_of(log, row) == "running"
+        assert (await read_report(log, "r")).status == "running"
     await sums.options(log=log, run_id="r").run()
     assert await status_of(log, (await list_runs(log))["r"]) == "success"
+    assert (await read_report(log, "r")).status == "success"
 
 
 async def test_the_entry_of_a_run_is_that_of_its_last_owner() -> None:
@@ -100,7 +107,7 @@ async def test_a_report_of_any_version_equals_a_replay_to_it() -> None:
     async for record in log.read(stream=view.stream):
         facts = await replay(log, view, stream=view.stream, until=record.position, start=Fold.start(view))
         timeline = await replay(log, Timeline(), stream=view.stream, until=record.position)
-        expected = run_report(view, facts.state, timeline.state)
+        expected = replace(run_report(view, facts.state, timeline.state), head=9)
         assert await read_report(log, "r", version=record.version) == expected
         assert for_each_version[record.version - 1] == expected
     assert await read_report(log, "r") == for_each_version[-1]
@@ -124,7 +131,7 @@ async def test_a_report_reads_each_record_once() -> None:
     await sums.options(log=log, run_id="r").run(1)
     log.read_streams.clear()
     report = await read_report(log, "r")
-    assert report.state == "Success"
+    assert report.status == "success"
     assert log.read_streams.count("run/r") == 1
 
 
@@ -150,7 +157,7 @@ async def test_looking_into_a_read_only_log_writes_nothing(tmp_path: Path) -> No
     async with SQLiteLog(path, read_only=True) as log:
         assert [*await list_runs(log)] == ["monday", "tuesday", "monday-2", "friday"]
         assert await find_run(log, "fri") == "friday"
-        assert (await read_report(log, "friday")).state == "Success"
+        assert (await read_report(log, "friday")).status == "success"
     assert contents(tmp_path) == before
 
 

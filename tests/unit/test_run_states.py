@@ -279,7 +279,7 @@ def test_a_report_joins_states_and_timings() -> None:
         facts = (await replay(log, view, stream=view.stream)).state
         timeline = (await replay(log, Timeline(), stream=view.stream)).state
         report = run_report(view, facts, timeline)
-        assert (report.run, report.flow, report.state) == ("r", "example", "Success")
+        assert (report.run, report.flow, report.status) == ("r", "example", "success")
         assert report.version == records[-1].version
         assert report.message == "all reference tasks succeeded"
         numbers_row, third_row, last_row, ok_row = report.tasks

@@ -121,7 +121,7 @@ async def test_a_key_is_not_answered_by_another_one(tmp_path: Path) -> None:
         connection.execute(text)
     async with SQLiteLog(path) as log:
         for keys in (["one"], ["one", "two"]):
-            with pytest.raises(LogDamaged, match="another"):
+            with pytest.raises(LogDamaged, match="that it does not have"):
                 await log.latest(keys)
 
 

@@ -246,9 +246,11 @@ class Result:
     ) -> None:
         """Make a result; `fetch` reads locally stored bytes, synchronously, when they are asked for."""
         put = object.__setattr__
+        if serializer is None:
+            serializer = default_serializer()
         put(self, "value", value)
         put(self, "serialized", serialized)
-        put(self, "serializer", default_serializer() if serializer is None else serializer)
+        put(self, "serializer", serializer)
         put(self, "_fetch", fetch)
 
     def serialize(self) -> Result:
@@ -327,8 +329,10 @@ def _why_not_loaded(payload: Stored | Withheld | Forgotten) -> str:
 def enc_hook(value: Any) -> Any:
     """The hook for msgspec's encoders: the one place where a `Result` turns into its `Payload` by itself."""
     if isinstance(value, Result):
-        part_of = getattr(value.serializer, "part", None)  # a view of a part of a value travels as that part
-        return part_of(value) if part_of is not None and value.serialized else value.serialize().value
+        part_of = getattr(value.serializer, "part", None)
+        if part_of is not None and value.serialized:
+            return part_of(value)  # a view of a part of a value travels as that part
+        return value.serialize().value
     if value is NoResult:
         return None
     raise SerializationError(f"cannot encode a {type(value).__qualname__} here")

@@ -78,7 +78,9 @@ class _Json:
             data = _encode_json(value)
         except Exception:  # noqa: BLE001 - not JSON, for any reason
             return None
-        return data if is_kept(self, value, data, declared) else None
+        if not is_kept(self, value, data, declared):
+            return None
+        return data
 
     def decode(self, data: bytes, _declared: Any, /) -> Any:
         return msgspec.json.decode(data)

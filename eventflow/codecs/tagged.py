@@ -63,10 +63,6 @@ def _tag(value: Any) -> Any:
     return rule(value)
 
 
-def _as_is(value: Any) -> Any:
-    return value
-
-
 def extension(tag: Extension, content: object) -> msgspec.msgpack.Ext:
     """Return content as an extension with that number."""
     return _ext_raw(tag, _encode(content))
@@ -94,10 +90,10 @@ def _dict(value: dict[Any, Any]) -> Any:
     keys = [_tag(key) for key in value]
     if all(type(key) is str for key in keys):
         return dict(zip(keys, map(_tag, value.values()), strict=True))
-    return extension(
-        Extension.DICT,
-        [part for key, item in zip(keys, value.values(), strict=True) for part in (key, _tag(item))],
-    )
+    parts: list[Any] = []
+    for key, item in zip(keys, value.values(), strict=True):
+        parts += (key, _tag(item))
+    return extension(Extension.DICT, parts)
 
 
 def _zone(zone: tzinfo | None) -> Any:
@@ -120,10 +116,6 @@ def _moment(tag: Extension) -> Callable[[Any], Any]:
     return rule
 
 
-def _uuid(value: UUID) -> Any:
-    return extension(Extension.UUID, [value.bytes, value.is_safe.value])
-
-
 def _path(value: PurePath) -> Any:
     text = str(value).encode("utf-8", "surrogatepass")
     return extension(Extension.PATH, [_PATH_KINDS.index(type(value)), text])
@@ -136,7 +128,7 @@ Rule: TypeAlias = Callable[[Any], Any]
 """Converts a value of one type to types with a msgpack format."""
 
 _LEAVES: Final[Mapping[type, Rule]] = {
-    **dict.fromkeys((type(None), bool, float, bytes), _as_is),
+    **dict.fromkeys((type(None), bool, float, bytes), lambda value: value),
     int: _int,
     str: _str,
     bytearray: lambda value: _ext_raw(Extension.BYTEARRAY, bytes(value)),
@@ -146,7 +138,7 @@ _LEAVES: Final[Mapping[type, Rule]] = {
     time: _moment(Extension.TIME),
     datetime: _moment(Extension.DATETIME),
     timedelta: lambda value: extension(Extension.TIMEDELTA, [value.days, value.seconds, value.microseconds]),
-    UUID: _uuid,
+    UUID: lambda value: extension(Extension.UUID, [value.bytes, value.is_safe.value]),
     range: lambda value: extension(
         Extension.RANGE, [_int(bound) for bound in (value.start, value.stop, value.step)]
     ),
@@ -164,16 +156,17 @@ def rules_for(tag: Rule, of_dict: Rule) -> Mapping[type, Rule]:
     def members(value: Iterable[Any]) -> list[Any]:
         return [tag(member) for member in value]
 
-    def sorted_(value: Iterable[Any]) -> list[msgspec.Raw]:
-        return [msgspec.Raw(member) for member in sorted(_encode(tag(member)) for member in value)]
+    def sorted_members(value: Iterable[Any]) -> list[msgspec.Raw]:
+        encoded = sorted(_encode(tag(member)) for member in value)
+        return [msgspec.Raw(member) for member in encoded]
 
     return {
         **_LEAVES,
         list: members,
         dict: of_dict,
         tuple: lambda value: extension(Extension.TUPLE, members(value)),
-        set: lambda value: extension(Extension.SET, sorted_(value)),
-        frozenset: lambda value: extension(Extension.FROZENSET, sorted_(value)),
+        set: lambda value: extension(Extension.SET, sorted_members(value)),
+        frozenset: lambda value: extension(Extension.FROZENSET, sorted_members(value)),
     }
 
 
@@ -221,8 +214,8 @@ def _open_uuid(data: memoryview) -> UUID:
 
 
 def _open_path(data: memoryview) -> PurePath:
-    place, text = _decode(data)
-    kind: type[PurePath] = _PATH_KINDS[place]
+    index, text = _decode(data)
+    kind: type[PurePath] = _PATH_KINDS[index]
     return kind(text.decode("utf-8", "surrogatepass"))
 
 
@@ -259,7 +252,9 @@ class Tagged:
             data = _encode(_tag(value))
         except (_NotStandard, RecursionError, ValueError):
             return None  # another type, a cycle, or more than msgpack can count
-        return data if is_kept(self, value, data, declared) else None
+        if not is_kept(self, value, data, declared):
+            return None
+        return data
 
     def decode(self, data: bytes, _declared: Any, /) -> Any:
         """Decode a value by its tags."""

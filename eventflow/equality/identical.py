@@ -19,7 +19,7 @@ import dataclasses
 import pickle
 import struct
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
@@ -34,6 +34,8 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from eventflow.equality.pickle_parts import (
+    BUILTIN,
+    UNLIMITED,
     Handling,
     Pickled,
     handling_of,
@@ -45,26 +47,11 @@ from eventflow.equality.pickle_parts import (
     reduced,
 )
 
-__all__ = ["attributes_beside", "fields_of", "identical", "lost_in_pickle", "pickled_flat"]
+__all__ = ["extra_attributes", "fields_of", "identical", "lost_in_pickle", "pickled_flat"]
 
 _Judge: TypeAlias = Callable[[Any, Any], bool]
 
 _UNSET: Final = object()
-_BUILTIN: Final = (
-    BaseException,
-    bytearray,
-    bytes,
-    complex,
-    dict,
-    float,
-    frozenset,
-    int,
-    list,
-    set,
-    str,
-    tuple,
-)
-"""Base classes whose content is not in a field."""
 _NUMERIC_FORMATS: Final = frozenset("?bBhHiIlLqQnNefdgcu") | {"Zf", "Zd", "Zg"}
 
 
@@ -105,9 +92,10 @@ def _judge_for(kind: type) -> _Judge:
         return _by(attrgetter("_value_"))
     if issubclass(kind, tuple) and hasattr(kind, "_fields"):
         return _same_named_tuple
-    if not issubclass(kind, _BUILTIN) and (names := fields_of(kind)) is not None:
-        return _by_fields(names)
-    return _same_buffer
+    names = fields_of(kind)
+    if names is None or issubclass(kind, (BaseException, *BUILTIN)):  # the content is not in fields
+        return _same_buffer
+    return _by_fields(names)
 
 
 def fields_of(kind: type) -> tuple[str, ...] | None:
@@ -117,7 +105,9 @@ def fields_of(kind: type) -> tuple[str, ...] | None:
     if dataclasses.is_dataclass(kind):
         return tuple(field.name for field in dataclasses.fields(kind))
     attributes = getattr(kind, "__attrs_attrs__", None)
-    return None if attributes is None else tuple(attribute.name for attribute in attributes)
+    if attributes is None:
+        return None
+    return tuple(attribute.name for attribute in attributes)
 
 
 def _by(key: Callable[[Any], object]) -> _Judge:
@@ -127,24 +117,25 @@ def _by(key: Callable[[Any], object]) -> _Judge:
 
 def _by_fields(names: tuple[str, ...]) -> _Judge:
     def judge(a: Any, b: Any) -> bool:
-        return all(
-            _same(getattr(a, name, _UNSET), getattr(b, name, _UNSET)) for name in names
-        ) and _same_attributes(a, b, names)
+        for name in names:
+            if not _same(getattr(a, name, _UNSET), getattr(b, name, _UNSET)):
+                return False
+        return _same_attributes(a, b, names)
 
     return judge
 
 
-def _same_attributes(a: Any, b: Any, beside: Collection[str] = ()) -> bool:
-    mine, yours = attributes_beside(a, beside), attributes_beside(b, beside)
+def _same_attributes(a: Any, b: Any, fields: Collection[str] = ()) -> bool:
+    mine, yours = extra_attributes(a, fields), extra_attributes(b, fields)
     return mine.keys() == yours.keys() and all(_same(value, yours[name]) for name, value in mine.items())
 
 
-def attributes_beside(value: Any, beside: Collection[str]) -> Mapping[str, Any]:
+def extra_attributes(value: Any, fields: Collection[str]) -> Mapping[str, Any]:
     """Return the attributes of the object, except fields and cached properties."""
     return {
         name: part
         for name, part in getattr(value, "__dict__", {}).items()
-        if name not in beside and not isinstance(getattr(type(value), name, None), cached_property)
+        if name not in fields and not isinstance(getattr(type(value), name, None), cached_property)
     }
 
 
@@ -207,14 +198,13 @@ def pickled_flat(value: object) -> bytes | None:
     and the other only types that msgspec encodes.
     """
     try:
-        return pickle_of(value, size_max=_UNLIMITED).data
+        return pickle_of(value, size_max=UNLIMITED).data
     except Exception:  # noqa: BLE001 - a reducer may raise anything; then there is nothing to compare
         return None
 
 
 # ── objects and their pickles ────────────────────────────────────────────────────────────────────────────────
 
-_UNLIMITED: Final = 1 << 62
 _FLAT_MAX: Final = 4
 """Maximal ratio of a pickle without memo to the normal one; without memo, shared parts are written repeatedly."""
 _MANY: Final = 256
@@ -244,8 +234,9 @@ def _same_pickles(a: Any, b: Any) -> bool:
     """Return whether two objects of one type have equal pickles and equal parts that these leave out."""
     try:
         objects = _objects(a, b, pickle_of(a))
-        walk = _Walk()
-        return (walk.difference([(a, b, "")]) if objects is None else walk.left_out(*objects)) is None
+        if objects is None:
+            return _Walk().difference([(a, b, "")]) is None
+        return _Walk().left_out(*objects) is None
     except Exception:  # noqa: BLE001 - a reducer may raise anything; then there is nothing to compare
         return False
 
@@ -303,10 +294,10 @@ class _Walk:
 
     def left_out(self, a: list[Any], b: list[Any]) -> str | None:
         """Return the first difference in the parts that equal bytes do not compare."""
-        kinds = {kind for kind in set(map(type, a)) if _is_suspect(kind)}
-        pairs = (
-            [(x, y) for x, y in zip(a, b, strict=True) if x is not y and type(x) in kinds] if kinds else []
-        )
+        kinds = set(filter(_is_suspect, set(map(type, a))))
+        if not kinds:
+            return None
+        pairs = [(x, y) for x, y in zip(a, b, strict=True) if x is not y and type(x) in kinds]
         new = [pair for pair in pairs if (id(pair[0]), id(pair[1])) not in self._seen]
         self._seen.update((id(x), id(y)) for x, y in new)
         self._kept += new
@@ -335,31 +326,36 @@ class _Walk:
             return None
         judge = _JUDGES.get(kind)
         if judge is not None and kind not in _CONTAINERS:
-            return [] if judge(a, b) else None
+            return _no_pairs_if(judge(a, b))
         if (id(a), id(b)) in self._seen:
             return []
         self._seen.add((id(a), id(b)))
         self._kept += (a, b)
         if kind in _CONTAINERS and len(a) >= _MANY and self._are_like(a, b):
             return []
+        if kind in _CONTAINERS and len(a) != len(b):
+            return None
         if kind in (list, tuple):
-            return None if len(a) != len(b) else _each(a, b, label)
+            return _each(a, b, label)
         if kind is dict:
-            return None if len(a) != len(b) else [*_each(a, b, label), *_values(a, b, label)]
+            return [*_each(a, b, label), *_values(a, b, label)]
         if kind in (set, frozenset):
             return self._members(a, b, label)
         if kind is pickle.PickleBuffer:
-            return [] if a.raw() == b.raw() else None
+            return _no_pairs_if(a.raw() == b.raw())
         mine = _buffer(a)
-        if mine is not None:
-            return [*_omitted(a, b, label)] if mine == _buffer(b) else None
-        return self._object(a, b, label)
+        if mine is None:
+            return self._object(a, b, label)
+        if mine != _buffer(b):
+            return None
+        return _omitted(a, b, label)
 
     def _are_like(self, a: Any, b: Any) -> bool:
         """Return whether large containers have equal bytes, which is faster than a comparison of parts."""
-        kinds = set(map(type, a)) if isinstance(a, set | frozenset) else set()
-        if len(kinds) == 1 and kinds <= _EQUAL_ALONE:
-            return bool(a == b) and kinds == set(map(type, b))
+        if isinstance(a, set | frozenset):
+            kinds = set(map(type, a))
+            if len(kinds) == 1 and kinds <= _EQUAL_ALONE:
+                return bool(a == b) and kinds == set(map(type, b))
         with suppress(Exception):
             objects = _objects(a, b, pickle_of(a))
             return objects is not None and self.left_out(*objects) is None
@@ -372,44 +368,54 @@ class _Walk:
         try:
             mine, yours = reduced(a), reduced(b)
         except Exception:  # noqa: BLE001 - a lock or connection has no pickle, so the pickle under test leaves it out
-            return [] if self._is_proof else None
-        if isinstance(mine, str) or isinstance(yours, str) or len(mine) != len(yours):
-            return [] if mine == yours and isinstance(mine, str) else None
-        found = [*_omitted(a, b, label)]
-        for place, (part, other) in enumerate(zip(mine, yours, strict=True)):
-            if place in (3, 4) and part is not None and other is not None:  # iterators over items
-                found.append((list(part), list(other), label))
-            elif place == 2 and type(part) is type(other) is dict and part.keys() == other.keys():
-                found += _values(part, other, label, ".{}")
-                found += _each(part, other, label)
+            return _no_pairs_if(self._is_proof)
+        if isinstance(mine, str) or isinstance(yours, str):
+            return _no_pairs_if(isinstance(mine, str) and mine == yours)
+        if len(mine) != len(yours):
+            return None
+        pairs = _omitted(a, b, label)
+        for index, (part, other) in enumerate(zip(mine, yours, strict=True)):
+            if index in (3, 4) and part is not None and other is not None:  # iterators over items
+                pairs.append((list(part), list(other), label))
+            elif index == 2 and type(part) is type(other) is dict and part.keys() == other.keys():
+                pairs += _values(part, other, label, ".{}")
+                pairs += _each(part, other, label)
             else:
-                found.append((part, other, label))
-        return found
+                pairs.append((part, other, label))
+        return pairs
 
     def _members(self, a: Any, b: Any, label: str) -> list[_Pair] | None:
         """Pair the members of two sets by the pickle's memo, by equality, or by their own pickles."""
-        if len(a) != len(b):
-            return None
-        by_id, by_value = {id(member): member for member in b}, {member: member for member in b}
-        found: list[_Pair] = []
+        by_id = {id(member): member for member in b}
+        by_value = {member: member for member in b}
+        pairs: list[_Pair] = []
         strays = []
         for member in a:
-            partner = self._partners.get(id(member), _UNSET)
-            partner = (
-                by_id.get(id(partner), _UNSET) if partner is not _UNSET else by_value.get(member, _UNSET)
-            )
+            unpickled = self._partners.get(id(member), _UNSET)
+            if unpickled is _UNSET:
+                partner = by_value.get(member, _UNSET)
+            else:
+                partner = by_id.get(id(unpickled), _UNSET)
             if partner is _UNSET:
                 strays.append(member)
             else:
                 del by_id[id(partner)]
                 by_value.pop(partner, None)
-                found.append((member, partner, label))
-        mine, yours = Counter(map(pickled_flat, strays)), Counter(map(pickled_flat, by_id.values()))
-        return found if mine == yours and None not in mine else None
+                pairs.append((member, partner, label))
+        mine = Counter(map(pickled_flat, strays))
+        yours = Counter(map(pickled_flat, by_id.values()))
+        if mine != yours or None in mine:
+            return None
+        return pairs
 
 
-def _omitted(a: Any, b: Any, label: str) -> Iterator[_Pair]:
-    return ((mine, yours, f"{label}{name}") for name, mine, yours in omitted(a, b))
+def _no_pairs_if(is_same: bool) -> list[_Pair] | None:
+    """Return no pairs if a comparison showed that two objects are the same; None if it did not."""
+    return [] if is_same else None
+
+
+def _omitted(a: Any, b: Any, label: str) -> list[_Pair]:
+    return [(mine, yours, f"{label}{name}") for name, mine, yours in omitted(a, b)]
 
 
 def _each(a: Any, b: Any, label: str) -> list[_Pair]:

@@ -26,6 +26,8 @@ from types import FunctionType, MemberDescriptorType
 from typing import Any, Final, NamedTuple
 
 __all__ = [
+    "BUILTIN",
+    "UNLIMITED",
     "Handling",
     "Pickled",
     "handling_of",
@@ -37,6 +39,13 @@ __all__ = [
     "pickle_of",
     "reduced",
 ]
+
+
+UNLIMITED: Final = 1 << 62
+"""A `size_max` above the size of every pickle."""
+
+BUILTIN: Final = (str, bytes, int, float, complex, tuple, list, dict, set, frozenset, bytearray)
+"""Base classes whose content is in no attribute and no field."""
 
 
 class Handling(Enum):
@@ -61,13 +70,14 @@ class Pickled(NamedTuple):
 
 def pickle_of(value: object, *, size_max: int | None = None) -> Pickled:
     """Pickle a value; with `size_max`, without memo and up to that size in bytes. Raises any error of a part."""
-    out = _Bounded(_UNLIMITED if size_max is None else size_max)
+    has_memo = size_max is None
+    file = _Bounded(UNLIMITED if size_max is None else size_max)
     objects: list[Any] = []
-    pickler = _Tracing(out, 5)
+    pickler = _Tracing(file, 5)
     pickler.seen = objects
-    pickler.fast = size_max is not None
+    pickler.fast = not has_memo
     pickler.dump(value)
-    return Pickled(out.getvalue(), objects, pickler.memo.copy)
+    return Pickled(file.getvalue(), objects, pickler.memo.copy)
 
 
 class _Tracing(pickle.Pickler):
@@ -78,9 +88,6 @@ class _Tracing(pickle.Pickler):
     def reducer_override(self, obj: Any) -> Any:
         self.seen.append(obj)
         return NotImplemented
-
-
-_UNLIMITED: Final = 1 << 62
 
 
 class _Bounded(io.BytesIO):
@@ -114,35 +121,35 @@ def handling_of(kind: type) -> Handling:
         return Handling.BY_NAME
     if issubclass(kind, abc.Iterator | abc.AsyncIterator):
         return Handling.ONCE
-    sayers = [*_sayers(kind)]
-    if not sayers:
+    by_library = [*_overrides(kind)]
+    if not by_library:
         return Handling.WHOLE
-    return Handling.LIBRARY if all(sayers) else Handling.OWN
+    if all(by_library):
+        return Handling.LIBRARY
+    return Handling.OWN
 
 
 _METHODS: Final = ("__reduce_ex__", "__reduce__", "__getstate__", "__getnewargs__", "__getnewargs_ex__")
 _FAITHFUL: Final = frozenset({"attr._make", "dataclasses"})
 """Modules that add a `__getstate__` of every field to classes with slots."""
-_BUILTIN: Final = (str, bytes, int, float, complex, tuple, list, dict, set, frozenset, bytearray)
 
 
-def _sayers(kind: type) -> Iterator[bool]:
+def _overrides(kind: type) -> Iterator[bool]:
     """Yield, for each override of Python's default, whether a library defines it."""
     function = copyreg.dispatch_table.get(kind)
     if function is not None:
         yield is_library(function)
-    for name in (
-        *_METHODS,
-        "__getattribute__",
-        *(("__iter__", "items") if issubclass(kind, list | dict) else ()),
-    ):
+    names = [*_METHODS, "__getattribute__"]
+    if issubclass(kind, list | dict):
+        names += ("__iter__", "items")
+    for name in names:
         base = next((base for base in kind.__mro__ if name in vars(base)), object)
-        if base is object or (base in _BUILTIN and base not in (set, frozenset, bytearray)):
+        if base is object or (base in BUILTIN and base not in (set, frozenset, bytearray)):
             continue
         method = vars(base)[name]
         if getattr(method, "__module__", None) in _FAITHFUL:
             continue
-        yield base in _BUILTIN or is_library(base)
+        yield base in BUILTIN or is_library(base)
 
 
 def is_library(thing: Any) -> bool:
@@ -151,14 +158,16 @@ def is_library(thing: Any) -> bool:
     if top in sys.stdlib_module_names or top == __name__.partition(".")[0]:
         return True
     module = sys.modules.get(top)
-    places = [getattr(module, "__file__", None), *getattr(module, "__path__", ())]
-    return any("site-packages" in place or "dist-packages" in place for place in places if place)
+    paths = [getattr(module, "__file__", None), *getattr(module, "__path__", ())]
+    return any("site-packages" in path or "dist-packages" in path for path in paths if path)
 
 
 def reduced(value: Any) -> Any:
     """Return the reduced form that pickle uses for an object. Raises any error of its class."""
     function: Callable[[Any], Any] | None = copyreg.dispatch_table.get(type(value))
-    return value.__reduce_ex__(5) if function is None else function(value)
+    if function is not None:
+        return function(value)
+    return value.__reduce_ex__(5)
 
 
 _MISSING: Final = object()
@@ -215,7 +224,8 @@ def _layout_of(kind: type) -> tuple[tuple[str, ...], tuple[str, ...], tuple[type
                 slots.append(name)
             elif isinstance(part, cached_property):
                 computed.append(name)
-    return tuple(slots), tuple(computed), tuple(base for base in _BUILTIN if issubclass(kind, base))
+    builtin_bases = tuple(base for base in BUILTIN if issubclass(kind, base))
+    return tuple(slots), tuple(computed), builtin_bases
 
 
 def _all_attributes(a: Any, b: Any) -> Iterator[tuple[str, Any, Any]]:
@@ -225,7 +235,8 @@ def _all_attributes(a: Any, b: Any) -> Iterator[tuple[str, Any, Any]]:
         va, vb = mine.get(name, Missing), yours.get(name, Missing)
         is_compared = written.get(name, _MISSING) is va and opened.get(name, _MISSING) is vb
         if va is not vb and not is_compared:
-            yield name if name.startswith(" ") else f".{name}", va, vb
+            label = name if name.startswith(" ") else f".{name}"
+            yield label, va, vb
 
 
 def _public_attributes(a: Any, b: Any) -> Iterator[tuple[str, Any, Any]]:
@@ -242,7 +253,7 @@ def _public_attributes(a: Any, b: Any) -> Iterator[tuple[str, Any, Any]]:
             yield f".{name}", va, vb
 
 
-_PLAIN: Final = frozenset({*_BUILTIN, bool, type(None)})
+_PLAIN: Final = frozenset({*BUILTIN, bool, type(None)})
 
 
 def _state(value: Any) -> Mapping[str, Any]:
@@ -251,10 +262,15 @@ def _state(value: Any) -> Mapping[str, Any]:
         parts = reduced(value)
     except Exception:  # noqa: BLE001 - code of the class's own
         return {}
-    state = parts[2] if isinstance(parts, tuple) and len(parts) > 2 else None
+    if not isinstance(parts, tuple) or len(parts) < 3:
+        return {}
+    state = parts[2]
     if isinstance(state, tuple) and len(state) == 2 and isinstance(state[1], dict):
-        return {**(state[0] or {}), **state[1]}
-    return state if isinstance(state, dict) else {}
+        attributes, slots = state
+        return {**(attributes or {}), **slots}
+    if isinstance(state, dict):
+        return state
+    return {}
 
 
 def _content(base: type, value: Any) -> Any:

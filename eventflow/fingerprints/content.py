@@ -30,7 +30,7 @@ import msgspec
 from eventflow.codecs.digests import digest_of
 from eventflow.codecs.registry import registered_codecs
 from eventflow.codecs.tagged import Extension, Rule, extension, rules_for
-from eventflow.equality.identical import attributes_beside, fields_of
+from eventflow.equality.identical import extra_attributes, fields_of
 from eventflow.fingerprints.script_modules import home_of
 from eventflow.result import Inline
 
@@ -137,7 +137,7 @@ def _is_computed(kind: type, name: str) -> bool:
 
 def _named_tuple(kind: type) -> Rule:
     def rule(value: Any) -> Any:
-        if attributes_beside(value, ()):
+        if extra_attributes(value, ()):
             raise _Opaque
         items = [_canonical(item) for item in tuple.__iter__(value)]
         return extension(Extension.OBJECT, [full_name(kind), [*kind._fields], items])  # type: ignore[attr-defined]
@@ -155,7 +155,7 @@ def _object(kind: type, names: tuple[str, ...]) -> Rule:
     hidden = tuple(name for name in slots if name not in names)
 
     def rule(value: Any) -> Any:
-        beside = attributes_beside(value, names) or any(hasattr(value, name) for name in hidden)
+        beside = extra_attributes(value, names) or any(hasattr(value, name) for name in hidden)
         if beside or not all(hasattr(value, name) for name in names):
             raise _Opaque
         fields = [[name, _canonical(getattr(value, name))] for name in names]

@@ -167,14 +167,15 @@ def _refusal(value: object, declared: Any, why: SerializationError | None) -> st
     once = describe_once(value)
     if once is not None:
         return f"cannot keep {once}"
-    annotate = (
-        "annotate what the task returns with a type that msgspec knows"
-        if declared in (Any, object)
-        else f"let it agree with the declared type {declared!r}"
-    )
+    fault = describe_fault(value)
+    if why is not None:
+        fault += f" ({why})"
+    if declared in (Any, object):
+        annotate = "annotate what the task returns with a type that msgspec knows"
+    else:
+        annotate = f"let it agree with the declared type {declared!r}"
     return (
-        f"cannot keep {describe_fault(value)}"
-        f"{f' ({why})' if why else ''}: no serializer would give the identical value back; {annotate}, "
+        f"cannot keep {fault}: no serializer would give the identical value back; {annotate}, "
         "register a codec for it (eventflow.serializers.register_codec), or return something else"
     )
 

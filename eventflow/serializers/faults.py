@@ -42,11 +42,9 @@ def describe_once(value: object) -> str | None:
     try:
         for path, part in _walk(value, "value", ()):
             if is_once(part):
-                fix = (
-                    "return its content or its path"
-                    if hasattr(part, "read")
-                    else "return a list: `list(...)`"
-                )
+                fix = "return a list: `list(...)`"
+                if hasattr(part, "read"):
+                    fix = "return its content or its path"
                 return f"{path}: {_name_of(part)}, which can be read only once; {fix}"
     except RecursionError:
         pass
@@ -58,11 +56,11 @@ def _walk(value: Any, path: str, above: tuple[int, ...]) -> Iterator[tuple[str, 
     if id(value) in above:
         return
     yield path, value
-    parts = None if is_once(value) else _parts(value)
+    parts = None
+    if not is_once(value):
+        parts = _parts(value)
     if parts is None:
-        attributes = getattr(value, "__dict__", None)
-        attributes = attributes if type(attributes) is dict else {}
-        parts = ((f".{name}", part) for name, part in attributes.items())
+        parts = _attributes(value)
     for step, part in parts:
         yield from _walk(part, path + step, (*above, id(value)))
 
@@ -103,6 +101,13 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]] | None:
     return ((f".{name}", getattr(value, name)) for name in names if hasattr(value, name))
 
 
+def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
+    attributes = getattr(value, "__dict__", None)
+    if type(attributes) is dict:
+        for name, part in attributes.items():
+            yield f".{name}", part
+
+
 def _entries(value: dict[Any, Any]) -> Iterator[tuple[str, Any]]:
     for key, part in value.items():
         step = f"[{short(key)}]"
@@ -112,4 +117,6 @@ def _entries(value: dict[Any, Any]) -> Iterator[tuple[str, Any]]:
 
 def _name_of(value: object) -> str:
     kind = type(value)
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    if kind.__module__ == "builtins":
+        return kind.__qualname__
+    return f"{kind.__module__}.{kind.__qualname__}"

@@ -36,13 +36,17 @@ _decode: Final = msgspec.msgpack.Decoder(tuple[str, tuple[ClassDef, ...]]).decod
 
 def load_noting(pickled: bytes) -> tuple[Any, _Reader]:
     """Open a pickle; return the value, and the reader with the classes. Raises any error of opening."""
-    reader = _Reader(pickled, script_home() if MAIN.encode() in pickled else "")
+    home = ""
+    if MAIN.encode() in pickled:
+        home = script_home()
+    reader = _Reader(pickled, home)
     return reader.load(), reader
 
 
 def with_classes(reader: _Reader, pickled: bytes) -> bytes:
     """Return the bytes to store."""
-    header = _encode((reader.home, [form for form in reader.forms.values() if form is not None]))
+    classes = [form for form in reader.forms.values() if form is not None]
+    header = _encode((reader.home, classes))
     return len(header).to_bytes(_LENGTH_BYTES, "big") + header + pickled
 
 
@@ -88,18 +92,23 @@ class _Reader(pickle.Unpickler):
 
     def find_class(self, module: str, name: str, /) -> Any:
         """Look up a named object."""
-        place = self.home if module == MAIN and self.home else module
-        thing = super().find_class(loaded_as(place), name)
+        if module == MAIN and self.home:
+            module = self.home
+        thing = super().find_class(loaded_as(module), name)
         if isinstance(thing, type):
-            self._meet(f"{place}:{name}", thing)
+            self._note_class(f"{module}:{name}", thing)
         return thing
 
-    def _meet(self, name: str, kind: type) -> None:
+    def _note_class(self, name: str, kind: type) -> None:
+        """Describe a class; raise `TypeChanged` if another description was recorded."""
         form = class_def(kind)
         if form is not None and form.name != name:
             form = msgspec.structs.replace(form, name=name)
         self.forms[name] = form
-        if self._expected is not None and form != (then := self._expected.get(name)):
+        if self._expected is None:
+            return
+        then = self._expected.get(name)
+        if form != then:
             raise TypeChanged(
                 f"the value holds a {name.rpartition(':')[2]!r} of {name.partition(':')[0]}, which was another class "
                 "when it was kept; make the value again, or open it with the class as it was",

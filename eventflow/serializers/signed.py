@@ -69,13 +69,13 @@ def _pickled(value: object) -> tuple[bytes, str | None]:
     if holds_once(pickled):
         return b"", "it holds an iterator, which can be read only once"
     opened, reader = load_noting(pickled.data)
+    flaw = None
     lost = lost_in_pickle(value, pickled, opened, reader)
-    flaw = None if lost is None else f"its pickle does not give it back{_place(lost)}"
+    if lost is not None:
+        flaw = "its pickle does not give it back"
+        if lost:
+            flaw += f": {lost.strip()} is lost or changed; let the class pickle it"
     return with_classes(reader, pickled.data), flaw
-
-
-def _place(lost: str) -> str:
-    return f": {lost.strip()} is lost or changed; let the class pickle it" if lost else ""
 
 
 def open_pickle(codec: str, data: bytes, keyring: Keyring | None) -> Any:
@@ -95,7 +95,9 @@ def changed_pickle(codec: str, data: bytes, keyring: Keyring | None) -> TypeChan
 def _signed(codec: str, data: bytes, keyring: Keyring | None) -> bytes:
     """Return the data that a known key signed; raise `PickleNotTrusted`."""
     key_id = codec.removeprefix(PICKLE_PREFIX)
-    key = None if keyring is None or key_id == codec else keyring.keys.get(key_id)
+    key = None
+    if keyring is not None and key_id != codec:
+        key = keyring.keys.get(key_id)
     if key is None:
         raise KeyUnavailable(
             f"a pickle of codec {codec!r} was not opened: its key is not at hand; "

@@ -339,11 +339,17 @@ class World(Protocol):
 
 
 class RemoteCall(msgspec.Struct, frozen=True):
-    """A body by reference with its arguments as bytes, for an executor that is not in this process."""
+    """A task by reference with its arguments as bytes, for an executor that is not in this process.
 
-    function: str
-    """`module:qualname`; where that is a task, its function is meant."""
+    The other process imports the task. So the declared type and the serializer of the result are those of its own
+    copy of the code, and are not part of the call. Keys are not part of it either. The codec of a signed pickle names
+    its key, and the other process must have that key already, from `EVENTFLOW_KEY` or from the key file of the log.
+    """
+
+    entry: str
+    """`module:qualname` of the task's function, as the graph records it. The object there is the function or its task."""
     arguments: Mapping[str, Inline]
+    """By name, in the formats of the default serializer, which open without a declared type."""
     run: str
     task: str
     attempt: int
@@ -359,7 +365,10 @@ class BodyReturned(msgspec.Struct, frozen=True):
     """The body returned a value."""
 
     value: Any
-    """The live value; of a remote call its `Inline` payload, made by the task's serializer."""
+    """The live value; of a remote call an `Inline` payload that the task's serializer opens.
+
+    The runner opens the payload when it arrives. If it does not open, the attempt has failed.
+    """
 
 
 class BodyRaised(msgspec.Struct, frozen=True):

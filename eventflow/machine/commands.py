@@ -64,6 +64,8 @@ class StartTask(msgspec.Struct, frozen=True, gc=False):
     slot: int
     cache: CacheMiss | None = None
     """Why no result is reused; None for a task that is not cached."""
+    key: str | None = None
+    """The cache key for a success of this attempt; the event has only the parts of the key."""
 
 
 class MapTask(msgspec.Struct, frozen=True):

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import msgspec
 
-from eventflow.graph import Policy
+from eventflow.graph import TaskDef
 from eventflow.ports import Body
 from eventflow.runner.task_context import TaskContext
 from eventflow.views.run import RunFacts
@@ -36,7 +36,7 @@ class RunningAttempt(msgspec.Struct, gc=False):
 
     slot: int
     body: Body
-    policy: Policy
+    task: TaskDef
     context: TaskContext
     facts: RunFacts
     key: str | None
@@ -118,7 +118,7 @@ class TimeLimit:
         self._worker = worker
         self._leave = leave
         self._loop = asyncio.get_running_loop()
-        self._handle = self._loop.call_later(attempt.policy.timeout_us / 1e6, self._expire)
+        self._handle = self._loop.call_later(attempt.task.policy.timeout_us / 1e6, self._expire)
 
     def _expire(self) -> None:
         if self._attempt.interrupted:

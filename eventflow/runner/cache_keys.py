@@ -56,9 +56,8 @@ class KeyMaker:
         self._maps: dict[int, bytes] = {}
         """Slot of a finished mapped task → the content of its children's results together."""
 
-    def forget(self) -> None:
-        """Drop the contents of the run's values: the run is folded again, perhaps with records of another owner."""
-        self._parameters.clear()
+    def restore(self) -> None:
+        """Forget the contents of results: after a round that failed, a task may reuse another entry."""
         self._maps.clear()
 
     def recheck_code(self) -> None:

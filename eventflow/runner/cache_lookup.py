@@ -48,24 +48,17 @@ class CacheLookup:
         self._world = world
         self._warned: set[str] = set()
         """Names of tasks with a warning that they are not cached; each is given once in a run."""
-        self._keys: dict[int, str] = {}
-        """Slot → the key of a call that was a miss, for its success."""
 
-    def forget(self) -> None:
-        """Drop everything about the run's values: the run is folded again, perhaps with records of another owner."""
-        self._keys.clear()
-        self._maker.forget()
-
-    def take_key(self, slot: int) -> str | None:
-        """Remove and return the cache key of a task that was started; None if its success is no cache entry."""
-        return self._keys.pop(slot, None) if self._keys else None
+    def restore(self) -> None:
+        """Continue from facts that were folded from the log: entries may be other ones than in the round that failed."""
+        self._maker.restore()
 
     async def ask(self, facts: RunFacts, slots: Sequence[int], now: int) -> list[StartTask | ReuseTask]:
         """Return a command for each of these slots, which are due at `now`; all keys are looked up at once."""
         run = facts.run
         self._maker.recheck_code()
         commands: dict[int, StartTask | ReuseTask] = {}
-        asked: dict[int, bytes] = {}
+        asked: list[StartTask] = []
         for slot in slots:
             if run.node(slot) not in self._plan.cached:
                 commands[slot] = StartTask(slot)
@@ -75,14 +68,14 @@ class CacheLookup:
             except Opaque as error:
                 commands[slot] = self._opaque(facts, slot, error)
                 continue
-            self._keys[slot] = self._maker.key(run.node(slot), parts)
+            key = self._maker.key(run.node(slot), parts)
             if run.status[slot] == Status.RETRYING:
-                commands[slot] = StartTask(slot, CacheMiss(parts, "retry"))
+                commands[slot] = StartTask(slot, CacheMiss(parts, "retry"), key)
             else:
-                commands[slot] = StartTask(slot, CacheMiss(parts, "new"))
-                asked[slot] = parts
+                commands[slot] = start = StartTask(slot, CacheMiss(parts, "new"), key)
+                asked.append(start)
         if asked:
-            entries = await _read_sound(self._log.latest, [self._keys[slot] for slot in asked])
+            entries = await _read_sound(self._log.latest, [_key_of(start) for start in asked])
             if entries:
                 commands.update(await self._judge(facts, asked, entries, now))
         return [commands[slot] for slot in slots]
@@ -90,7 +83,6 @@ class CacheLookup:
     def _opaque(self, facts: RunFacts, slot: int, error: Opaque) -> StartTask:
         """Start a call that has no key; a task that should be cached is warned about, once in a run."""
         reason = one_line(error)
-        self._keys.pop(slot, None)
         task = self._plan.graph.task_of(facts.run.node(slot)).name
         if not isinstance(error, Declined) and task not in self._warned:
             self._warned.add(task)
@@ -99,27 +91,26 @@ class CacheLookup:
         return StartTask(slot, CacheMiss(b"", "opaque", reason))
 
     async def _judge(
-        self, facts: RunFacts, asked: Mapping[int, bytes], entries: Mapping[str, Record | None], now: int
+        self, facts: RunFacts, asked: Sequence[StartTask], entries: Mapping[str, Record | None], now: int
     ) -> dict[int, StartTask | ReuseTask]:
-        """Return the commands for those of the slots that have an entry; `asked` has the parts of their keys."""
+        """Return the commands for those of the starts that have an entry."""
         commands: dict[int, StartTask | ReuseTask] = {}
+        starts: dict[int, StartTask] = {}
         hits: list[ReuseTask] = []
-        for slot, parts in asked.items():
-            key = self._keys[slot]
+        for start in asked:
+            slot, key = start.slot, _key_of(start)
             if key not in entries:
                 continue
             answer = self._hit_or_miss(facts.run.node(slot), entries[key], now)
             if isinstance(answer, tuple):
-                commands[slot] = StartTask(slot, CacheMiss(parts, *answer))
+                commands[slot] = _missed(start, answer)
             else:
-                hits.append(_reuse(slot, parts, answer))
+                starts[slot] = start
+                hits.append(_reuse(slot, _parts_of(start), answer))
         unusable = await self._unusable(facts, hits)
         for hit in hits:
-            if hit.slot in unusable:
-                commands[hit.slot] = StartTask(hit.slot, CacheMiss(hit.parts, *unusable[hit.slot]))
-            else:
-                commands[hit.slot] = hit
-                del self._keys[hit.slot]
+            miss = unusable.get(hit.slot)
+            commands[hit.slot] = hit if miss is None else _missed(starts[hit.slot], miss)
         return commands
 
     def _hit_or_miss(self, node: int, entry: Record | None, now: int) -> Record | _Miss:
@@ -184,6 +175,21 @@ class CacheLookup:
             self._serializers.serializer_of(slot, facts.run).deserialize(payload)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - opening runs code of users
             unusable[slot] = ("unreadable", f"{type(error).__qualname__}: {one_line(error)}")
+
+
+def _key_of(start: StartTask) -> str:
+    assert start.key is not None, "only calls with a key are looked up"
+    return start.key
+
+
+def _parts_of(start: StartTask) -> bytes:
+    assert start.cache is not None, "only calls with a key are looked up"
+    return start.cache.parts
+
+
+def _missed(start: StartTask, miss: _Miss) -> StartTask:
+    """Return a start with the reason why its entry is not reused."""
+    return StartTask(start.slot, CacheMiss(_parts_of(start), *miss), start.key)
 
 
 def _reuse(slot: int, parts: bytes, entry: Record) -> ReuseTask:

@@ -1,7 +1,7 @@
 """Calls of bodies as an executor takes them: live in this process, by reference and as bytes anywhere else.
 
 An executor in this process is given a function that closes over the body and its live arguments.  Any other is given a
-`RemoteCall`: the body's name, its arguments as payloads, and the facts of the task context.  Both answer with an
+`RemoteCall`: the task's entry, its arguments as payloads, and the facts of the task context.  Both answer with an
 `Outcome`; that of a remote call holds a payload in place of a value and a `Failure` in place of an exception.
 """
 
@@ -64,9 +64,9 @@ class ExecutorCalls:
         return call
 
     def _remote_call(self, attempt: RunningAttempt, arguments: Mapping[str, Any]) -> RemoteCall:
-        function, context = attempt.body.call, attempt.context
+        context = attempt.context
         return RemoteCall(
-            function=f"{function.__module__}:{function.__qualname__}",
+            entry=attempt.task.entry,
             arguments={name: self._serializer.serialize(value) for name, value in arguments.items()},
             run=context.run,
             task=context.task,

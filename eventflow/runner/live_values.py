@@ -35,6 +35,7 @@ COPY_BYTES_MAX: Final = 4096
 _T = TypeVar("_T")
 _Inputs = TypeVar("_Inputs", bound=int | Leaf)
 _ABSENT: Final = object()
+_NOT_STARTED: Final = frozenset({Status.PENDING, Status.RETRYING})
 
 
 class InputError(LookupError):
@@ -115,17 +116,18 @@ class LiveValues:
                 if not self._readers[up]:
                     self._drop(up)
 
-    def forget(self) -> None:
-        """Drop all values, since the run is folded again from the log."""
-        self._live.clear()
-        self._payloads.clear()
-        self._children.clear()
+    def restore(self, run: RunState) -> None:
+        """Continue from a state that was folded from the log.
 
-    def recount(self, run: RunState) -> None:
-        """Count the downstream nodes again, for a state that was folded from the log.
-
-        Values stay in memory: they may belong to successes that are reported and not in the log yet.
+        Values of running tasks stay in memory: they belong to successes that are reported and not in the log yet.
+        Values of tasks that have not started are dropped: they were reused in a round that failed, and another entry may
+        be reused now.
         """
+        not_started = [
+            slot for slot in self._live if slot >= len(run.status) or run.status[slot] in _NOT_STARTED
+        ]
+        for slot in not_started:
+            del self._live[slot]
         self._readers = [0] * len(self._plan.nodes)
         for node, upstreams in enumerate(self._plan.upstreams):
             open_map = node in run.maps and run.maps[node].open

@@ -29,7 +29,7 @@ class RetryTimers:
         """When the next retry is due, by the monotonic clock; None when there is none."""
         return self._timers[0][0] if self._timers else None
 
-    def recount(self, facts: RunFacts) -> None:
+    def restore(self, facts: RunFacts) -> None:
         """Continue from facts that were folded from the log; timers that run already are kept."""
         run, known = facts.run, {(slot, attempt): at for at, slot, attempt in self._timers}
         self._timers = []

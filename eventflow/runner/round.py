@@ -45,8 +45,8 @@ class Round:
         """Bytes to be stored in the same append."""
         self.other_writes: tuple[Write, ...] = ()
         """Writes to other streams that precede the run's own in the append."""
-        self.started: list[int] = []
-        """Slots whose bodies begin once the round is stored."""
+        self.started: list[StartTask] = []
+        """The starts whose bodies begin once the round is stored."""
         self.completed: list[int] = []
         """Nodes that finish in this round: values that only they read are dropped once it is stored."""
         self.failed: list[FailTask] = []
@@ -64,14 +64,13 @@ class Round:
         events = decide(plan, facts.run, command, self.now)
         if not events:
             return False
-        kind = type(command)
-        key = command.key if kind is SucceedTask else None  # type: ignore[union-attr]
+        key = command.key if type(command) is SucceedTask else None
         for event in events:
             draft = Draft(self.now, event, key)
             advance(plan, facts, facts.run.version + 1, draft)
             self.drafts.append(draft)
-        if kind is StartTask:
-            self.started.append(command.slot)  # type: ignore[union-attr]
+        if type(command) is StartTask:
+            self.started.append(command)
         else:
             self._note_end(command)
         return True

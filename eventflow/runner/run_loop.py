@@ -89,11 +89,11 @@ class RunLoop:
 
     async def _claim(self, request: Request) -> None:
         if self._writer.facts.run.version:
-            self._recount()
+            self._restore()
         else:
             self._values.lend(request.extra_values)
         claim_round = self._writer.begin_claim()
-        await self._scheduler.follow(claim_round, idle=True)
+        await self._scheduler.follow(claim_round, all_bodies_began=True)
         await self._store(claim_round)
 
     # -- the keeper and its workers ---------------------------------------------------------------
@@ -124,14 +124,13 @@ class RunLoop:
         assert worker is not None, "a worker is a task of the event loop"
         while True:
             while workers.queue:
-                slot = workers.queue.popleft()
+                start = workers.queue.popleft()
                 workers.grow(self._work)
-                if scheduler.suspects:
+                if scheduler.has_suspects:
                     inbox.request_round()
                 elif inbox.reports:
                     inbox.wake()  # these reports must not wait for a long body
-                key = scheduler.take_key(slot)
-                attempt = tasks.begin(self._writer.facts, slot, key, workers.queued_us)
+                attempt = tasks.begin(self._writer.facts, start, workers.queued_us)
                 report = await tasks.run(attempt, worker)
                 if attempt.left:
                     return  # this worker no longer belongs to the run
@@ -171,14 +170,14 @@ class RunLoop:
             this_round = self._writer.begin_round()
             for report in reports:
                 this_round.take(report)
-            await self._scheduler.follow(this_round, idle=not self._workers.queue)
+            await self._scheduler.follow(this_round, all_bodies_began=not self._workers.queue)
             if not this_round.drafts:
                 break
             try:
                 await self._store(this_round)
                 break
             except (Conflict, OutcomeUnknown):
-                await self._refold(this_round.base)
+                await self._refold(this_round)
         inbox.remove(len(reports))
 
     async def _store(self, this_round: Round) -> None:
@@ -192,19 +191,21 @@ class RunLoop:
         if this_round.started:
             self._workers.start(this_round.started, now_us)
 
-    async def _refold(self, base: int) -> None:
-        """Continue from the log after an append at version `base` failed; bodies that it started after all begin."""
+    async def _refold(self, failed_round: Round) -> None:
+        """Continue from the log after the append of a round failed; if it is stored after all, its bodies begin."""
         await self._writer.refold()
-        self._recount()
+        self._restore()
         self._executor.give_up(IN_FLIGHT_MAX)  # bodies that start all the same wait for their threads
         run = self._writer.facts.run
-        started = [slot for slot in run.active() if run.started[slot] > base]
-        self._workers.start(started, self._monotonic())
+        known = (start for start in failed_round.started if start.slot < len(run.started))
+        stored = [start for start in known if run.started[start.slot] > failed_round.base]
+        self._workers.start(stored, self._monotonic())
 
-    def _recount(self) -> None:
+    def _restore(self) -> None:
+        """Have the parts continue from the facts that were folded from the log."""
         facts = self._writer.facts
-        self._values.recount(facts.run)
-        self._scheduler.recount(facts)
+        self._values.restore(facts.run)
+        self._scheduler.restore(facts)
 
     # -- the end of an ownership that does not end the run ----------------------------------------
 

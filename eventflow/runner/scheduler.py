@@ -49,63 +49,77 @@ class Scheduler:
         self._gate = gate
         self._timers = timers
         self._inbox = inbox
-        self.take_key: Final = cache.take_key
-        """Takes the cache key of a task that was started; None when its success is no cache entry."""
-        self.suspects: Final = gate.suspects
-        """Starts that wait until the queue is empty."""
         self._cursor = 0
         """How much of the run's queue was taken up, see `ready`."""
         self.wake_at: int | None = None
         """When the next retry is due, by the monotonic clock; None when there is none, or no room for one."""
 
-    def recount(self, facts: RunFacts) -> None:
+    @property
+    def has_suspects(self) -> bool:
+        """Whether starts wait until all bodies that were started have begun."""
+        return self._gate.has_suspects
+
+    def restore(self, facts: RunFacts) -> None:
         """Continue from facts that were folded from the log."""
         self._cursor = 0
+        self._cache.restore()
         self._gate.clear()
-        self._timers.recount(facts)
+        self._timers.restore(facts)
 
-    async def follow(self, this_round: Round, *, idle: bool) -> None:
+    async def follow(self, this_round: Round, *, all_bodies_began: bool) -> None:
         """Decide on everything that is due, and on all that becomes due by that.
 
-        `idle` means that all bodies that were started have begun. Requests another round when this one became long.
+        `all_bodies_began` says that no body that was started still waits to begin. Requests another round when this one
+        became long.
         """
-        facts = this_round.facts
-        run = facts.run
-        for command in this_round.failed:
-            if command.slot in run.retry_at:
-                self._timers.add(run, command.slot, command.delay_us)
+        run = this_round.facts.run
+        self._add_timers(this_round)
         self._start(this_round, self._gate.take_freed(IN_FLIGHT_MAX - run.running))
-        while True:
-            room = IN_FLIGHT_MAX - run.running
-            due = ready(self._plan, run, None, room, self._cursor)
-            self._cursor = due.cursor
-            slots = due.start
-            if self._timers.wake_at is not None:
-                slots = slots + self._timers.due(run, room - len(slots))
-            started = len(this_round.started)
-            if slots:
-                asks = self._plan.cached
-                commands = (
-                    await self._cache.ask(facts, slots, this_round.now) if asks else map(StartTask, slots)
-                )
-                self._start(this_round, self._gate.admit(run, commands))
-            is_settling = bool(due.skip or due.block or due.map)
-            if is_settling or due.finished:
-                await self._settle(this_round, due)
-            if len(this_round.started) - started == len(slots) and not is_settling:
-                break
+        while await self._step(this_round):
             if len(this_round.drafts) > ROUND_EVENTS_MAX:
                 self._inbox.request_round()
                 break
         self.wake_at = self._timers.wake_at if run.running < IN_FLIGHT_MAX else None
-        if idle and not this_round.started:
+        if all_bodies_began and not this_round.started:
             self._start(this_round, self._gate.take_suspect())
 
-    def _start(self, this_round: Round, commands: Iterable[StartTask | ReuseTask]) -> None:
-        """Decide on tasks that may start, or whose result is reused."""
+    def _add_timers(self, this_round: Round) -> None:
+        """Start the timers of tasks that failed and will be retried."""
+        run = this_round.facts.run
+        for command in this_round.failed:
+            if command.slot in run.retry_at:
+                self._timers.add(run, command.slot, command.delay_us)
+
+    async def _step(self, this_round: Round) -> bool:
+        """Decide on everything that is due; returns whether that may have made more due."""
+        facts = this_round.facts
+        run = facts.run
+        room = IN_FLIGHT_MAX - run.running
+        due = ready(self._plan, run, None, room, self._cursor)
+        self._cursor = due.cursor
+        slots = due.start
+        if self._timers.wake_at is not None:
+            slots = slots + self._timers.due(run, room - len(slots))
+        has_reused = False
+        if slots:
+            asks = self._plan.cached
+            commands = await self._cache.ask(facts, slots, this_round.now) if asks else map(StartTask, slots)
+            has_reused = self._start(this_round, self._gate.admit(run, commands))
+        settles = bool(due.skip or due.block or due.map)
+        if settles or due.finished:
+            await self._settle(this_round, due)
+        return settles or has_reused
+
+    def _start(self, this_round: Round, commands: Iterable[StartTask | ReuseTask]) -> bool:
+        """Decide on tasks that may start, or whose result is reused; returns whether a result was reused."""
+        has_reused = False
         for command in commands:
-            if not this_round.add(command) and type(command) is StartTask:
+            has_applied = this_round.add(command)
+            if isinstance(command, ReuseTask):
+                has_reused = True
+            elif not has_applied:
                 self._gate.give_back(this_round.facts.run, command)
+        return has_reused
 
     async def _settle(self, this_round: Round, due: Due) -> None:
         """Decide on due tasks that start no body, and on the end of the run."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from typing import Final
 
 from eventflow.machine import Plan, ReuseTask, RunState, StartTask
 from eventflow.ports import Executor
@@ -30,13 +29,18 @@ class StartGate:
         self._needs_threads = True in is_plain
         self._inbox = inbox
         self._for_thread: deque[StartTask] = deque()
-        self.suspects: Final[deque[StartTask]] = deque()
+        self._suspects: deque[StartTask] = deque()
         """Tasks whose process has died before, which wait for their turn."""
+
+    @property
+    def has_suspects(self) -> bool:
+        """Whether starts wait until the queue of bodies is empty."""
+        return bool(self._suspects)
 
     def clear(self) -> None:
         """Forget the starts that wait: the run is folded again, and they are due again."""
         self._for_thread.clear()
-        self.suspects.clear()
+        self._suspects.clear()
 
     def admit(
         self, run: RunState, commands: Iterable[StartTask | ReuseTask]
@@ -53,7 +57,7 @@ class StartGate:
             elif self._is_plain[slot if run.parent[slot] < 0 else run.node(slot)]:
                 plain.append(command)
             elif slot in run.crashes:
-                self.suspects.append(command)
+                self._suspects.append(command)
             else:
                 admitted.append(command)
         if plain:
@@ -74,7 +78,7 @@ class StartGate:
 
     def take_suspect(self) -> list[StartTask]:
         """Take the next of those that begin one at a time."""
-        return [self.suspects.popleft()] if self.suspects else []
+        return [self._suspects.popleft()] if self._suspects else []
 
     def give_back(self, run: RunState, command: StartTask) -> None:
         """Give back the thread of a start that did not apply."""

@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, TypeAlias, assert_never
 
 from eventflow.events import Failure
 from eventflow.fingerprints.content import content_of, quick_content
-from eventflow.machine.commands import AbandonTask, FailTask, SkipTask, SucceedTask
+from eventflow.machine.commands import AbandonTask, FailTask, SkipTask, StartTask, SucceedTask
 from eventflow.ports import BodyCancelled, BodyLost, BodyRaised, BodyReturned, Outcome, World
 from eventflow.result import (
     Inline,
@@ -119,15 +119,15 @@ class TaskRunner:
         self._caller = caller
         self._errors = errors
 
-    def begin(self, facts: RunFacts, slot: int, key: str | None, queued_us: int) -> RunningAttempt:
-        """Begin the attempt of a task whose start is stored; a success is recorded under the cache key `key`."""
-        run, plan = facts.run, self._view.plan
+    def begin(self, facts: RunFacts, start: StartTask, queued_us: int) -> RunningAttempt:
+        """Begin the attempt of a task whose start is stored."""
+        run, plan, slot = facts.run, self._view.plan, start.slot
         node = slot if run.parent[slot] < 0 else run.node(slot)
         name = plan.nodes[slot].name if node == slot else run.name(plan, slot)
         context = TaskContext(self._view.run_id, name, run.attempt[slot], facts.started_us)
-        body, policy = self._values.body(node), plan.graph.tasks[plan.tasks[node].task].policy
+        body, task = self._values.body(node), plan.graph.tasks[plan.tasks[node].task]
         began_us = self._monotonic()
-        return RunningAttempt(slot, body, policy, context, facts, key, queued_us, began_us, began_us)
+        return RunningAttempt(slot, body, task, context, facts, start.key, queued_us, began_us, began_us)
 
     async def run(self, attempt: RunningAttempt, worker: Worker) -> Report | None:
         """Open the inputs and run the body in `worker`, the task of the event loop that this is awaited in.
@@ -162,16 +162,15 @@ class TaskRunner:
         error: BaseException | None = None
         value: Any = None
         cancellations = worker.cancelling()
-        limit = TimeLimit(attempt, worker, self._leave) if attempt.policy.timeout_us else None
-        self._workers.under_way[worker] = attempt
+        limit = TimeLimit(attempt, worker, self._leave) if attempt.task.policy.timeout_us else None
         try:
-            value = await run_in_context(context, attempt.body.call(**arguments))
+            body = run_in_context(context, attempt.body.call(**arguments))
+            value = await self._workers.run(worker, attempt, body)
         except _PASSES_THROUGH:
             raise
         except BaseException as raised:  # noqa: BLE001 - anything else that a body raises is its failure
             error = raised
         finally:
-            del self._workers.under_way[worker]
             if limit is not None:
                 limit.stop()
         if attempt.left:
@@ -289,7 +288,7 @@ class TaskRunner:
         content, counted = None, self._view.plan.counted
         if counted and run.node(slot) in counted:
             content = _content(value, payload, serializer)
-        self._values.put(run, slot, value, payload, share=attempt.policy.share)
+        self._values.put(run, slot, value, payload, share=attempt.task.policy.share)
         began, ended = attempt.began_us, attempt.ended_us
         attempt.ended_us = self._monotonic()
         spans = (began - attempt.queued_us, ended - began, attempt.ended_us - ended)
@@ -331,7 +330,7 @@ class TaskRunner:
 
     def _delay_us(self, attempt: RunningAttempt) -> int:
         """Return the delay before the next attempt, if there is to be one; chance is drawn here, once."""
-        policy = attempt.policy
+        policy = attempt.task.policy
         failures = attempt.facts.run.failures.get(attempt.slot, 0) + 1
         if failures > policy.retries:
             return 0
@@ -350,7 +349,7 @@ class TaskRunner:
 
 def _too_long(attempt: RunningAttempt, raised: BaseException | None) -> TimeoutError:
     """Return the error of an attempt that timed out; `raised` is the exception of its body after the cancellation."""
-    text = f"the attempt took longer than its timeout of {attempt.policy.timeout_us / 1e6:g} s"
+    text = f"the attempt took longer than its timeout of {attempt.task.policy.timeout_us / 1e6:g} s"
     if attempt.left:
         text += f"; its body did not end within {CLEANUP_S:g} s of being cancelled, and was left behind"
     elif raised is None:

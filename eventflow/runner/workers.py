@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, Final, TypeAlias
 
+from eventflow.machine import StartTask
 from eventflow.runner.body import RunningAttempt
 from eventflow.runner.inbox import Inbox
 
@@ -33,10 +34,10 @@ class Workers:
         self.run_id = run_id
         self._inbox = inbox
         self._tasks: set[Worker] = set()
-        self.under_way: dict[Worker, RunningAttempt] = {}
+        self._attempts: dict[Worker, RunningAttempt] = {}
         """The async bodies that have begun and have not ended."""
-        self.queue: deque[int] = deque()
-        """Slots that are recorded as started and whose bodies are to begin."""
+        self.queue: deque[StartTask] = deque()
+        """Starts that are recorded and whose bodies are to begin."""
         self.queued_us = 0
         """When the last of them were queued, by the monotonic clock."""
         self.has_successor = False
@@ -44,10 +45,18 @@ class Workers:
         self.stopping = False
         """Whether no more bodies are to begin."""
 
-    def start(self, slots: Iterable[int], now_us: int) -> None:
+    def start(self, starts: Iterable[StartTask], now_us: int) -> None:
         """Queue tasks whose start is stored; bodies begin in this order."""
-        self.queue.extend(slots)
+        self.queue.extend(starts)
         self.queued_us = now_us
+
+    async def run(self, worker: Worker, attempt: RunningAttempt, body: Awaitable[Any]) -> Any:
+        """Await the async body of an attempt in `worker`; until it ends, `stop` and `leave` know the attempt."""
+        self._attempts[worker] = attempt
+        try:
+            return await body
+        finally:
+            del self._attempts[worker]
 
     def grow(self, work: Work) -> None:
         """Make a worker if there is something to do and none is about to begin."""
@@ -82,7 +91,7 @@ class Workers:
         """Leave behind a worker whose body does not end."""
         self._tasks.discard(worker)
         _left_behind.add(worker)
-        attempt = self.under_way.get(worker)
+        attempt = self._attempts.get(worker)
         if attempt is not None:
             attempt.left = True
 
@@ -100,7 +109,7 @@ class Workers:
         self.stopping = True
         tasks = tuple(self._tasks)
         for worker in tasks:
-            attempt = self.under_way.get(worker)
+            attempt = self._attempts.get(worker)
             if attempt is not None:
                 attempt.interrupted = not attempt.timed_out
             if attempt is None or attempt.interrupted:
@@ -113,4 +122,4 @@ class Workers:
             late += [worker for worker in tasks if not worker.done()]
             for worker in late:
                 self.leave(worker)
-        return [self.under_way[worker].context.task for worker in late if worker in self.under_way]
+        return [self._attempts[worker].context.task for worker in late if worker in self._attempts]

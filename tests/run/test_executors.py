@@ -36,7 +36,7 @@ def perform(message: bytes) -> Outcome:
     current.set(TaskContext(call.run, call.task, call.attempt, call.started_us))
     try:
         arguments = {name: serializer.deserialize(value) for name, value in call.arguments.items()}
-        value = resolve_name(call.function).fn(**arguments)
+        value = resolve_name(call.entry).fn(**arguments)
         return BodyReturned(serializer.serialize(value))
     except Exception as error:
         return BodyRaised(failure_of(error))
@@ -134,7 +134,7 @@ def test_a_body_is_sent_by_reference_and_its_values_as_bytes() -> None:
     state, _, calls = run_elsewhere(made)
     assert state.result["total"].result == 12
     assert state.result["double[2]"].result == {"twice": 6, "task": "double[2]", "attempt": 1}
-    assert {call.function for call in calls} == {f"{__name__}:double", f"{__name__}:total"}
+    assert {call.entry for call in calls} == {f"{__name__}:double", f"{__name__}:total"}
     assert all(isinstance(value, Inline) for call in calls for value in call.arguments.values())
 
 

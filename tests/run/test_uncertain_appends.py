@@ -6,11 +6,15 @@ from collections import Counter
 from typing import Any
 
 import anyio
+import msgspec
 import pytest
 
-from eventflow import Flow, MemoryLog, State, task
-from eventflow.ports import Conflict, OutcomeUnknown, Write
-from eventflow.testing.virtual import VirtualWorld, simulate
+from eventflow import Flow, MemoryLog, State, inputs, task
+from eventflow.events import Draft, TaskSucceeded
+from eventflow.ports import Conflict, OutcomeUnknown, Value, Write
+from eventflow.result import Stored
+from eventflow.serializers import Serializer
+from eventflow.testing.virtual import VirtualWorld, simulate, simulated
 
 
 class Uncertain(MemoryLog):
@@ -81,3 +85,53 @@ def test_the_run_goes_on(kind: type[Exception], given: tuple[Any, ...], stored: 
     assert ran.pop("flaky") == 2
     assert set(ran.values()) == {1}
     assert len(ran) == 601
+
+
+class Overtaken(Uncertain):
+    """A log in which another run records an entry just before one append is refused."""
+
+    def __init__(self) -> None:
+        super().__init__(0, Conflict("run/r", 1, 2), stored=False)
+
+    async def append(self, *writes: Write, **options: Any) -> Any:
+        """Record the entry, then append or refuse."""
+        if self.appends + 1 == self.at:
+            (entry,) = [record async for record in self.read() if record.key is not None]
+            assert isinstance(entry.event, TaskSucceeded)
+            made = Serializer().serialize([7] * 5_000)
+            stored = Stored(made.codec, made.digest, len(made.data), "log")
+            draft = Draft(
+                entry.at, msgspec.structs.replace(entry.event, result=stored, content=None), entry.key
+            )
+            value = Value(made.digest, made.codec, made.data)
+            await MemoryLog.append(self, Write("run/other", 0, [draft]), values=[value])
+        return await super().append(*writes, **options)
+
+
+@simulated
+async def test_another_entry_after_a_refused_append(world: VirtualWorld) -> None:
+    """A value that was reused in the refused round is forgotten: downstream tasks get the one that is recorded."""
+
+    @task(version="1")
+    async def before() -> int:
+        return 1
+
+    @task(version="1", cache_on=inputs())
+    async def many() -> list[int]:
+        return [1] * 4_999
+
+    @task(version="1", cache_on=inputs())
+    async def total(numbers: list[int]) -> int:
+        return sum(numbers)
+
+    with Flow("first") as first:
+        many()
+    with Flow("second") as second:
+        total(many.after(before())())
+
+    log = Overtaken()
+    await first.options(log=log, world=world, run_id="first").run()
+    log.at = log.appends + 2
+    state = await second.options(log=log, world=world, run_id="r").run()
+    assert state.result["many"].is_cached()
+    assert state.result["total"].result == sum(state.result["many"].result) == 7 * 5_000

@@ -102,7 +102,6 @@ class BlockTask(msgspec.Struct, frozen=True, gc=False):
     """End a task whose trigger refused."""
 
     slot: int
-    message: str
 
 
 class SucceedTask(msgspec.Struct, frozen=True, gc=False):

@@ -47,6 +47,7 @@ from eventflow.machine.inputs import sources
 from eventflow.machine.plan import Plan
 from eventflow.machine.rules import CRASHES, CRASHES_MAX, IllegalEvent, admit
 from eventflow.machine.state import RunState, Status
+from eventflow.machine.triggers import TRIGGER, why_blocked
 
 __all__ = ["decide"]
 
@@ -142,8 +143,8 @@ def _skip(plan: Plan, run: RunState, command: SkipTask, now: int) -> TaskSkipped
 
 
 def _block(plan: Plan, run: RunState, command: BlockTask, now: int) -> TaskBlocked:
-    task = run.address(command.slot)
-    return TaskBlocked(claim=run.claim, task=task, trigger="all_successful", message=command.message)
+    task, message = run.address(command.slot), why_blocked(plan, run, command.slot)
+    return TaskBlocked(claim=run.claim, task=task, trigger=TRIGGER, message=message)
 
 
 def _map(plan: Plan, run: RunState, command: MapTask, now: int) -> TaskMapped | TaskFailed:

@@ -10,10 +10,9 @@ from typing import Final
 
 import msgspec
 
-from eventflow.graph import Ref
 from eventflow.machine.plan import Plan
-from eventflow.machine.rules import Verdict, judge
-from eventflow.machine.state import FAILED, Phase, RunState, Status
+from eventflow.machine.state import Phase, RunState, Status
+from eventflow.machine.triggers import Verdict, failed_map_input, judge
 
 __all__ = ["Due", "ready"]
 
@@ -84,19 +83,13 @@ def _may_start(plan: Plan, run: RunState, slot: int, due: Due) -> bool:
     is_mapped = slot in plan.mapped
     if verdict is Verdict.SKIP:
         due.skip.append(slot)
-    elif is_mapped and not _is_over_failure(plan, run, slot):
+    elif is_mapped and failed_map_input(plan, run, slot) is None:
         due.map.append(slot)  # also if another upstream failed: that blocks each child
     elif verdict is Verdict.BLOCK:
         due.block.append(slot)
     else:
         return True
     return False
-
-
-def _is_over_failure(plan: Plan, run: RunState, slot: int) -> bool:
-    """Return whether an input that a task is mapped over failed, so that the task can have no children."""
-    over = (item.arg for item in plan.tasks[slot].inputs if item.each)
-    return any(isinstance(arg, Ref) and run.status[arg.node] in FAILED for arg in over)
 
 
 def _read_timers(run: RunState, now: int, room: int, due: Due) -> None:

@@ -8,14 +8,11 @@ tables.
 `admit` judges an event: by its table, by the claim in force, and by the facts that no table can hold (the attempt, the
 upstreams, the width of a map). `evolve` folds only events that `admit` accepts, and `decide` gives only those. That the
 versions of a stream are dense is checked where records are folded.
-
-`judge` is the trigger: it says what the outcomes of the upstreams mean for a task.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import IntEnum
 from typing import Any, Final, NoReturn, TypeAlias
 
 from eventflow.events import (
@@ -46,10 +43,8 @@ __all__ = [
     "SLOTS_MAX",
     "TASK_TRANSITIONS",
     "IllegalEvent",
-    "Verdict",
     "admit",
     "diagram",
-    "judge",
     "outcome_of",
 ]
 
@@ -198,27 +193,6 @@ def _admit_to_run(run: RunState, event: Event) -> None:
         _refuse(event, f"has claim {event.claim}, in force is {run.claim}")
     if isinstance(event, RunFinished) and run.open:
         _refuse(event, f"{run.open} tasks of the run have not finished")
-
-
-class Verdict(IntEnum):
-    """The consequence of finished upstreams for a task."""
-
-    RUN = 0
-    SKIP = 1
-    BLOCK = 2
-
-
-def judge(failed: int, skipped: int) -> Verdict:
-    """Apply the trigger `all_successful`, after skip propagation.
-
-    Skips come first: one skipped and one failed upstream give a skip, as in PIN-4's runner. A mapped upstream counts once
-    for each of its children.
-    """
-    if skipped:
-        return Verdict.SKIP
-    if failed:
-        return Verdict.BLOCK
-    return Verdict.RUN
 
 
 def diagram() -> str:

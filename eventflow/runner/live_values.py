@@ -279,11 +279,6 @@ class LiveValues:
                 raise ResultNotLoaded(f"the {payload.size} bytes under {digest.hex()} are not in the log")
             self._fetched[digest] = Inline(payload.codec, values[digest].data, digest)
 
-    def is_failed(self, facts: RunFacts, arg: Ref) -> bool:
-        """Return whether the task behind a reference failed; it may be a child of a map, but not all children together."""
-        leaf = leaf_of(facts.run, "it", arg)
-        return leaf.children is None and facts.run.ends(leaf.slot)[0] > 0
-
     async def length(self, facts: RunFacts, arg: Ref) -> int:
         """Return the number of elements of a node's value; raises `TypeError` if it cannot be mapped over."""
         leaf = leaf_of(facts.run, "it", arg)

@@ -8,28 +8,26 @@ from __future__ import annotations
 
 from eventflow.events import WIDTH_MAX
 from eventflow.graph import Input, ListOf, Ref, TupleOf, unequal
-from eventflow.machine import BlockTask, MapTask, Plan
+from eventflow.machine import MapTask, Plan
 from eventflow.machine.rules import SLOTS_MAX
 from eventflow.result import KeyUnavailable, UnknownEncoding
 from eventflow.runner.failures import failure_of, text_of
 from eventflow.runner.live_values import LiveValues
 from eventflow.views.run import RunFacts
 
-__all__ = ["map_or_block"]
+__all__ = ["map_task"]
 
 
-async def map_or_block(plan: Plan, values: LiveValues, facts: RunFacts, slot: int) -> MapTask | BlockTask:
+async def map_task(plan: Plan, values: LiveValues, facts: RunFacts, slot: int) -> MapTask:
     """Return the command for a mapped task that is due.
 
-    It is blocked when a task that it maps over has failed. Raises `KeyUnavailable`, which is no failure of the task.
+    Raises `KeyUnavailable` or `UnknownEncoding`, which are no failures of the task.
     """
     node = plan.tasks[slot]
     widths: dict[str, int] = {}
     for item in node.inputs:
         if not item.each:
             continue
-        if isinstance(item.arg, Ref) and values.is_failed(facts, item.arg):
-            return BlockTask(slot, f"what it maps over as {item.name!r} failed")
         try:
             widths[item.name] = await _width(values, facts, item)
         except (KeyUnavailable, UnknownEncoding):

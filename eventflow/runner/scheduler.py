@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from eventflow.machine import Plan, RunState
+from eventflow.machine import Plan
 from eventflow.machine.commands import BlockTask, FinishRun, ReuseTask, SkipTask, StartTask
 from eventflow.machine.ready import Due, ready
 from eventflow.runner.cache_lookup import CacheLookup
 from eventflow.runner.inbox import Inbox
 from eventflow.runner.live_values import LiveValues
-from eventflow.runner.map_width import map_or_block
+from eventflow.runner.map_width import map_task
 from eventflow.runner.retry_timers import RetryTimers
 from eventflow.runner.round import Round
 from eventflow.runner.start_gate import StartGate
@@ -126,15 +126,8 @@ class Scheduler:
         for slot in due.skip:
             this_round.add(SkipTask(slot, "an upstream was skipped"))
         for slot in due.block:
-            this_round.add(BlockTask(slot, _why_blocked(self._plan, this_round.facts.run, slot)))
+            this_round.add(BlockTask(slot))
         for slot in due.map:
-            this_round.add(await map_or_block(self._plan, self._values, this_round.facts, slot))
+            this_round.add(await map_task(self._plan, self._values, this_round.facts, slot))
         if due.finished:
             this_round.add(FinishRun(why_failed(self._plan, this_round.facts)))
-
-
-def _why_blocked(plan: Plan, run: RunState, slot: int) -> str:
-    """Name the upstreams that keep a task from running."""
-    failed = [up for up in plan.upstreams[run.node(slot)] if run.ends(up)[0]]
-    names = ", ".join(run.name(plan, up) for up in failed[:3])
-    return f"{run.failed[slot]} of its upstreams failed ({names})"

@@ -74,7 +74,7 @@ def _commands(draw: st.DrawFn, plan: Plan, run: RunState) -> Command:
         case "skip":
             return SkipTask(slot, "why", draw(st.sampled_from([0, attempt])))
         case "block":
-            return BlockTask(slot, "why")
+            return BlockTask(slot)
         case "succeed":
             return SucceedTask(slot, attempt, PAYLOAD)
         case "fail":

@@ -170,7 +170,7 @@ _FIELDS: Final[dict[type, dict[str, Any]]] = {
     SucceedTask: {"result": PAYLOAD},
     FailTask: {"failure": FAILURE, "reason": "raised"},
     SkipTask: {"reason": "r"},
-    BlockTask: {"message": "m"},
+    BlockTask: {},
     MapTask: {"width": 2},
     ReuseTask: {"result": PAYLOAD, "source": Origin("run/x", 3), "why": "fork"},
     AbandonTask: {"reason": "lost"},

@@ -20,7 +20,8 @@ from eventflow.machine import (
     Status,
     SucceedTask,
 )
-from eventflow.machine.rules import CRASHES_MAX, SLOTS_MAX, Verdict, judge
+from eventflow.machine.rules import CRASHES_MAX, SLOTS_MAX
+from eventflow.machine.triggers import Verdict, judge
 from tests.unit.machines import CONST, FAILURE, claimed, machine, mapped, parameter, ref, task, whole
 
 # ── plain tasks ──────────────────────────────────────────────────────────────────────────────────────────

@@ -145,8 +145,8 @@ async def test_the_difference_is_a_table(world: VirtualWorld) -> None:
             .run()
         )
     way_out = (
-        "have them made again by a new run: `rerun('r')`, or go on with `options(on_change='keep')`, which opens what does not "
-        "depend on it"
+        "have them made again by a new run: `rerun('r')`, or go on with `options(on_change='keep')`, which opens the values "
+        "that do not depend on it"
     )
     assert str(caught.value).splitlines() == [
         "run 'r' holds values whose type is another one today (the result of 'make'):",

@@ -126,7 +126,9 @@ class ReadModel(Generic[R]):
         rows = await self._read(
             lambda: self._log.rows(self._name, prefix=prefix), lambda name: name.startswith(prefix)
         )
-        return dict(sorted(rows.items())) if self._unkept else rows
+        if self._unkept:
+            rows = dict(sorted(rows.items()))
+        return rows
 
     async def _catch_up(self, head: int) -> None:
         trusting = keeps = True
@@ -333,5 +335,6 @@ class _CatchUp(Generic[R]):
         if answer.checkpoint != self._checkpoint:
             raise _CheckpointMoved
         for name in names:
-            data = answer.rows.get(name)
-            self._rows.by_name[name] = None if data is None else self._decode(data)
+            self._rows.by_name[name] = None
+        for name, data in answer.rows.items():
+            self._rows.by_name[name] = self._decode(data)

@@ -289,8 +289,7 @@ class Mapped(Success, frozen=True, tag="Mapped"):
         <Mapped: 2 children: 1 failed>
         ```
         """
-        width = len(children)
-        finished = sum(child.is_finished() for child in children)
+        width, finished = len(children), sum(child.is_finished() for child in children)
         failed = sum(child.is_failed() for child in children)
         skipped = sum(child.is_skipped() for child in children)
         cached = sum(child.is_cached() for child in children)
@@ -364,9 +363,7 @@ class Failed(Finished, frozen=True, tag="Failed"):
 
         For a failed run the states of its tasks.
         """
-        if self.failure is None:
-            return super().result
-        return self.error()
+        return super().result if self.failure is None else self.error()
 
     def error(self) -> TaskError:
         """Return the failure as an exception. A failed run has none of its own.

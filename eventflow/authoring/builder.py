@@ -32,6 +32,7 @@ from eventflow.graph import (
     Arg,
     Const,
     Graph,
+    GraphNode,
     Input,
     ListOf,
     ParameterNode,
@@ -41,7 +42,6 @@ from eventflow.graph import (
     described,
     unequal,
 )
-from eventflow.graph import Node as GraphNode
 from eventflow.ports import Body
 from eventflow.runs.parameters import FlowParameter, type_text
 from eventflow.suggestions import did_you_mean

@@ -24,9 +24,9 @@ __all__ = [
     "Counted",
     "Digests",
     "Graph",
+    "GraphNode",
     "KeyPart",
     "KeyPartKind",
-    "Node",
     "ParameterNode",
     "TaskNode",
     "TypeDef",
@@ -64,7 +64,7 @@ class TaskNode(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="kind"
     """Inputs of unequal lengths give as many children as the shortest has elements; else they are an error."""
 
 
-Node: TypeAlias = ParameterNode | TaskNode
+GraphNode: TypeAlias = ParameterNode | TaskNode
 Counted: TypeAlias = tuple[tuple[Input, ...], tuple[str, ...]]
 """The parts of a cached node's keys: inputs, and names of the flow's parameters."""
 
@@ -142,7 +142,7 @@ class Graph(msgspec.Struct, frozen=True, omit_defaults=True, dict=True):
 
     name: str
     tasks: tuple[TaskDef, ...] = ()
-    nodes: tuple[Node, ...] = ()
+    nodes: tuple[GraphNode, ...] = ()
     value: Arg | None = None
     """The returned node, or an expression of nodes; None if the flow returns no node."""
     reference: tuple[int, ...] = ()

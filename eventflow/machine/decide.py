@@ -168,11 +168,8 @@ def _reuse(plan: Plan, run: RunState, command: ReuseTask, now: int) -> TaskReuse
     )
 
 
-def _start_run(plan: Plan, run: RunState, command: StartRun, now: int) -> RunStarted:
-    return command.event
-
-
-def _claim_run(plan: Plan, run: RunState, command: ClaimRun, now: int) -> RunClaimed:
+def _begin(plan: Plan, run: RunState, command: StartRun | ClaimRun, now: int) -> RunStarted | RunClaimed:
+    """Return the event that the command holds: nothing in it depends on the state."""
     return command.event
 
 
@@ -195,8 +192,8 @@ _EVENTS: Final[dict[type[Command], Callable[[Plan, RunState, Any, int], Event | 
     MapTask: _map,
     ReuseTask: _reuse,
     AbandonTask: _abandon,
-    StartRun: _start_run,
-    ClaimRun: _claim_run,
+    StartRun: _begin,
+    ClaimRun: _begin,
     ReleaseRun: _release_run,
     FinishRun: _finish_run,
 }

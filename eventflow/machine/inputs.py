@@ -38,7 +38,9 @@ class Leaf:
     @property
     def slots(self) -> Sequence[int]:
         """The slots that hold the values."""
-        return (self.slot,) if self.children is None else self.children
+        if self.children is None:
+            return (self.slot,)
+        return self.children
 
 
 def sources(plan: Plan, run: RunState, slot: int) -> tuple[Source, ...]:
@@ -56,7 +58,9 @@ def _source(plan: Plan, run: RunState, leaf: Leaf) -> Source:
     version = run.source[slot]
     if slot in plan.parameters:
         return (version, plan.parameters[slot].name, *path)
-    return (version, *path) if path else version
+    if path:
+        return (version, *path)
+    return version
 
 
 def leaves(plan: Plan, run: RunState, slot: int) -> Iterator[Leaf]:
@@ -73,7 +77,9 @@ def leaves(plan: Plan, run: RunState, slot: int) -> Iterator[Leaf]:
 def _position(run: RunState, slot: int) -> int:
     """Return the position of a child in its map; -1 for a node."""
     parent = run.parent[slot]
-    return -1 if parent < 0 else slot - run.maps[parent].base
+    if parent < 0:
+        return -1
+    return slot - run.maps[parent].base
 
 
 def _leaves(run: RunState, label: str, arg: Arg) -> Iterator[Leaf]:

@@ -21,8 +21,8 @@ from eventflow.graph import (
     Const,
     Counted,
     Graph,
+    GraphNode,
     ListOf,
-    Node,
     ParameterNode,
     Ref,
     TaskNode,
@@ -58,7 +58,7 @@ class Plan:
     )
 
     graph: Graph
-    nodes: Sequence[Node]
+    nodes: Sequence[GraphNode]
     tasks: Mapping[int, TaskNode]
     """The tasks among the nodes, by index."""
     parameters: Mapping[int, ParameterNode]
@@ -105,16 +105,18 @@ class Plan:
         self.each = {}
         self.followed = {}
         self.element = {}
-        self.plain = [() if i in self.parameters else None for i in range(len(nodes))]
+        self.plain = [None] * len(nodes)
+        for i in self.parameters:
+            self.plain[i] = ()
         self.upstreams = [()] * len(nodes)
         for i, node in self.tasks.items():
-            waits = self._add_mapped(i, node) if node.mapped else self._add_plain(i, node)
-            for up in waits:
+            add = self._add_mapped if node.mapped else self._add_plain
+            for up in add(i, node):
                 downstream = waiting[up]
                 if downstream is None:
                     waiting[up] = downstream = []
                 downstream.append(i)
-        self.whole = [tuple(downstream) if downstream else () for downstream in waiting]
+        self.whole = [tuple(downstream or ()) for downstream in waiting]
         self.judged = graph.reference or tuple([i for i in self.tasks if not self._is_awaited(i)])
 
     def _is_awaited(self, i: int) -> bool:
@@ -134,10 +136,14 @@ class Plan:
             for leaf in leaves:
                 up = leaf.node
                 upstreams.append(up)
-                sources.append((_BIRTH, parameters[up].name) if up in parameters else up)
+                if up in parameters:
+                    sources.append((_BIRTH, parameters[up].name))
+                else:
+                    sources.append(up)
                 if leaf.path or up in mapped:
                     is_plain = False
-        waits = self._wait(i, upstreams + list(node.after) if node.after else upstreams)
+        upstreams += node.after
+        waits = self._wait(i, upstreams)
         if is_plain:
             plain = tuple(sources)
             self.plain[i] = waits if plain == waits else plain  # one tuple for both saves memory
@@ -171,7 +177,9 @@ class Plan:
         return waits
 
     def _wait(self, i: int, upstreams: list[int]) -> tuple[int, ...]:
-        distinct = tuple(upstreams if len(upstreams) < 2 else dict.fromkeys(upstreams))
+        distinct = tuple(upstreams)
+        if len(distinct) > 1:
+            distinct = tuple(dict.fromkeys(distinct))
         if self.parameters:
             distinct = tuple([up for up in distinct if up not in self.parameters])
         self.degree[i] = len(distinct)

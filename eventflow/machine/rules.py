@@ -148,7 +148,10 @@ def admit(plan: Plan, run: RunState, event: Any) -> int:
     if event.claim != run.claim or run.phase is not _CLAIMED:
         _refuse(event, f"has claim {event.claim}, in force is {run.claim} ({run.phase.name})")
     task = event.task
-    slot: int = task[0] if len(task) == 1 and task[0] in plan.tasks else _slot_of(run, event)
+    if len(task) == 1 and task[0] in plan.tasks:
+        slot: int = task[0]
+    else:
+        slot = _slot_of(run, event)
     statuses = of_mapped if slot in plan.mapped else of_task
     outcomes = statuses[run.status[slot]]
     if not outcomes or (kind is TaskFailed and not outcomes >> outcome_of(event) & 1):

@@ -181,9 +181,9 @@ class CacheHits:
         event = record.event
         match event:
             case FlowDefined():
-                _define(state, record, event)
+                _add_flow(state, record, event)
             case RunStarted() | RunClaimed():
-                _enter(state, record.stream, event.flow)
+                _add_run(state, record.stream, event.flow)
             case RunFinished():
                 state.pop(record.stream, None)
             case TaskStarted() | TaskSucceeded() | TaskReused():
@@ -249,7 +249,7 @@ def entries_under(namespace: str) -> str:
     return f"entry/{namespace}\n"
 
 
-def _define(rows: _CacheRows, record: Record, event: FlowDefined) -> None:
+def _add_flow(rows: _CacheRows, record: Record, event: FlowDefined) -> None:
     graph = event.graph
     tasks: dict[int, int] = {}
     key_parts: dict[tuple[KeyPart, ...], int] = {}
@@ -264,8 +264,8 @@ def _define(rows: _CacheRows, record: Record, event: FlowDefined) -> None:
         rows[record.stream] = CachedFlow(graph.name, definitions, list(key_parts), nodes)
 
 
-def _enter(rows: _CacheRows, stream: str, flow: str) -> None:
-    """Note the graph of a run, which a later claim may replace."""
+def _add_run(rows: _CacheRows, stream: str, flow: str) -> None:
+    """Add a run with its graph, or replace the graph by that of a later claim."""
     if isinstance(rows.get(flow_stream(flow)), CachedFlow):
         rows[stream] = CachedRun(flow)
     else:

@@ -318,7 +318,9 @@ class RunStates(Mapping[Any, State]):
 
     def _why_pending(self, slot: int) -> str:
         waiting = self._facts.run.waiting[slot]
-        return f"waits for {waiting} upstreams" if waiting else "due"
+        if waiting:
+            return f"waits for {waiting} upstreams"
+        return "due"
 
     def _own_result(self, slot: int) -> Result | NoResultType:
         version = self._facts.run.source[slot]

@@ -43,7 +43,9 @@ def follow_path(value: Any, path: Sequence[int | str], *, is_element: bool) -> A
     keys = path[:-1] if is_element else path
     for key in keys:
         value = value[key]
-    return item_at(value, int(path[-1])) if is_element else value
+    if is_element:
+        value = item_at(value, int(path[-1]))
+    return value
 
 
 def elements_of(value: Any) -> list[Any]:

@@ -38,7 +38,7 @@ STRUCTS: Final[dict[str, Struct]] = {
         for kind in (
             *get_args(Known),
             *get_args(Payload),
-            *get_args(graph.Node),
+            *get_args(graph.GraphNode),
             *get_args(graph.Arg),
         )
     },

@@ -44,7 +44,7 @@ ABSENT: dict[str, Any] = {
 }
 STRUCTS: dict[str, type[msgspec.Struct]] = {
     **{str(kind.__struct_config__.tag): kind for kind in (*get_args(Known), *get_args(Payload))},
-    **{str(kind.__struct_config__.tag): kind for kind in (*get_args(graph.Node), *get_args(graph.Arg))},
+    **{str(kind.__struct_config__.tag): kind for kind in (*get_args(graph.GraphNode), *get_args(graph.Arg))},
     **{kind.__name__: kind for kind in (events.Origin, events.Failure, events.CacheMiss)},
     **{
         kind.__name__: kind

@@ -20,9 +20,9 @@ from eventflow.graph import (
     Const,
     DictOf,
     Graph,
+    GraphNode,
     Input,
     ListOf,
-    Node,
     ParameterNode,
     Policy,
     Ref,
@@ -125,7 +125,7 @@ def _numbered(arg: Arg, numbers: dict[str, int]) -> Arg:
             return DictOf(keys, tuple(_numbered(item, numbers) for item in items))
 
 
-def _node(name: str, node: Node, numbers: dict[str, int]) -> Node:
+def _node(name: str, node: GraphNode, numbers: dict[str, int]) -> GraphNode:
     if isinstance(node, ParameterNode):
         return msgspec.structs.replace(node, name=name)
     inputs = tuple(msgspec.structs.replace(item, arg=_numbered(item.arg, numbers)) for item in node.inputs)
@@ -134,7 +134,7 @@ def _node(name: str, node: Node, numbers: dict[str, int]) -> Node:
 
 
 def machine(
-    *, policy: Policy | None = None, reference: Sequence[str] = (), claimed: bool = True, **nodes: Node
+    *, policy: Policy | None = None, reference: Sequence[str] = (), claimed: bool = True, **nodes: GraphNode
 ) -> Machine:
     """A run of these nodes, in their order; claimed, unless a test wants to see to that itself."""
     numbers = {name: number for number, name in enumerate(nodes)}

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextvars import Token
 from types import TracebackType
-from typing import Any, Generic, NoReturn, ParamSpec, Self, TypeAlias, TypeVar, overload
+from typing import Any, Generic, NoReturn, ParamSpec, Self, TypeAlias, TypeVar, Unpack, overload
 
 import msgspec
 
@@ -27,9 +27,7 @@ from eventflow.authoring.tasks import Task
 from eventflow.fingerprints.script_modules import MAIN, script_module
 from eventflow.graph import Graph
 from eventflow.machine import Plan
-from eventflow.ports import Durability, EventLog, World
-from eventflow.runner.compatibility import OnChange
-from eventflow.runner.request import RunOptions
+from eventflow.runner.request import RunOptions, checked_run_options
 from eventflow.runs.built_flow import BuiltFlow
 from eventflow.runs.launch import Launch
 from eventflow.runs.parameters import FlowParameter
@@ -150,27 +148,10 @@ class Flow(Generic[P, R]):
 
     # ── running ────────────────────────────────────────────────────────────────────────────────────────
 
-    def options(
-        self,
-        *,
-        run_id: str | None = None,
-        log: EventLog | str | None = None,
-        labels: Mapping[str, str] | None = None,
-        durability: Durability = "full",
-        wait: bool = True,
-        on_change: OnChange = "refuse",
-        world: World | None = None,
-    ) -> Launch[P, R]:
-        """Return the flow with engine options. They are apart from the parameters, so that no parameter name is reserved.
+    def options(self, **options: Unpack[RunOptions]) -> Launch[P, R]:
+        """Return the flow with engine options; `RunOptions` describes each of them.
 
-        run_id        a new id starts a run; a known one resumes it, or returns the recorded state of a finished run
-        log           a log, or a URL like `sqlite:///runs.db`; see `eventflow.logs.urls`
-        labels        text by text, recorded with the run
-        durability    when a result may be handed on: `full`, `normal` or `pipelined`
-        wait          False: return the recorded state of the run `run_id`; start or resume nothing
-        on_change     `keep`: resume although the code of finished tasks changed, and keep their results
-        world         clock, ids and randomness; a `VirtualWorld` in tests
-
+        They are apart from the parameters, so that no parameter name is reserved.
         Raises `TypeError` or `ValueError` for an invalid option, `BuildError` for a flow that cannot be built.
 
         ```python
@@ -194,17 +175,7 @@ class Flow(Generic[P, R]):
         2
         ```
         """
-        options = RunOptions(
-            run_id=run_id,
-            log=log,
-            labels=labels or {},
-            durability=durability,
-            wait=wait,
-            on_change=on_change,
-            world=world,
-        )
-        options.check(self.name)
-        return Launch(self.built, options)
+        return Launch(self.built, checked_run_options(self.name, options))
 
     async def run(self, /, *args: P.args, **kwargs: P.kwargs) -> State:
         """Run the flow to its end and return its final State; see `Launch.run` for the contract.

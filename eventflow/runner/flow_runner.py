@@ -84,7 +84,7 @@ class FlowRunner:
             return facts
         await read_graphs(log, facts, serializers.graphs)
         is_continued = run.phase != Phase.FINISHED  # a finished run is only shown
-        if is_continued and run.flow != graph.digest and request.options.on_change != "keep":
+        if is_continued and run.flow != graph.digest and request.options["on_change"] != "keep":
             check_finished(await read_graph(log, run.flow), graph, facts, serializers, view.run_id)
         await check_parameters(log, view.run_id, serializers, facts, request)
         return facts
@@ -100,7 +100,7 @@ class FlowRunner:
         releases the run (within `RELEASE_S`) and passes the cancellation on; the run can be resumed. A body that runs
         for longer is left behind, and its task is named in a warning.
         """
-        caller, is_new = Caller(), self._request.options.run_id is None
+        caller, is_new = Caller(), self._request.options["run_id"] is None
         while True:
             async with self._log.hold(self._view.run_id) as held:
                 if held:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, TypedDict, get_args
 
 import msgspec
 
@@ -14,52 +14,68 @@ from eventflow.machine import Command
 from eventflow.ports import Durability, EventLog, Value, World
 from eventflow.result import Payload
 from eventflow.runner.compatibility import OnChange
+from eventflow.suggestions import did_you_mean
 
-__all__ = ["Request", "RunOptions"]
+__all__ = ["Request", "RunOptions", "checked_run_options"]
 
 _RUN_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:+@-]{0,199}")
-_ON_CHANGE: Final = ("refuse", "keep")
-_DURABILITIES: Final = ("full", "normal", "pipelined")
+_ON_CHANGE: Final = get_args(OnChange)
+_DURABILITIES: Final = get_args(Durability)
 
 
-class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """How a flow is run, apart from its parameters: the options of `flow.options(...)`, from there to the runner."""
+class RunOptions(TypedDict, total=False):
+    """The options of `flow.options(...)`: how a flow is run, apart from its parameters. Each may be left out."""
 
-    run_id: str | None = None
+    run_id: str | None
     """A new id starts a run. The id of a known run resumes it, or returns its recorded state if it has finished."""
-    log: EventLog | str | None = None
-    """A log, or a URL like `sqlite:///runs.db`. None for the default log; see `eventflow.logs.open`."""
-    labels: Mapping[str, str] = {}
+    log: EventLog | str | None
+    """A log, or a URL like `sqlite:///runs.db`. By default the default log; see `eventflow.logs.open`."""
+    labels: Mapping[str, str] | None
     """Text by text, recorded with the run."""
-    durability: Durability = "full"
-    """When a result may be handed on: synced (`full`), committed (`normal`), or at once (`pipelined`)."""
-    wait: bool = True
+    durability: Durability
+    """When a result may be handed on: synced (`full`, the default), committed (`normal`), or at once (`pipelined`)."""
+    wait: bool
     """False: return the recorded state of the run `run_id` now; start and resume nothing."""
-    on_change: OnChange = "refuse"
-    """`keep`: resume although the code of finished tasks changed, and keep their results."""
-    world: World | None = None
-    """Clock, ids and randomness. None for the real ones; a `VirtualWorld` in tests."""
+    on_change: OnChange
+    """`keep`: resume although the code of finished tasks changed, and keep their results. `refuse` by default."""
+    world: World | None
+    """Clock, ids and randomness. By default the real ones; a `VirtualWorld` in tests."""
 
-    def check(self, flow: str) -> None:
-        """Raise `TypeError` or `ValueError` if an option is invalid; `flow` is the flow's name, for the message."""
-        where = f"flow {flow!r}, options"
-        _check_run_id(where, self.run_id, self.wait)
-        _check_log(where, self.log)
-        if self.durability not in _DURABILITIES:
-            raise ValueError(f"{where}: durability={self.durability!r} is none of {', '.join(_DURABILITIES)}")
-        if self.on_change not in _ON_CHANGE:
-            raise ValueError(f"{where}: on_change={self.on_change!r} is none of {', '.join(_ON_CHANGE)}")
-        if not isinstance(self.labels, Mapping):
-            raise TypeError(f"{where}: labels={self.labels!r:.80} is not a mapping of text to text")
-        for key, text in self.labels.items():
-            if not _is_text(key) or not _is_text(text):
-                raise TypeError(f"{where}: labels are text by text, not {key!r}: {text!r:.80}")
+
+_DEFAULTS: Final[RunOptions] = {
+    "run_id": None,
+    "log": None,
+    "labels": None,
+    "durability": "full",
+    "wait": True,
+    "on_change": "refuse",
+    "world": None,
+}
+
+
+def checked_run_options(flow: str, options: RunOptions) -> RunOptions:
+    """Return the options with the defaults of those that are left out; `flow` is the flow's name, for messages.
+
+    Raises `TypeError` for an unknown option or one of another type, `ValueError` for a value that cannot work.
+    """
+    where = f"flow {flow!r}, options"
+    for name in options:
+        if name not in _DEFAULTS:
+            raise TypeError(f"{where}: there is no option {name!r}{did_you_mean(name, _DEFAULTS)}")
+    complete: RunOptions = {**_DEFAULTS, **options}
+    _check_run_id(where, complete["run_id"], complete["wait"])
+    _check_log(where, complete["log"])
+    _check_word(where, "durability", complete["durability"], _DURABILITIES)
+    _check_word(where, "on_change", complete["on_change"], _ON_CHANGE)
+    _check_labels(where, complete["labels"])
+    return complete
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
     """One call for a run of one flow."""
 
     options: RunOptions
+    """All of them, checked."""
     entry: str
     """Where the flow's code can be loaded from: `module:qualname`, or a file."""
     parameters: Mapping[str, Payload]
@@ -99,6 +115,21 @@ def _check_log(where: str, log: Any) -> None:
         raise TypeError(
             f"{where}: log={log!r:.80} is no log; give one like MemoryLog(), or a URL like 'sqlite:///runs.db'"
         )
+
+
+def _check_word(where: str, option: str, word: Any, words: tuple[str, ...]) -> None:
+    if word not in words:
+        raise ValueError(f"{where}: {option}={word!r} is none of {', '.join(words)}")
+
+
+def _check_labels(where: str, labels: Any) -> None:
+    if labels is None:
+        return
+    if not isinstance(labels, Mapping):
+        raise TypeError(f"{where}: labels={labels!r:.80} is not a mapping of text to text")
+    for key, text in labels.items():
+        if not _is_text(key) or not _is_text(text):
+            raise TypeError(f"{where}: labels are text by text, not {key!r}: {text!r:.80}")
 
 
 def _is_text(text: object) -> bool:

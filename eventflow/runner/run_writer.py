@@ -88,8 +88,8 @@ class RunWriter:
         event = RunStarted(
             flow=self._view.plan.graph.digest,
             parameters=request.parameters,
-            durability=request.options.durability,
-            labels=request.options.labels,
+            durability=request.options["durability"],
+            labels=request.options["labels"] or {},
             origin=request.origin,
             entry=request.entry,
             why=request.why,
@@ -106,13 +106,13 @@ class RunWriter:
         """
         is_claim = this_round.base < self.claim
         has_ended = self.facts.run.phase == Phase.FINISHED
-        pipelined = self._request.options.durability == "pipelined" and not is_claim
+        pipelined = self._request.options["durability"] == "pipelined" and not is_claim
         writes = (*this_round.other_writes, Write(self._view.stream, this_round.base, this_round.drafts))
         try:
             if pipelined:
                 await self._submit(writes, this_round, wait=has_ended)
             else:
-                durability = self._request.options.durability
+                durability = self._request.options["durability"]
                 records = await self._log.append(*writes, values=this_round.values, durability=durability)
                 self._position = records[-1].position
         except (Conflict, OutcomeUnknown) as error:

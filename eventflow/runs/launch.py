@@ -99,7 +99,7 @@ class Launch(Generic[P, R]):
             )
         states = await self._run(args, kwargs)
         if states.phase != Phase.FINISHED:
-            raise RunNotFinished(f"run {self._options.run_id!r} has no value yet: {states.state.message}")
+            raise RunNotFinished(f"run {states.run_id!r} has no value yet: {states.state.message}")
         if states.state.is_cancelled():
             raise NoValue(f"run {states.run_id!r} was cancelled, so it has no value: {states.state.message}")
         value: Any = None if arg is None else _evaluate(arg, states)
@@ -120,24 +120,24 @@ class Launch(Generic[P, R]):
         `RunNotFound`, `RunNotFinished` for a run that is live, and `ValueError` for a run of another flow or if
         `options(run_id=...)` names a run that exists and is not this rerun.
         """
-        if not self._options.wait:
+        if not self._options["wait"]:
             raise ValueError(
                 f"flow {self._built.name!r}: a rerun is a new run, and wait=False starts none: leave it out"
             )
-        async with log_of(self._options.log, read_only=False) as log:
+        async with log_of(self._options["log"], read_only=False) as log:
             request = await rerun_request(self._built, self._options, log, run_id)
             return (await self._execute(log, request)).state
 
     async def _run(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> RunStates:
-        async with log_of(self._options.log, read_only=not self._options.wait) as log:
+        async with log_of(self._options["log"], read_only=not self._options["wait"]) as log:
             request = await self._request(log, args, kwargs)
             return await self._execute(log, request)
 
     async def _request(self, log: EventLog, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Request:
         """Return the request for the run; a parameter of an existing run that is not given is as recorded."""
-        built, run_id = self._built, self._options.run_id
+        built, run_id = self._built, self._options["run_id"]
         birth = await birth_of(log, run_id) if run_id is not None else None
-        if birth is None and not self._options.wait:
+        if birth is None and not self._options["wait"]:
             raise RunNotFound(f"there is no run {run_id!r} in this log")
         parameters = dict(birth.parameters) if birth is not None else {}
         extra_values: list[Value] = []
@@ -155,13 +155,13 @@ class Launch(Generic[P, R]):
 
     async def _execute(self, log: EventLog, request: Request) -> RunStates:
         built, options = self._built, self._options
-        world = options.world if options.world is not None else RealWorld()
-        view = RunView(options.run_id or world.new_id(), built.plan)
+        world = options["world"] or RealWorld()
+        view = RunView(options["run_id"] or world.new_id(), built.plan)
         serializers = RunSerializers(built.plan, built.bindings, built.serializers, log.keyring)
         executor = world.executor()
         runner = FlowRunner(view, serializers, built.bindings, log, world, executor, request)
         try:
-            facts = await (runner.run() if options.wait else runner.look())
+            facts = await (runner.run() if options["wait"] else runner.look())
         finally:
             executor.close()
         return RunStates(

@@ -115,7 +115,7 @@ def _takes(
 
 async def _check_target(log: EventLog, options: RunOptions, old: RunView) -> None:
     """Refuse a target run that exists, unless it is this very rerun, to be resumed."""
-    target = options.run_id
+    target = options["run_id"]
     birth = await birth_of(log, target) if target is not None else None
     if birth is not None and (birth.origin is None or birth.origin.stream != old.stream):
         raise ValueError(

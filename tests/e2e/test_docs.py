@@ -6,7 +6,6 @@ what that block prints.
 
 from __future__ import annotations
 
-import inspect
 import os
 import re
 import subprocess
@@ -22,6 +21,7 @@ import eventflow.records
 import eventflow.states
 import eventflow.testing
 from eventflow.authoring.options import TaskOptions
+from eventflow.runner.request import RunOptions
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("docs/api/*.md")])
@@ -81,7 +81,7 @@ def reference(heading: str) -> set[str]:
     ("heading", "options"),
     [
         ("@task(...)", set(TaskOptions.__annotations__)),
-        ("flow.options(...)", set(inspect.signature(eventflow.Flow.options).parameters) - {"self"}),
+        ("flow.options(...)", set(RunOptions.__annotations__)),
     ],
     ids=["task", "flow"],
 )

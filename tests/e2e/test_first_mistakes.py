@@ -25,6 +25,14 @@ async def test_the_class_of_a_log_is_no_log() -> None:
         doubled.options(log=MemoryLog)  # type: ignore[arg-type]
 
 
+async def test_a_misspelt_option_is_answered_with_the_right_one() -> None:
+    """Before anything runs."""
+    with pytest.raises(
+        TypeError, match=r"flow 'doubled', options: there is no option 'run'; did you mean 'run_id'"
+    ):
+        doubled.options(run="a")  # type: ignore[call-arg]
+
+
 async def test_a_view_of_a_run_folded_over_the_whole_log_says_what_was_forgotten() -> None:
     """Without `stream=` the first record is another stream's, and the error gives the call to write."""
     log = MemoryLog()

@@ -14,7 +14,7 @@ from eventflow.executors.threads import Lanes
 from eventflow.runner.body import Caller
 from eventflow.runner.flow_runner import FlowRunner
 from eventflow.runner.live_values import LiveValues
-from eventflow.runner.request import Request, RunOptions
+from eventflow.runner.request import Request, checked_run_options
 from eventflow.runner.round import Round
 from eventflow.runner.run_loop import RunLoop
 from eventflow.runner.run_writer import RunWriter
@@ -64,7 +64,8 @@ async def live_values_after(made: Flow[..., Any], log: Any, world: VirtualWorld)
     """Run a flow to its end, and return the live values of its runner."""
     view = RunView("r", made.plan)
     serializers = RunSerializers(made.plan, made.built.bindings, made.built.serializers, log.keyring)
-    request, caller = Request(options=RunOptions(), entry="here", parameters={}), Caller()
+    request = Request(options=checked_run_options(made.name, {}), entry="here", parameters={})
+    caller = Caller()
     runner = FlowRunner(view, serializers, made.built.bindings, log, world, world.executor(), request)
     writer = RunWriter(view, log, world, request, view.initial(), caller)
     loop = runner._loop(writer, caller)

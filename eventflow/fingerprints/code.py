@@ -52,21 +52,23 @@ def code_of(
 ) -> Code:
     """Digest the code of a function and its helpers; a given `version` replaces all of it."""
     if version is not None:
-        return Code(_digest(b"version", _text(version)))
+        return Code(_digest(b"version", _utf8(version)))
     parts: list[bytes] = []
     for function in (fn, *depends_on):
-        known = _known.get(function)
-        if known is None or not known.is_current():
+        cached = _cached.get(function)
+        if cached is None or not cached.is_current():
             cells: _Cells = []
             try:
-                known = _Known(_function(function, [], cells), cells)
+                cached = _CachedDigest(_function(function, [], cells), cells)
             except _Undigestable as why:
                 return Code(reason=str(why))
-            _known[function] = known
+            _cached[function] = cached
         if function is not fn:  # the body calls it by its name
-            parts.append(_text(function.__name__))
-        parts.append(known.digest)
-    return Code(_digest(b"code", *parts) if depends_on else parts[0])
+            parts.append(_utf8(function.__name__))
+        parts.append(cached.digest)
+    if not depends_on:
+        return Code(parts[0])
+    return Code(_digest(b"code", *parts))
 
 
 def note_source(fn: types.FunctionType) -> None:
@@ -74,7 +76,7 @@ def note_source(fn: types.FunctionType) -> None:
     _stamps.setdefault(fn, _stamp(fn.__code__.co_filename))
 
 
-class _Known:
+class _CachedDigest:
     """The digest of one function, valid while its parts and closures are unchanged."""
 
     __slots__ = ("_cells", "digest")
@@ -90,7 +92,7 @@ class _Known:
             return False
 
 
-_known: Final[WeakKeyDictionary[types.FunctionType, _Known]] = WeakKeyDictionary()
+_cached: Final[WeakKeyDictionary[types.FunctionType, _CachedDigest]] = WeakKeyDictionary()
 _stamps: Final[WeakKeyDictionary[types.FunctionType, tuple[int, int] | None]] = WeakKeyDictionary()
 
 
@@ -126,16 +128,14 @@ def _function(fn: types.FunctionType, outer: list[types.FunctionType], cells: _C
     chain = [*outer, fn]
     cells += [(fn, name, getattr(fn, name)) for name in ("__code__", "__defaults__", "__kwdefaults__")]
     source = _source(fn)
-    parts = [_text(source.text)]
+    parts = [_utf8(source.text)]
     defaults = [*enumerate(fn.__defaults__ or ()), *sorted((fn.__kwdefaults__ or {}).items())]
     for key, value in defaults:
-        parts += [_text(str(key)), _value(value, f"a default of {fn.__qualname__!r}", chain, cells)]
+        parts += [_utf8(str(key)), _value(value, f"a default of {fn.__qualname__!r}", chain, cells)]
     for name, value in sorted(vars(fn).items()):
         if name != "__wrapped__":  # attributes that a decorator set, which the body can read
-            parts += [
-                _text(name),
-                _value(value, f"the attribute {name!r} of {fn.__qualname__!r}", chain, cells),
-            ]
+            what = f"the attribute {name!r} of {fn.__qualname__!r}"
+            parts += [_utf8(name), _value(value, what, chain, cells)]
     for name, cell in zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=True):
         what = f"the closure variable {name!r} of {fn.__qualname__!r}"
         if name in source.rebound:
@@ -147,7 +147,7 @@ def _function(fn: types.FunctionType, outer: list[types.FunctionType], cells: _C
         except ValueError:
             raise _Undigestable(f"{what} has no value yet: define it before the flow is built") from None
         cells.append((cell, "cell_contents", value))
-        parts += [_text(name), _value(value, what, chain, cells)]
+        parts += [_utf8(name), _value(value, what, chain, cells)]
     return _digest(b"function", *parts)
 
 
@@ -183,7 +183,8 @@ class _File:
 
     def _find(self, code: types.CodeType) -> _Source:
         nodes = self._definitions.get((code.co_firstlineno, code.co_name), ())
-        alike = {_normal(node): node for node in nodes if _arguments(node) == _taken(code)}
+        arguments = _arguments_of_code(code)
+        alike = {_normal(node): node for node in nodes if _arguments_of_node(node) == arguments}
         if not alike:
             raise LookupError(code.co_name)  # the file changed after it was imported
         if len(alike) > 1:
@@ -191,8 +192,11 @@ class _File:
                 f"{code.co_name!r} in line {code.co_firstlineno} is one of several in that line"
             )
         text, node = alike.popitem()
-        rebound = [inner.names for inner in ast.walk(node) if isinstance(inner, ast.Nonlocal)]
-        return _Source(text, frozenset(name for names in rebound for name in names))
+        rebound: set[str] = set()
+        for inner in ast.walk(node):
+            if isinstance(inner, ast.Nonlocal):
+                rebound.update(inner.names)
+        return _Source(text, frozenset(rebound))
 
 
 _FILES_MAX: Final = 8
@@ -242,13 +246,13 @@ def _definitions(source: str) -> dict[tuple[int, str], list[_Definition]]:
     return definitions
 
 
-def _arguments(node: _Definition) -> set[str]:
+def _arguments_of_node(node: _Definition) -> set[str]:
     args = node.args
     every = [*args.posonlyargs, *args.args, *args.kwonlyargs, args.vararg, args.kwarg]
     return {arg.arg for arg in every if arg is not None}
 
 
-def _taken(code: types.CodeType) -> set[str]:
+def _arguments_of_code(code: types.CodeType) -> set[str]:
     count = code.co_argcount + code.co_kwonlyargcount
     count += bool(code.co_flags & 0x04) + bool(code.co_flags & 0x08)  # *args, **kwargs
     return set(code.co_varnames[:count])
@@ -272,13 +276,15 @@ def _normal(node: _Definition) -> str:
 def _forget_defaults(args: ast.arguments) -> None:
     """Keep only the fact of a default: its value is digested, not its source."""
     args.defaults = [ast.Constant(...) for _ in args.defaults]
-    args.kw_defaults = [None if default is None else ast.Constant(...) for default in args.kw_defaults]
+    for index, default in enumerate(args.kw_defaults):
+        if default is not None:
+            args.kw_defaults[index] = ast.Constant(...)
 
 
 # ── values ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _text(value: str) -> bytes:
+def _utf8(value: str) -> bytes:
     return value.encode("utf-8", "surrogatepass")
 
 
@@ -297,7 +303,7 @@ def _value(value: Any, what: str, chain: list[types.FunctionType], cells: _Cells
     kind = type(value)
     if kind is types.FunctionType:
         return _function(value, chain, cells)
-    return _digest(_text(f"{home_of(kind)}.{kind.__qualname__}"), *_content(value, kind, what, chain, cells))
+    return _digest(_utf8(f"{home_of(kind)}.{kind.__qualname__}"), *_content(value, kind, what, chain, cells))
 
 
 def _content(
@@ -315,12 +321,12 @@ def _content(
     elif kind is frozenset:
         yield from sorted(_value(item, what, chain, cells) for item in value)
     elif isinstance(value, enum.Enum):
-        yield _text(str(value.name))
+        yield _utf8(str(value.name))
         yield _value(value.value, what, chain, cells)
     elif kind is types.ModuleType:
-        yield _text(value.__name__)
+        yield _utf8(value.__name__)
     elif kind is types.BuiltinFunctionType and isinstance(value.__self__, types.ModuleType):
-        yield _text(f"{value.__self__.__name__}.{value.__qualname__}")
+        yield _utf8(f"{value.__self__.__name__}.{value.__qualname__}")
     else:
         raise _Undigestable(_why_not(value, what))
 

@@ -48,7 +48,7 @@ class NoContent(TypeError):
     """A value has no content: a part of it might be anything."""
 
     def __init__(self, path: str, kind: str) -> None:
-        super().__init__(f"{path} is a {kind}" if path else f"it is a {kind}")
+        super().__init__(f"{path or 'it'} is a {kind}")
         self.path = path
         """Where in the value, e.g. `['rows'][3].lock`; empty for the value itself."""
         self.kind = kind
@@ -70,7 +70,9 @@ def quick_content(payload: Inline) -> bytes | None:
     codec, data = payload.codec, payload.data
     suspect = _SUSPECT.get(codec)
     if suspect is not None:
-        return payload.digest if len(data.translate(None, suspect)) == len(data) else None
+        if len(data.translate(None, suspect)) < len(data):
+            return None
+        return payload.digest
     for registered in registered_codecs():
         if registered.name == codec and getattr(registered, "canonical", False):
             return digest_of(codec.encode() + b"\0" + payload.digest)
@@ -94,10 +96,10 @@ def _canonical(value: Any) -> Any:
 def _dict(value: dict[Any, Any]) -> Any:
     if all(type(key) is str and (key.isascii() or type(_canonical(key)) is str) for key in value):
         return {key: _canonical(value[key]) for key in sorted(value)}
-    pairs = sorted((_encode(_canonical(key)), part) for key, part in value.items())
-    return extension(
-        Extension.DICT, [part for key, item in pairs for part in (msgspec.Raw(key), _canonical(item))]
-    )
+    parts: list[Any] = []
+    for key, item in sorted((_encode(_canonical(key)), item) for key, item in value.items()):
+        parts += (msgspec.Raw(key), _canonical(item))
+    return extension(Extension.DICT, parts)
 
 
 _UNSET: Final = extension(Extension.OBJECT, ["msgspec:UNSET", []])
@@ -112,8 +114,10 @@ def _rule_for(kind: type) -> Rule:
         )
     if not all(map(_is_plain, kind.__mro__)):
         return _opaque
+    if issubclass(kind, tuple) and hasattr(kind, "_fields"):
+        return _named_tuple(kind)
     if issubclass(kind, tuple):
-        return _named_tuple(kind) if hasattr(kind, "_fields") else _opaque
+        return _opaque
     names = fields_of(kind)
     is_honest = kind.__getattribute__ is object.__getattribute__
     if names is None or not is_honest or any(_is_computed(kind, name) for name in names):
@@ -146,17 +150,15 @@ def _named_tuple(kind: type) -> Rule:
 
 
 def _object(kind: type, names: tuple[str, ...]) -> Rule:
-    slots = (
-        name
-        for base in kind.__mro__
-        for name, part in vars(base).items()
-        if type(part) is MemberDescriptorType
-    )
-    hidden = tuple(name for name in slots if name not in names)
+    other_slots: list[str] = []
+    for base in kind.__mro__:
+        for name, part in vars(base).items():
+            if type(part) is MemberDescriptorType and name not in names:
+                other_slots.append(name)
 
     def rule(value: Any) -> Any:
-        beside = extra_attributes(value, names) or any(hasattr(value, name) for name in hidden)
-        if beside or not all(hasattr(value, name) for name in names):
+        has_more = extra_attributes(value, names) or any(hasattr(value, name) for name in other_slots)
+        if has_more or not all(hasattr(value, name) for name in names):
             raise _Opaque
         fields = [[name, _canonical(getattr(value, name))] for name in names]
         return extension(Extension.OBJECT, [full_name(kind), fields])
@@ -176,19 +178,26 @@ def _refusal(value: object) -> NoContent:
     path = ""
     above = {id(value)}
     with suppress(Exception, SystemExit):  # raised by a part's own code
-        while True:
-            parts = ((step, part) for step, part in _parts(value) if id(part) not in above)
-            opaque = next(((step, part) for step, part in parts if not _has_content(part)), None)
-            if opaque is None:
-                break
-            path, value = path + opaque[0], opaque[1]
+        while (opaque := _first_opaque_part(value, above)) is not None:
+            step, value = opaque
+            path += step
             above.add(id(value))
     return NoContent(path, _kind_of(value))
 
 
+def _first_opaque_part(value: object, above: set[int]) -> tuple[str, Any] | None:
+    """Return the first part without content, and its step of the path; `above` are the ids of the values around it."""
+    for step, part in _parts(value):
+        if id(part) not in above and not _has_content(part):
+            return step, part
+    return None
+
+
 def _kind_of(value: object) -> str:
     kind = type(value)
-    return kind.__qualname__ if kind.__module__ == "builtins" else full_name(kind)
+    if kind.__module__ == "builtins":
+        return kind.__qualname__
+    return full_name(kind)
 
 
 def _has_content(value: object) -> bool:

@@ -21,19 +21,28 @@ _ALIASES: Final = frozenset({MAIN, "__mp_main__"})
 def script_module() -> str | None:
     """The module that runs as the script: `pack.flows` for `python -m pack.flows`; None if a file runs."""
     spec = getattr(sys.modules.get(MAIN), "__spec__", None)
-    return None if spec is None or spec.name == MAIN else str(spec.name)
+    if spec is None or spec.name == MAIN:
+        return None
+    return str(spec.name)
 
 
 def script_home() -> str:
     """The module name of the running script for other processes; `__main__` if they cannot import it."""
+    module = script_module()
+    if module:
+        return module
     file = getattr(sys.modules.get(MAIN), "__file__", None)
-    return script_module() or (PurePath(file).stem if file and file.endswith(".py") else MAIN)
+    if file and file.endswith(".py"):
+        return PurePath(file).stem
+    return MAIN
 
 
 def home_of(thing: Any) -> str:
     """The module of a class or function as other processes know it."""
     module: str = thing.__module__
-    return script_home() if module in _ALIASES else module
+    if module in _ALIASES:
+        return script_home()
+    return module
 
 
 def loaded_as(home: str) -> str:
@@ -49,4 +58,6 @@ def loaded_as(home: str) -> str:
                 f"this process runs {script_home()!r}: define the class in a module, and import it from there"
             )
         return MAIN
-    return MAIN if home not in sys.modules and home == script_home() else home
+    if home not in sys.modules and home == script_home():
+        return MAIN
+    return home

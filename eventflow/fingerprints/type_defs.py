@@ -32,8 +32,10 @@ class TypeChanged(DeserializationError):
         """The differences between the two types."""
 
     def __str__(self) -> str:
-        rows = "".join(f"\n  {row.name}: {row.then} → {row.now}" for row in self.differences)
-        return f"{self.what}{':' if rows else ''}{rows}"
+        if not self.differences:
+            return self.what
+        rows = [f"\n  {row.name}: {row.then} → {row.now}" for row in self.differences]
+        return f"{self.what}:{''.join(rows)}"
 
     def __reduce__(self) -> tuple[object, ...]:
         return TypeChanged, (self.what, self.differences)
@@ -60,8 +62,12 @@ class Type(msgspec.Struct, frozen=True, omit_defaults=True):
                 return f"Annotated[{', '.join([*args, *self.marks])}]"
             case "arguments":
                 return f"[{', '.join(args)}]"
-        name = self.name if full else self.name.rpartition(":")[2]
-        return f"{name}[{', '.join(args)}]" if args else name
+        name = self.name
+        if not full:
+            name = _without_module(name)
+        if not args:
+            return name
+        return f"{name}[{', '.join(args)}]"
 
 
 class FieldDef(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -116,16 +122,21 @@ class Difference(msgspec.Struct, frozen=True):
 _ABSENT = "(not there)"
 
 
+def _without_module(name: str) -> str:
+    return name.rpartition(":")[2]
+
+
 def differences(then: Description | None, now: Description | None) -> tuple[Difference, ...]:
     """Return the differences between two descriptions, in words; None is a type that was not declared."""
     if then is None or now is None:
         if then is now:
             return ()
-        return (Difference("type", _told(then), _told(now)),)
+        return (Difference("type", _declared(then), _declared(now)),)
     rows: list[Difference] = []
     if then.type != now.type:
-        rows.append(_pair("type", then.type, now.type))
-    before, after = ({known.name: known for known in side.classes} for side in (then, now))
+        rows.append(_type_difference("type", then.type, now.type))
+    before = {described.name: described for described in then.classes}
+    after = {described.name: described for described in now.classes}
     for name in dict.fromkeys((*before, *after)):
         if name in before and name in after:
             rows += class_differences(before[name], after[name])
@@ -136,36 +147,43 @@ def differences(then: Description | None, now: Description | None) -> tuple[Diff
 
 def class_differences(then: ClassDef | None, now: ClassDef | None) -> Iterator[Difference]:
     """Yield the differences between two forms of one class; None is a class without a description."""
-    if then is None or now is None:
-        known = then or now
-        if known is not None:
-            label = known.name.rpartition(":")[2]
-            yield Difference(
-                label, then.kind if then else "nothing declared", now.kind if now else "nothing declared"
-            )
+    if then is None:
+        if now is not None:
+            yield Difference(_without_module(now.name), "nothing declared", now.kind)
         return
-    label = now.name.rpartition(":")[2]
+    if now is None:
+        yield Difference(_without_module(then.name), then.kind, "nothing declared")
+        return
+    label = _without_module(now.name)
     if then.kind != now.kind:
         yield Difference(label, then.kind, now.kind)
-    before, after = ({field.name: field for field in side.fields} for side in (then, now))
+    before = {field.name: field for field in then.fields}
+    after = {field.name: field for field in now.fields}
     for name in dict.fromkeys((*before, *after)):
         was, became = before.get(name), after.get(name)
         if was != became:
-            yield _field_pair(f"{label}.{name}", was, became)
-    common = [[name for name in side if name in before and name in after] for side in (before, after)]
-    if common[0] != common[1]:
+            yield _field_difference(f"{label}.{name}", was, became)
+    if [name for name in before if name in after] != [name for name in after if name in before]:
         yield Difference(f"{label} (order)", ", ".join(before), ", ".join(after))
     if then.options != now.options:
-        yield Difference(f"{label} (form)", *(", ".join(side.options) or "plain" for side in (then, now)))
+        yield Difference(
+            f"{label} (form)", ", ".join(then.options) or "plain", ", ".join(now.options) or "plain"
+        )
     if then.schema != now.schema and before == after:
-        yield Difference(f"{label} (schema)", *_schema_parts(then.schema, now.schema))
+        yield _schema_difference(f"{label} (schema)", then.schema, now.schema)
 
 
-def _field_pair(label: str, then: FieldDef | None, now: FieldDef | None) -> Difference:
-    pair = [_field(side, full=False) for side in (then, now)]
-    if pair[0] == pair[1]:
-        pair = [_field(side, full=True) for side in (then, now)]
-    return Difference(label, *pair)
+def _type_difference(label: str, then: Type, now: Type) -> Difference:
+    if then.text() != now.text():
+        return Difference(label, then.text(), now.text())
+    return Difference(label, then.text(full=True), now.text(full=True))
+
+
+def _field_difference(label: str, then: FieldDef | None, now: FieldDef | None) -> Difference:
+    short = _field(then, full=False), _field(now, full=False)
+    if short[0] != short[1]:
+        return Difference(label, *short)
+    return Difference(label, _field(then, full=True), _field(now, full=True))
 
 
 def _field(field: FieldDef | None, *, full: bool) -> str:
@@ -181,26 +199,28 @@ def _field(field: FieldDef | None, *, full: bool) -> str:
     return " ".join(parts)
 
 
-def _pair(label: str, then: Type, now: Type) -> Difference:
-    short = then.text(), now.text()
-    return Difference(
-        label, *(short if short[0] != short[1] else (then.text(full=True), now.text(full=True)))
-    )
-
-
-def _told(side: Description | None) -> str:
-    return "not declared" if side is None else side.type.text()
+def _declared(description: Description | None) -> str:
+    if description is None:
+        return "not declared"
+    return description.type.text()
 
 
 def _names(classes: Mapping[str, ClassDef]) -> str:
     return ", ".join(classes) or "no classes"
 
 
-def _schema_parts(then: str, now: str) -> tuple[str, str]:
-    """Where two texts part, with a little around it."""
-    at = next(
-        (i for i, (a, b) in enumerate(zip(then, now, strict=False)) if a != b), min(len(then), len(now))
-    )
+def _schema_difference(label: str, then: str, now: str) -> Difference:
+    """Return the first difference between two texts, with a little around it."""
+    at = 0
+    for a, b in zip(then, now, strict=False):
+        if a != b:
+            break
+        at += 1
     begin = max(0, at - 12)
-    cut = [f"…{side[begin : begin + 40]}…" if side else "none" for side in (then, now)]
-    return cut[0], cut[1]
+    return Difference(label, _excerpt(then, begin), _excerpt(now, begin))
+
+
+def _excerpt(schema: str, begin: int) -> str:
+    if not schema:
+        return "none"
+    return f"…{schema[begin : begin + 40]}…"

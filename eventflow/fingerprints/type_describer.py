@@ -46,9 +46,8 @@ def describe(declared: Any) -> Description | None:
     if declared is Any:
         return None
     is_class = isinstance(declared, type) and get_origin(declared) is None
-    known = _described.get(declared) if is_class else None
-    if known is not None:
-        return known
+    if is_class and declared in _described:
+        return _described[declared]
     describer = _Describer()
     outer = describer.expression(declared)
     description = Description(outer, tuple(form for form in describer.classes.values() if form is not None))
@@ -73,6 +72,10 @@ _TEXT_MAX: Final = 60
 _OWN_PICKLING: Final = ("__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__getnewargs_ex__")
 _STANDARD: Final = str(enum.__file__).rpartition("enum")[0]
 """Where the standard library is."""
+
+
+_Field = tuple[str, bool, str, str]
+"""A field: its name, whether it is required, its default, and its name on the wire."""
 
 
 class _Describer:
@@ -104,14 +107,14 @@ class _Describer:
             return Type("arguments", tuple(map(self.expression, declared)))
         if isinstance(declared, str | ForwardRef):
             self.is_resolved = False
-            return Type(ascii(declared if isinstance(declared, str) else declared.__forward_arg__))
+            text = declared if isinstance(declared, str) else declared.__forward_arg__
+            return Type(ascii(text))
         return Type(self._named(declared))
 
     def _named(self, thing: Any) -> str:
         """Return the name of a class, NewType, alias or type variable, and put its form into the table."""
-        known = self._names.get(id(thing))
-        if known is not None:
-            return known
+        if id(thing) in self._names:
+            return self._names[id(thing)]
         base = name = _name_of(thing)
         count = 1
         while name in self.classes:
@@ -120,10 +123,12 @@ class _Describer:
         self._names[id(thing)] = name
         self._met.append(thing)
         if self._deep and not _is_standard(thing):
-            self.classes[name] = None  # its place, for it may be met again inside itself
-            self.classes[name] = self.inside(thing, name)
-            if self.classes[name] is None:
+            self.classes[name] = None  # keeps its place in the order; it may contain itself
+            form = self.inside(thing, name)
+            if form is None:
                 del self.classes[name]
+            else:
+                self.classes[name] = form
         return name
 
     def inside(self, thing: Any, name: str) -> ClassDef | None:
@@ -132,14 +137,18 @@ class _Describer:
             return None
         if not isinstance(thing, type):
             kind, fields = self._behind(thing)
-            return ClassDef(name, kind, fields) if fields else None
+            if not fields:
+                return None
+            return ClassDef(name, kind, fields)
         for test, kind, make in _KINDS:
             if test(thing):
                 fields = tuple(make(self, thing))
                 if kind == "class" and not fields:
                     return None
-                hooks = () if self._deep else tuple(_pickling_hooks(thing))
-                return ClassDef(name, kind, fields, (*_options(thing, kind), *hooks), _schema(thing))
+                options = _options(thing, kind)
+                if not self._deep:
+                    options += _pickling_hooks(thing)
+                return ClassDef(name, kind, fields, tuple(options), _schema(thing))
         return None
 
     def _behind(self, thing: Any) -> tuple[str, tuple[FieldDef, ...]]:
@@ -151,12 +160,16 @@ class _Describer:
         bounds = getattr(thing, "__constraints__", ())
         return "typevar", tuple(FieldDef(str(i), self.expression(bound)) for i, bound in enumerate(bounds))
 
-    def fields(self, kind: type, given: Iterator[tuple[str, bool, str, str]]) -> Iterator[FieldDef]:
-        """Fields by name, whether they are required, default and name on the wire."""
+    def fields(self, kind: type, fields: Iterator[_Field]) -> Iterator[FieldDef]:
+        """Yield the fields of a class, with their declared types."""
         hints = hints_of(kind)
-        for name, required, default, wire in given:
-            declared = self.expression(hints[name]) if name in hints else Type("Any")
-            yield FieldDef(name, declared, required, default, "" if wire == name else wire)
+        for name, required, default, wire in fields:
+            declared = Type("Any")
+            if name in hints:
+                declared = self.expression(hints[name])
+            if wire == name:
+                wire = ""  # noqa: PLW2901 - the form of a field that is written under its own name
+            yield FieldDef(name, declared, required, default, wire)
 
     def members(self, kind: type) -> Iterator[FieldDef]:
         """The members of an enum, aliases included, as they are numbered or named."""
@@ -165,58 +178,77 @@ class _Describer:
             yield FieldDef(name, Type(_name_of(type(value))), True, value_text(value))
 
 
-def _struct(kind: Any) -> Iterator[tuple[str, bool, str, str]]:
+def _struct(kind: Any) -> Iterator[_Field]:
     for field in msgspec.structs.fields(kind):
         yield field.name, field.required, _default(field.default, field.default_factory), field.encode_name
 
 
-def _dataclass(kind: Any) -> Iterator[tuple[str, bool, str, str]]:
+def _dataclass(kind: Any) -> Iterator[_Field]:
     for field in dataclasses.fields(kind):
         default = _default(field.default, field.default_factory)
-        yield field.name, not default, default if field.init else f"{default} (not in init)", field.name
+        yield _field_in_init(field, default)
 
 
-def _attrs(kind: Any) -> Iterator[tuple[str, bool, str, str]]:
+def _attrs(kind: Any) -> Iterator[_Field]:
     for field in kind.__attrs_attrs__:
-        made = getattr(field.default, "factory", None)
-        default = _default(field.default if made is None else dataclasses.MISSING, made)
-        yield field.name, not default, default if field.init else f"{default} (not in init)", field.name
+        value, factory = field.default, getattr(field.default, "factory", None)
+        if factory is not None:
+            value = dataclasses.MISSING
+        yield _field_in_init(field, _default(value, factory))
 
 
-def _named_tuple(kind: Any) -> Iterator[tuple[str, bool, str, str]]:
+def _field_in_init(field: Any, default: str) -> _Field:
+    """Return a field of a dataclass or an attrs class; its default says whether `__init__` takes it."""
+    required = not default
+    if not field.init:
+        default = f"{default} (not in init)"
+    return field.name, required, default, field.name
+
+
+def _named_tuple(kind: Any) -> Iterator[_Field]:
     defaults = kind._field_defaults
     for name in kind._fields:
-        yield name, name not in defaults, value_text(defaults[name]) if name in defaults else "", name
+        if name in defaults:
+            yield name, False, value_text(defaults[name]), name
+        else:
+            yield name, True, "", name
 
 
-def _typed_dict(kind: Any) -> Iterator[tuple[str, bool, str, str]]:
+def _typed_dict(kind: Any) -> Iterator[_Field]:
     for name in hints_of(kind):
         yield name, name in kind.__required_keys__, "", name
 
 
-def _model(kind: Any) -> Iterator[tuple[str, bool, str, str]]:
+def _model(kind: Any) -> Iterator[_Field]:
     for name, field in kind.model_fields.items():
+        required = field.is_required()
+        default = ""
+        if not required:
+            default = _default(field.default, field.default_factory)
         aliases = (field.alias, field.validation_alias, field.serialization_alias)
-        wires = dict.fromkeys(
-            alias if isinstance(alias, str) else value_text(alias) for alias in aliases if alias
-        )
-        default = "" if field.is_required() else _default(field.default, field.default_factory)
-        yield name, field.is_required(), default, ", ".join(wires) or name
+        wires = [alias if isinstance(alias, str) else value_text(alias) for alias in aliases if alias]
+        yield name, required, default, ", ".join(dict.fromkeys(wires)) or name
 
 
-def _plain(kind: type) -> Iterator[tuple[str, bool, str, str]]:
+def _plain(kind: type) -> Iterator[_Field]:
     """Yield the visible fields of a class that declares none: annotations, slots, data among its attributes."""
     bases = [base for base in kind.__mro__ if base is not object and not _is_standard(base)]
     names: dict[str, tuple[bool, str]] = {}
     for base in reversed(bases):
         own = vars(base)
         slots = own.get("__slots__", ())
-        for name in (slots,) if isinstance(slots, str) else tuple(slots):
+        if isinstance(slots, str):
+            slots = (slots,)
+        for name in slots:
             names.setdefault(name, (True, ""))
-        for name in own.get("__annotations__", {}):
-            names[name] = (name not in own, _class_default(own[name]) if name in own else "")
+        annotations = own.get("__annotations__", {})
+        for name in annotations:
+            if name in own:
+                names[name] = (False, _class_default(own[name]))
+            else:
+                names[name] = (True, "")
         for name, part in own.items():
-            if not name.startswith("_") and _is_data(part) and name not in own.get("__annotations__", {}):
+            if not name.startswith("_") and _is_data(part) and name not in annotations:
                 names[name] = (False, "")  # not its value, which may count or cache something
     for name, (required, default) in names.items():
         if name not in {"__dict__", "__weakref__"}:
@@ -225,7 +257,9 @@ def _plain(kind: type) -> Iterator[tuple[str, bool, str, str]]:
 
 def _class_default(part: object) -> str:
     """Return the default that an annotated class attribute gives to instances; its type if it may change."""
-    return value_text(part) if type(part) in _SCALARS or isinstance(part, enum.Enum) else _name_of(type(part))
+    if type(part) in _SCALARS or isinstance(part, enum.Enum):
+        return value_text(part)
+    return _name_of(type(part))
 
 
 def _is_data(part: object) -> bool:
@@ -236,7 +270,7 @@ def _is_data(part: object) -> bool:
 def _pickles_itself(kind: type) -> bool:
     """Whether a class, or a base of it that does not come with Python, says how it is pickled."""
     bases = [base for base in kind.__mro__ if not _is_standard(base)]
-    return any(name in vars(base) for base in bases for name in _OWN_PICKLING)
+    return any(not vars(base).keys().isdisjoint(_OWN_PICKLING) for base in bases)
 
 
 def _pickling_hooks(kind: type) -> Iterator[str]:
@@ -249,14 +283,17 @@ def _pickling_hooks(kind: type) -> Iterator[str]:
         base = next((base for base in kind.__mro__ if name in vars(base)), object)
         if not _is_standard(base):
             author = getattr(vars(base)[name], "__module__", None)
-            yield name if author == base.__module__ else f"{name} by {author}"
+            if author == base.__module__:
+                yield name
+            else:
+                yield f"{name} by {author}"
 
 
 _Make = Callable[[_Describer, Any], Iterator[FieldDef]]
 
 
-def _by(given: Callable[[Any], Iterator[tuple[str, bool, str, str]]]) -> _Make:
-    return lambda describer, kind: describer.fields(kind, given(kind))
+def _by(fields_of: Callable[[Any], Iterator[_Field]]) -> _Make:
+    return lambda describer, kind: describer.fields(kind, fields_of(kind))
 
 
 _KINDS: Final[tuple[tuple[Callable[[Any], bool], str, _Make], ...]] = (
@@ -271,22 +308,24 @@ _KINDS: Final[tuple[tuple[Callable[[Any], bool], str, _Make], ...]] = (
 )  # fmt: skip
 
 
-def _options(kind: Any, described_as: str) -> tuple[str, ...]:
+def _options(kind: Any, described_as: str) -> list[str]:
     """Return the other properties that decide how a class is written or read."""
     options: list[str] = []
     if described_as == "struct":
         config = kind.__struct_config__
-        options += [f"tag {config.tag_field}={config.tag!r}"] if config.tag is not None else []
-        options += [
-            name for name in ("array_like", "omit_defaults", "forbid_unknown_fields") if getattr(config, name)
-        ]
+        if config.tag is not None:
+            options.append(f"tag {config.tag_field}={config.tag!r}")
+        flags = ("array_like", "omit_defaults", "forbid_unknown_fields")
+        options += [name for name in flags if getattr(config, name)]
     elif described_as == "enum":
         member = kind._member_type_
-        options += [f"of {_name_of(member)}"] if member is not object else []
-        options += ["flag"] if issubclass(kind, enum.Flag) else []
+        if member is not object:
+            options.append(f"of {_name_of(member)}")
+        if issubclass(kind, enum.Flag):
+            options.append("flag")
     elif described_as == "typeddict" and not kind.__total__:
         options.append("total=False")
-    return tuple(options)
+    return options
 
 
 def _schema(kind: Any) -> str:
@@ -309,12 +348,13 @@ def _bare(schema: Any, *, named: bool = False) -> Any:
         return [_bare(part) for part in schema]
     if not isinstance(schema, dict):
         return schema
-    for_people = () if named else ("title", "description", "examples")
-    return {
-        key: _bare(part, named=not named and key in ("properties", "$defs"))
-        for key, part in schema.items()
-        if key not in for_people
-    }
+    bare = {}
+    for key, part in schema.items():
+        if named:
+            bare[key] = _bare(part)
+        elif key not in ("title", "description", "examples"):
+            bare[key] = _bare(part, named=key in ("properties", "$defs"))
+    return bare
 
 
 # ── names and values as text ─────────────────────────────────────────────────────────────────────────────────
@@ -357,14 +397,13 @@ def _default(value: object, factory: Any) -> str:
 
 def _factory(factory: Any) -> str:
     """Return a factory by its name, and by the constants of its code, for a lambda has no name of its own."""
-    name = _name_of(factory) if hasattr(factory, "__qualname__") else _name_of(type(factory))
+    name = _name_of(factory if hasattr(factory, "__qualname__") else type(factory))
     code = getattr(factory, "__code__", None)
     if code is None:
         return f"{name}()"
-    held = sorted(
-        {value_text(part) for part in code.co_consts if part is not None and part != factory.__doc__}
-    )
-    return f"{name}({', '.join([*sorted(code.co_names), *held])})"
+    constants = [part for part in code.co_consts if part is not None and part != factory.__doc__]
+    texts = sorted(set(map(value_text, constants)))
+    return f"{name}({', '.join([*sorted(code.co_names), *texts])})"
 
 
 def _mark(mark: object) -> str:
@@ -377,13 +416,17 @@ def _mark(mark: object) -> str:
 def _name_of(thing: Any) -> str:
     """`module:QualName`; of a builtin the name alone."""
     if isinstance(thing, type) or hasattr(thing, "__qualname__"):
-        return thing.__qualname__ if thing.__module__ == "builtins" else full_name(thing)
+        if thing.__module__ == "builtins":
+            return str(thing.__qualname__)
+        return full_name(thing)
     name = getattr(thing, "__name__", None)
     if hasattr(thing, "__bound__") or hasattr(thing, "__constraints__"):  # a type variable
         return f"~{name}"
     if isinstance(name, str):
         return f"{getattr(thing, '__module__', 'typing')}:{name}"
-    return str(thing).rpartition(".")[2] if type(thing).__module__ == "typing" else _name_of(type(thing))
+    if type(thing).__module__ == "typing":
+        return str(thing).rpartition(".")[2]
+    return _name_of(type(thing))
 
 
 def _is_standard(thing: Any) -> bool:

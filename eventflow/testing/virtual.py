@@ -3,8 +3,7 @@
 `simulate(main)` runs a coroutine function on an event loop whose clock jumps to the next timer whenever
 nothing else is left to do.  The clock does not move while a body runs in a thread, so a timeout never fires because
 a thread was slow.  `asyncio.sleep`, `anyio.sleep`, deadlines and retry delays all follow it; nothing is patched.
-
-Any other work outside the loop, such as a log on disk, needs an adapter that calls `VirtualWorld.outside`.
+A SQLite log holds the clock while its threads work. Other work outside the loop must be in `VirtualWorld.outside`.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import math
 import random
 import selectors
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import wraps
 from inspect import signature
 from typing import Any, Final, TypeVar
@@ -70,6 +69,33 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         # resolution is lost in rounding, and a timer that is due right now would never be called.
         self._clock_resolution = max(1e-9, 2 * math.ulp(self._virtual_now))
 
+    @contextmanager
+    def hold_clock(self) -> Iterator[None]:
+        """Hold the clock during a block that waits for work outside the loop; a log on disk calls it.
+
+        ```python
+        import asyncio
+
+        from eventflow.testing import VirtualLoop
+
+        async def main() -> None:
+            loop = asyncio.get_running_loop()
+            with loop.hold_clock():
+                print(loop.pending_outside)
+
+        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+            runner.run(main())
+        ```
+        ```text
+        1
+        ```
+        """
+        self.pending_outside += 1
+        try:
+            yield
+        finally:
+            self.pending_outside -= 1
+
 
 class VirtualWorld:
     """`World` of a simulation: the loop's clock, ids and chance from a seed.
@@ -105,11 +131,8 @@ class VirtualWorld:
         """A handle on the process's threads; the clock does not move while a call is under way."""
         return StillExecutor(Lanes(shared_pool(thread_limit())), self._loop)
 
-    @contextmanager
-    def outside(self) -> Iterator[None]:
-        """Hold the clock while work goes on outside the loop.
-
-        An adapter that a simulation uses, such as a log on disk, wraps its calls in this.
+    def outside(self) -> AbstractContextManager[None]:
+        """Hold the clock during a block that waits for work outside the loop, such as a thread of your own.
 
         ```python
         import asyncio
@@ -128,11 +151,7 @@ class VirtualWorld:
         0
         ```
         """
-        self._loop.pending_outside += 1
-        try:
-            yield
-        finally:
-            self._loop.pending_outside -= 1
+        return self._loop.hold_clock()
 
 
 class StillExecutor:

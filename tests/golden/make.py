@@ -39,7 +39,6 @@ from eventflow.result import Forgotten, Inline, Result, Stored
 from eventflow.runner import ownership
 from eventflow.testing import Crash, CrashingLog, VirtualWorld, simulate
 from eventflow.views.run_states import RunStates
-from tests.standstill import opened
 
 FOLDER: Final = Path(__file__).with_name("format-1")
 SOURCE: Final = Path(__file__).with_name("flows.py")
@@ -92,12 +91,12 @@ class _Story:
         """Run to the end, on a handle of its own if none is given."""
         if log is not None:
             return await flow.options(run_id=run_id, log=log, world=self.world).run()
-        async with opened(self.path, self.world) as fresh:
+        async with SQLiteLog(self.path) as fresh:
             return await self.run(flow, run_id, fresh)
 
     async def die(self, flow: Flow[..., Any], run_id: str, crash_at: int) -> None:
         """Run until an append after which the process is dead."""
-        async with opened(self.path, self.world) as log:
+        async with SQLiteLog(self.path) as log:
             try:
                 await self.run(flow, run_id, CrashingLog(log, crash_at=crash_at, when="after"))
             except Crash:
@@ -106,7 +105,7 @@ class _Story:
 
     async def interrupt(self, flow: Flow[..., Any], run_id: str, after_s: float) -> None:
         """Run until it is cancelled."""
-        async with opened(self.path, self.world) as log:
+        async with SQLiteLog(self.path) as log:
             with anyio.move_on_after(after_s) as scope:
                 await self.run(flow, run_id, log)
         assert scope.cancelled_caught, f"run {run_id!r} ended before {after_s} s"
@@ -114,11 +113,11 @@ class _Story:
     async def tell(self) -> None:
         """All of it."""
         flows, world = load_flows(), self.world
-        async with opened(self.path, world) as log:
+        async with SQLiteLog(self.path) as log:
             options = {"labels": {"team": "golden", "ticket": "42"}, "durability": "normal"}
             await flows.orders.options(run_id="orders", log=log, world=world, **options).run("2026-11-22")
         await self.run(flows.trouble, "trouble")
-        async with opened(self.path, world) as log:
+        async with SQLiteLog(self.path) as log:
             await flows.trouble.options(run_id="trouble-again", log=log, world=world).rerun("trouble")
         await self.run(flows.cached, "cached")
         self._lose_value_of_large()
@@ -145,14 +144,14 @@ class _Story:
             assert lost.rowcount == 1
 
     async def _append_unknown(self) -> None:
-        async with opened(self.path, self.world) as log:
+        async with SQLiteLog(self.path) as log:
             stream = _RUN + NEWER
             data = msgspec.msgpack.encode([FUTURE, 2, [1], ["approval"], None])
             drafts = [Draft(self.world.now(), Unknown(FUTURE, data))]
             await log.append(Write(stream, await log.head(stream), drafts))
 
     async def _append_demanding(self) -> None:
-        async with opened(self.path, self.world) as log:
+        async with SQLiteLog(self.path) as log:
             birth = RunStarted(
                 flow=load_flows().steps.graph.digest, parameters={}, durability="full", requires=(FEATURE,)
             )

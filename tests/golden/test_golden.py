@@ -44,7 +44,6 @@ from eventflow.result import Inline, Payload, Stored
 from eventflow.runner.ownership import UnknownEvents
 from eventflow.testing import VirtualWorld, simulated
 from tests.golden import make
-from tests.standstill import opened
 
 EXPECTED = json.loads((make.FOLDER / "expected.json").read_text(encoding="utf-8"))
 NOT_WRITTEN_YET = {("TaskReused", "why", "shared"), ("RunFinished", "outcome", "cancelled")}
@@ -210,7 +209,7 @@ async def test_today_takes_the_entries_of_then(path: Path, world: VirtualWorld) 
     """The same flow makes the same keys: whatever is cached and has a content is not run again."""
     then = max(record.at for record in await records_of(path))
     await anyio.sleep((then - world.now()) / 1e6)  # an entry from the future would not be taken
-    async with opened(path, world) as log:
+    async with SQLiteLog(path) as log:
         state = await make.load_flows().cached.options(run_id="today", log=log, world=world).run()
     tasks = {name: type(task).__name__ for name, task in make.every(state.result)}
     ran = {name for name, kind in tasks.items() if kind == "Success"}
@@ -222,7 +221,7 @@ async def test_today_takes_the_entries_of_then(path: Path, world: VirtualWorld) 
 @simulated
 async def test_an_unfinished_run_is_gone_on_with(run: str, path: Path, world: VirtualWorld) -> None:
     """By today's engine, to success; what had succeeded is not repeated, nor is the flow another one."""
-    async with opened(path, world) as log:
+    async with SQLiteLog(path) as log:
         state = await make.load_flows().steps.options(run_id=run, log=log, world=world).run()
         assert state.is_successful()
         assert state.result["add"].result == 14

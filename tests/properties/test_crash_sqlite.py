@@ -36,7 +36,6 @@ from tests.properties.flows import (
     sketches,
     succeeded_in,
 )
-from tests.standstill import opened
 
 pytestmark = pytest.mark.slow
 
@@ -81,12 +80,12 @@ def test_a_crash_at_any_append(when: Literal["before", "after"], sketch: Sketch,
 
     async def die(path: Path, world: VirtualWorld, crash_at: int) -> bool:
         run_id, journal = f"r{crash_at}", Journal()
-        async with opened(path, world) as dead:
+        async with SQLiteLog(path) as dead:
             dying = CrashingLog(dead, crash_at=crash_at, when=when)
             try:
                 await run_sketch(sketch, journal, dying, world, run_id)
             except Crash:
-                async with opened(path, world) as log:  # beside the dead one, which has closed nothing
+                async with SQLiteLog(path) as log:  # beside the dead one, which has closed nothing
                     await check_end(sketch, log, run_id, world, journal)
                 return True
         return False
@@ -183,7 +182,7 @@ def test_a_crash_between_any_two_statements(tmp_path: Path, monkeypatch: pytest.
 
     async def undisturbed(world: VirtualWorld) -> set[int]:
         with moments.watched(monkeypatch):
-            async with opened(moments.path, world) as log:
+            async with SQLiteLog(moments.path) as log:
                 counting = _Boundaries(log)
                 state = await run_sketch(LARGE, moments.journal, counting, world)
         assert seen(LARGE, state) == expected(LARGE)
@@ -196,7 +195,7 @@ def test_a_crash_between_any_two_statements(tmp_path: Path, monkeypatch: pytest.
     for path, journal in moments.found.values():
 
         async def look(world: VirtualWorld, path: Path = path, journal: Journal = journal) -> int:
-            async with opened(path, world) as log:
+            async with SQLiteLog(path) as log:
                 head = await log.head()
                 await check_end(LARGE, log, "r", world, journal)
                 return head
@@ -224,16 +223,16 @@ def test_an_error_at_any_statement(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     async def fail_and_resume(world: VirtualWorld, path: Path, fails_at: int) -> bool:
         journal, run_id, failed = Journal(), f"r{fails_at}", False
-        async with opened(path, world):
+        async with SQLiteLog(path):
             pass  # its tables are made without a fault
         with monkeypatch.context() as patch:
             patch.setattr(connection, "Connection", _failing(fails_at))
             try:
-                async with opened(path, world) as log:
+                async with SQLiteLog(path) as log:
                     await run_sketch(LARGE, journal, log, world, run_id)
             except (LogWriteFailed, LogUnusable):  # the latter while it is opened
                 failed = True
-        async with opened(path, world) as log:
+        async with SQLiteLog(path) as log:
             await check_end(LARGE, log, run_id, world, journal)
         return failed
 

@@ -14,9 +14,9 @@ import pytest
 
 from eventflow import Flow, MemoryLog, task
 from eventflow.events import Record, RunReleased, TaskAbandoned, TaskSucceeded, kind_of
+from eventflow.logs.sqlite import SQLiteLog
 from eventflow.ports import Durability, Write
 from eventflow.testing.virtual import VirtualWorld, simulated
-from tests.standstill import opened
 
 
 def two_steps(ran: Counter[str], cancelled: list[str]) -> Flow[..., Any]:
@@ -74,7 +74,7 @@ async def test_letting_go_takes_no_virtual_time(
     """A slow disk is waited for while the clock stands still: an interruption is recorded when it happened."""
     began = world.now()
     flow = two_steps(Counter(), [])
-    async with opened(tmp_path / "log.db", world) as log:
+    async with SQLiteLog(tmp_path / "log.db") as log:
         with anyio.move_on_after(10) as scope:
             await flow.options(log=log, world=world, run_id="r", durability=durability).run()
     assert scope.cancelled_caught

@@ -34,7 +34,6 @@ from eventflow.result import Inline, Stored, UnknownEncoding
 from eventflow.serializers import digest_of
 from eventflow.testing import Crash, CrashingLog, VirtualWorld, simulated
 from tests.e2e.commands import command, document
-from tests.standstill import opened
 
 MOON = "moon-phases"
 """A feature that no version will ever have."""
@@ -284,11 +283,11 @@ async def test_an_unknown_encoding_of_a_value_is_named(
 ) -> None:
     """The value is not opened, its task does not fail, and a resume goes on once the value opens."""
     path = tmp_path / "log.db"
-    async with opened(path, world) as log:
+    async with SQLiteLog(path) as log:
         await left_behind(world, log)
         head = await log.head()
     alter(path, encoding)
-    async with opened(path, world) as log:
+    async with SQLiteLog(path) as log:
         digests = {record.event.result.digest for record in await records_of(log) if isinstance(record.event, TaskSucceeded)}  # fmt: skip
         for ask in (log.values(digests), steps.options(run_id="old", log=log, world=world).run()):
             with pytest.raises(UnknownEncoding, match=f"is stored as '{encoding}'.* newer eventflow"):
@@ -301,7 +300,7 @@ async def test_an_unknown_encoding_of_a_value_is_named(
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("SELECT encoding FROM value").fetchall() == [(encoding,)]
     alter(path, "")
-    async with opened(path, world) as log:
+    async with SQLiteLog(path) as log:
         state = await steps.options(run_id="old", log=log, world=world).run()
         assert state.result["second"].result == 2000
 

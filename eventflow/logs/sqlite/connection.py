@@ -14,9 +14,11 @@ on it, including SQLite's.
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeAlias, TypeVar
@@ -28,7 +30,19 @@ from eventflow.logs.sqlite import process
 from eventflow.logs.sqlite.process import Identity, identity_of, inside
 from eventflow.ports import LogReplaced
 
-__all__ = ["BUSY_S", "Connection", "Link", "call", "connect", "open_here", "serve", "uri"]
+__all__ = [
+    "BUSY_S",
+    "Connection",
+    "Link",
+    "call",
+    "connect",
+    "disconnect",
+    "hold_clock",
+    "open_here",
+    "post",
+    "serve",
+    "uri",
+]
 
 T = TypeVar("T")
 
@@ -37,6 +51,7 @@ BUSY_S: Final = 2.0
 
 CALL_FUNCTIONS: Final = "-- functions, not a statement"
 _TRIES: Final = 3
+_NO_CLOCK: Final = nullcontext()
 
 Link: TypeAlias = aiosqlite.Connection
 
@@ -92,6 +107,16 @@ def open_here(path: Path, mode: str) -> Connection:
     raise LogReplaced(f"{path} was replaced by another file again and again while it was being opened")
 
 
+def hold_clock() -> AbstractContextManager[object]:
+    """Return a block that holds a virtual clock while it waits for a thread; it has no effect on any other loop.
+
+    The loop of `eventflow.testing` jumps to its next timer when all tasks wait. It cannot see that a thread works for
+    one of them. So each wait for a thread must be in this block, and no timer may be in it.
+    """
+    hold = getattr(asyncio.get_running_loop(), "hold_clock", None)
+    return _NO_CLOCK if hold is None else hold()
+
+
 async def connect(path: Path, mode: str) -> Link:
     """Open a connection with its own thread, which does not keep the process alive."""
 
@@ -102,7 +127,14 @@ async def connect(path: Path, mode: str) -> Link:
     maker = threading.Thread(target=make, daemon=True)
     maker.start()
     maker.join()
-    return await made[0]
+    with hold_clock():
+        return await made[0]
+
+
+async def disconnect(link: Link) -> None:
+    """Close a connection after its queued calls."""
+    with hold_clock():
+        await link.close()
 
 
 async def call(link: Link, work: Callable[[Connection], T]) -> T:
@@ -119,4 +151,10 @@ async def call(link: Link, work: Callable[[Connection], T]) -> T:
 
 async def serve(link: Link, work: Callable[[Connection], None]) -> None:
     """Run a function on the connection's thread; the function itself marks when it is inside SQLite."""
+    with hold_clock():
+        await post(link, work)
+
+
+async def post(link: Link, work: Callable[[Connection], None]) -> None:
+    """Run a function as `serve` does; a virtual clock moves meanwhile."""
     await link.executemany(CALL_FUNCTIONS, [(work,)])

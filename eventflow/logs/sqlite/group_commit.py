@@ -27,7 +27,7 @@ import anyio
 
 from eventflow.events import Record
 from eventflow.logs.sqlite import process
-from eventflow.logs.sqlite.connection import Connection
+from eventflow.logs.sqlite.connection import Connection, hold_clock
 from eventflow.logs.sqlite.errors import is_busy
 from eventflow.logs.sqlite.shield import SHIELD_S, wait_shielded
 from eventflow.logs.sqlite.transaction import Append
@@ -66,7 +66,8 @@ class Submitted:
     async def wait(self) -> Sequence[Record]:
         """Wait for the commit, or raise its error. If cancelled, return at once; the append continues."""
         if not self.settled:
-            await self.outcome()
+            with hold_clock():
+                await self.outcome()
         if self.append.error is not None:
             raise self.append.error
         return self.append.records
@@ -118,20 +119,18 @@ class GroupCommit:
 
     async def append(self, append: Append) -> Sequence[Record]:
         """Append and wait for the outcome; raise its error."""
-        submitted = await self.submit(append)
-        try:
-            return await submitted.wait()
-        except asyncio.CancelledError:
-            if (
-                not submitted.settled
-                and not self._withdraw(submitted)
-                and not await wait_shielded(submitted.outcome())
-            ):
-                raise OutcomeUnknown(
-                    f"the append was cancelled and its commit did not end in {SHIELD_S:g} s: "
-                    "read the stream to know"
-                ) from None
-            raise
+        with hold_clock():
+            submitted = await self.submit(append)
+            try:
+                return await submitted.wait()
+            except asyncio.CancelledError:
+                is_known = submitted.settled or self._withdraw(submitted)
+                if not is_known and not await wait_shielded(submitted.outcome()):
+                    raise OutcomeUnknown(
+                        f"the append was cancelled and its commit did not end in {SHIELD_S:g} s: "
+                        "read the stream to know"
+                    ) from None
+                raise
 
     async def submit(self, append: Append) -> Submitted:
         """Accept an append. If cancelled while waiting for room, nothing is accepted."""
@@ -153,7 +152,8 @@ class GroupCommit:
         self._queue.put(None)
         assert self._serving is not None, "begun with the loop"
         if self._serving.get_loop() is self._loop:
-            await asyncio.wait({self._serving})
+            with hold_clock():
+                await asyncio.wait({self._serving})
         while self._rows:  # noqa: ASYNC110 - if a loop was closed without notice, only the counts show it
             await asyncio.sleep(_BUSY_PAUSE_S)
 
@@ -190,7 +190,7 @@ class GroupCommit:
             if self._process is not process.mark():
                 raise  # in a forked child, which does not have the thread
             self._queue.put(None)
-            with anyio.move_on_after(SHIELD_S, shield=True):
+            with anyio.move_on_after(SHIELD_S, shield=True), hold_clock():
                 await self._in_thread(
                     _nothing
                 )  # until the thread has returned: later there is no loop to wake

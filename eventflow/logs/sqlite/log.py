@@ -35,7 +35,7 @@ from anyio.lowlevel import checkpoint_if_cancelled
 from eventflow.events import Record
 from eventflow.logs.sqlite import process
 from eventflow.logs.sqlite.checksums import sum_of
-from eventflow.logs.sqlite.connection import Connection, open_here
+from eventflow.logs.sqlite.connection import Connection, hold_clock, open_here
 from eventflow.logs.sqlite.errors import explain_error
 from eventflow.logs.sqlite.files import FORMAT, prepare_reader
 from eventflow.logs.sqlite.group_commit import Submitted
@@ -300,7 +300,8 @@ class SQLiteLog:
         self._check_here()
         if self._closed:
             raise LogClosed(f"the log {self.path} was closed; open it again")
-        return await anyio.to_thread.run_sync(self._look, question)
+        with hold_clock():
+            return await anyio.to_thread.run_sync(self._look, question)
 
     def _look(self, question: Callable[[sqlite3.Connection], T]) -> T:
         """Run a query on a read-only connection."""

@@ -24,7 +24,7 @@ import msgspec
 
 from eventflow.events import Record
 from eventflow.logs.sqlite.checksums import check_row, sum_of
-from eventflow.logs.sqlite.connection import Connection, Link, call, connect
+from eventflow.logs.sqlite.connection import Connection, Link, call, connect, disconnect
 from eventflow.logs.sqlite.errors import explain_error, is_busy
 from eventflow.logs.sqlite.files import prepare_reader
 from eventflow.logs.sqlite.lookups import check_stream, end_of_log, end_of_stream, one_moment, streams_named
@@ -123,7 +123,7 @@ class Readers:
         try:
             await call(link, self._prepare)
         except BaseException:
-            await wait_shielded(asyncio.ensure_future(link.close()))
+            await wait_shielded(asyncio.ensure_future(disconnect(link)))
             raise
         self._links.append(link)
         return link
@@ -138,7 +138,7 @@ class Readers:
         for _ in range(READERS_MAX):
             await self._free.acquire()
         for link in self._links:
-            await link.close()
+            await disconnect(link)
         for _ in range(READERS_MAX):
             self._free.release()
 

@@ -13,7 +13,7 @@ from typing import Final
 import anyio
 
 from eventflow.logs.sqlite import process
-from eventflow.logs.sqlite.connection import Connection, Link, connect, serve
+from eventflow.logs.sqlite.connection import Connection, Link, connect, disconnect, post, serve
 from eventflow.logs.sqlite.errors import explain_error, is_busy
 from eventflow.logs.sqlite.files import check_journal, check_location, check_sqlite, make_file, prepare
 from eventflow.logs.sqlite.group_commit import GroupCommit
@@ -37,7 +37,7 @@ class WriteHandle:
 
     def __init__(self, path: Path, link: Link, locks: LockFile, ledger: Ledger, files: OpenFiles) -> None:
         self.readers = Readers(path, self.check_reader)
-        self.commits = GroupCommit(self._store, partial(serve, link))
+        self.commits = GroupCommit(self._store, partial(post, link))
         self.locks = locks
         self.packs = PackReader(path)
         self.lost: LogReplaced | None = None
@@ -109,7 +109,7 @@ class WriteHandle:
         with anyio.move_on_after(SHIELD_S, shield=True) as scope:
             await self.readers.close()
             await serve(self._link, self._close_writer)
-            await self._link.close()
+            await disconnect(self._link)
         if not scope.cancelled_caught:  # a waiting thread still needs the files
             self.packs.close()
             self.locks.close()
@@ -155,5 +155,5 @@ async def _retry_while_busy(ask: Callable[[], Awaitable[None]], path: Path) -> N
 
 async def _give_back(link: Link | None, locks: LockFile) -> None:
     if link is not None:
-        await link.close()
+        await disconnect(link)
     locks.close()  # only then: a thread that waits for the append lock needs it

@@ -15,17 +15,7 @@ it.  Folding the events again gives equal rows, byte by byte.
 
 from __future__ import annotations
 
-from collections.abc import (
-    AsyncGenerator,
-    Awaitable,
-    Callable,
-    Iterable,
-    Iterator,
-    Mapping,
-    MutableMapping,
-    Sequence,
-)
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from logging import getLogger
 from typing import Final, Generic, Protocol, TypeVar, get_args
 
@@ -276,16 +266,11 @@ class _CatchUp(Generic[R]):
 
     async def _read_part(self, after: int, until: int) -> list[Record]:
         part: list[Record] = []
-        async with aclosing(self._records(after, until)) as records:
-            async for record in records:
-                part.append(record)
-                if len(part) == RECORDS_PER_COMMIT:
-                    break
-        return part
-
-    async def _records(self, after: int, until: int) -> AsyncGenerator[Record, None]:
         async for record in self._log.read(after=after, until=until):
-            yield record
+            part.append(record)
+            if len(part) == RECORDS_PER_COMMIT:
+                break
+        return part
 
     async def _keep(self, position: int) -> None:
         """Write the changed rows and the checkpoint, unless the log has refused a write."""

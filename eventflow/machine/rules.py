@@ -119,7 +119,11 @@ def outcome_of(event: Event) -> Status:
 
 def _masks(table: Transitions, kind: type[Event]) -> tuple[int, ...]:
     """Return the rows of one kind: for each status before, a bit for each status that may follow."""
-    return tuple(sum(1 << after for after in table.get((kind, before), ())) for before in Status)
+    masks = []
+    for before in Status:
+        followers = table.get((kind, before), ())
+        masks.append(sum(1 << after for after in followers))
+    return tuple(masks)
 
 
 _ATTEMPT_OF: Final = {TaskStarted: 1, TaskSucceeded: 0, TaskFailed: 0, TaskAbandoned: 0}

@@ -36,7 +36,9 @@ def judge(failed: int, skipped: int) -> Verdict:
     """
     if skipped:
         return Verdict.SKIP
-    return Verdict.BLOCK if failed else Verdict.RUN
+    if failed:
+        return Verdict.BLOCK
+    return Verdict.RUN
 
 
 def failed_map_input(plan: Plan, run: RunState, slot: int) -> str | None:

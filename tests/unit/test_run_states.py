@@ -198,6 +198,7 @@ def test_a_final_state_can_be_dumped_whole() -> None:
         0,
         None,
         "third]",
+        "third[",
         "third[1",
         "third[-1]",
         "third[01]",

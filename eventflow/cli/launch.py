@@ -18,7 +18,7 @@ from eventflow.authoring.loader import load_entry, load_flow
 from eventflow.cli.errors import CommandError, Exit, command_errors, command_line, in_shell
 from eventflow.cli.options import flow_option, read_log, run_id_option, running_options
 from eventflow.cli.output import Colored, Unprintable, as_json, data_stream, say, write_json
-from eventflow.cli.progress import Counts, ended_badly, show_progress
+from eventflow.cli.progress import show_progress
 from eventflow.events import RunFinished, run_stream
 from eventflow.logs.open import open_log
 from eventflow.logs.urls import check_url
@@ -32,6 +32,7 @@ from eventflow.runs.parameters import from_text, type_text
 from eventflow.runs.world import RealWorld
 from eventflow.states import State
 from eventflow.suggestions import did_you_mean
+from eventflow.views.progress import Counts, ended_badly
 
 __all__ = ["rerun", "resume", "run"]
 

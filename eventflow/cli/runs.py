@@ -6,7 +6,7 @@ They open the log read-only: they take no lock, write nothing, create no log, an
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -14,15 +14,10 @@ import msgspec
 
 from eventflow.cli.options import json_option, log_option, read_log
 from eventflow.cli.output import Cell, Colored, seconds, when, write_json, write_line, write_table
-from eventflow.cli.progress import task_name
-from eventflow.events import CacheMiss, Origin, Record, kind_of, run_stream
-from eventflow.graph import Graph
 from eventflow.ports import EventLog
-from eventflow.projections import RunReport, view_of
-from eventflow.result import Inline, Stored
+from eventflow.projections import RunReport
 from eventflow.runs.find import find_run, list_runs, status_of
-from eventflow.runs.report import read_report
-from eventflow.views.run import cut
+from eventflow.runs.report import read_events, read_report
 from eventflow.views.run_list import RunRow
 from eventflow.views.run_report import TaskReport
 
@@ -163,7 +158,8 @@ def events(run: str, log: str | None, as_json: bool) -> None:
     """List the events of a run; of values only the sizes are shown."""
 
     async def read(opened: EventLog) -> list[dict[str, Any]]:
-        return [row async for row in _events(opened, await find_run(opened, run))]
+        rows = read_events(opened, await find_run(opened, run))
+        return [msgspec.to_builtins(row) async for row in rows]
 
     rows = read_log(log, read)
     if as_json:
@@ -180,56 +176,6 @@ def events(run: str, log: str | None, as_json: bool) -> None:
         for row in rows
     ]
     write_table(("N", "TIME", "EVENT", "TASK", "DETAILS"), table)
-
-
-async def _events(log: EventLog, run_id: str) -> AsyncIterator[dict[str, Any]]:
-    graph: Graph | None = None
-    async for record in log.read(stream=run_stream(run_id)):
-        if graph is None:
-            graph = (await view_of(log, record)).plan.graph
-        yield _event(graph, record)
-
-
-def _event(graph: Graph, record: Record) -> dict[str, Any]:
-    event = record.event
-    address = getattr(event, "task", None)
-    details = {
-        field: _brief(getattr(event, field))
-        for field in getattr(event, "__struct_fields__", ())
-        if field not in ("task", "claim", "inputs", "data", "kind")
-    }
-    return {
-        "version": record.version,
-        "at_us": record.at,
-        "kind": kind_of(event),
-        "task": task_name(graph, address) if address and address[0] < len(graph.nodes) else "",
-        "details": {field: value for field, value in details.items() if value not in (None, "", {})},
-    }
-
-
-def _brief(value: Any) -> Any:  # noqa: PLR0911 - one return for each shape
-    """A field of an event in few words: never the bytes of a value."""
-    match value:
-        case Stored():
-            return f"{value.codec}, {value.size} bytes, stored"
-        case Inline():
-            return f"{value.codec}, {len(value.data)} bytes"
-        case CacheMiss():
-            return f"{value.reason}: {value.detail}" if value.detail else value.reason
-        case Origin():
-            return f"{value.stream} {value.version}"
-        case bytes():
-            return value.hex()
-        case msgspec.Struct():
-            if hasattr(value, "message"):
-                return cut(f"{getattr(value, 'type', '')}: {value.message}")
-            return cut(", ".join(f"{f} {_brief(getattr(value, f))}" for f in value.__struct_fields__))
-        case dict():
-            return {cut(str(key)): _brief(part) for key, part in value.items()}
-        case int() | float() | None:
-            return value
-        case _:
-            return cut(str(value))
 
 
 def _one_line(value: Any) -> str:

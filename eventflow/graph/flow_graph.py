@@ -9,7 +9,7 @@ opens only as the type under which it was stored.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Literal, TypeAlias
 
@@ -186,6 +186,11 @@ class Graph(msgspec.Struct, frozen=True, omit_defaults=True, dict=True):
     def task_of(self, node: int) -> TaskDef:
         """Return the definition behind a task node."""
         return self.tasks[self.task_nodes[node].task]
+
+    def name_at(self, address: Sequence[int]) -> str:
+        """Return the name of the task at an address of a run: `enrich`, `enrich[3]`."""
+        node, *path = address
+        return self.nodes[node].name + "".join(f"[{index}]" for index in path)
 
     def kept_as(self, node: int) -> tuple[bytes, bytes]:
         """Return the digests of a node's declared type and of its serializer."""

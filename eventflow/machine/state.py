@@ -163,5 +163,4 @@ class RunState(msgspec.Struct):
 
     def name(self, plan: Plan, slot: int) -> str:
         """Return the name of a task for people, e.g. `enrich[3]`."""
-        node, *path = self.address(slot)
-        return plan.nodes[node].name + "".join(f"[{index}]" for index in path)
+        return plan.graph.name_at(self.address(slot))

@@ -19,8 +19,9 @@ from eventflow.runner.flow_runner import FlowRunner
 from eventflow.runner.live_values import to_store
 from eventflow.runner.ownership import read_run
 from eventflow.runner.request import Request, RunOptions
+from eventflow.runs.birth import birth_of
 from eventflow.runs.built_flow import BuiltFlow
-from eventflow.runs.rerun import RunNotFinished, birth_of, rerun_request
+from eventflow.runs.rerun import RunNotFinished, rerun_request
 from eventflow.runs.world import RealWorld
 from eventflow.states import Failed, Mapped, State
 from eventflow.views.run import RunView

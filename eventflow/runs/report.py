@@ -1,15 +1,18 @@
-"""Read the report of a run from a log: the states and timings of its tasks after any of its events."""
+"""Read the report of a run from a log: the states and timings of its tasks after any of its events, and the events."""
 
 from __future__ import annotations
+
+from collections.abc import AsyncIterator
 
 from msgspec.structs import replace
 
 from eventflow.events import run_stream
 from eventflow.ports import EventLog
 from eventflow.projections import Fold, RunNotFound, RunReport, Timeline, latest_fold, run_report, view_of
+from eventflow.views.event_report import EventReport, event_report
 from eventflow.views.run import RunFacts, RunView
 
-__all__ = ["VersionNotFound", "read_report"]
+__all__ = ["VersionNotFound", "read_events", "read_report"]
 
 
 class VersionNotFound(LookupError):
@@ -82,3 +85,36 @@ async def _with_liveness(log: EventLog, report: RunReport) -> RunReport:
     ):  # the run went on, and has perhaps finished since
         return report
     return replace(report, status="stopped", message="its owner has ended without releasing it")
+
+
+async def read_events(log: EventLog, run_id: str) -> AsyncIterator[EventReport]:
+    """Yield a report of each event of a run, in order. Raises `RunNotFound`, and `LogDamaged`.
+
+    ```python
+    from eventflow import MemoryLog, flow, task
+    from eventflow.runs.report import read_events
+
+    @task
+    async def hello() -> str:
+        return "hello"
+
+    @flow
+    def greet() -> str:
+        return hello()
+
+    log = MemoryLog()
+    await greet.options(log=log, run_id="first").run()
+    print([event.kind async for event in read_events(log, "first")])
+    ```
+
+    ```text
+    ['run_started', 'run_claimed', 'task_started', 'task_succeeded', 'run_finished']
+    ```
+    """
+    view: RunView | None = None
+    async for record in log.read(stream=run_stream(run_id)):
+        if view is None:
+            view = await view_of(log, record)
+        yield event_report(view.plan.graph, record)
+    if view is None:
+        raise RunNotFound(f"there is no run {run_id!r} in this log")

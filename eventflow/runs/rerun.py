@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from eventflow.events import Origin, RunStarted, run_stream
+from eventflow.events import Origin
 from eventflow.fingerprints.type_defs import Difference
 from eventflow.graph import ParameterNode
 from eventflow.history.rerun import kept_results
@@ -14,24 +14,18 @@ from eventflow.runner.compatibility import of_another_type
 from eventflow.runner.live_values import to_store
 from eventflow.runner.ownership import read_run
 from eventflow.runner.request import Request, RunOptions
+from eventflow.runs.birth import birth_of
 from eventflow.runs.built_flow import BuiltFlow
 from eventflow.serializers.recorded import AsRecorded
 from eventflow.views.results import fetcher
 from eventflow.views.run import RunFacts, RunView
 from eventflow.views.run_serializers import serialization_differences
 
-__all__ = ["RunNotFinished", "birth_of", "rerun_request"]
+__all__ = ["RunNotFinished", "rerun_request"]
 
 
 class RunNotFinished(RuntimeError):
     """The operation needs a finished run, and this run can still go on."""
-
-
-async def birth_of(log: EventLog, run_id: str) -> RunStarted | None:
-    """Return the event that began a run; None if there is no such run."""
-    async for record in log.read(stream=run_stream(run_id)):
-        return record.event if isinstance(record.event, RunStarted) else None
-    return None
 
 
 async def rerun_request(built: BuiltFlow, options: RunOptions, log: EventLog, run_id: str) -> Request:

@@ -25,7 +25,8 @@ from eventflow.cli.output import (
     write_line,
     write_table,
 )
-from eventflow.cli.progress import Counts, _table
+from eventflow.cli.progress import _table
+from eventflow.views.progress import Counts
 
 HOSTILE = "\x1b]0;title\x07\x1b[31m\x9b2J\x7f\u202etxt\u2066\u2028\U000e0041\ufeff\r\n\t\x00"
 """Titles, colours, C1, DEL, marks that turn the direction of text, separators, tags, a byte order mark."""

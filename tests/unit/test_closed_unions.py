@@ -16,7 +16,6 @@ import msgspec
 import pytest
 
 from eventflow import Flow, MemoryLog, RunStates, RunView, Skip, Timeline, open_run, states, task
-from eventflow.cli.progress import Progress
 from eventflow.events import (
     FlowDefined,
     Known,
@@ -37,6 +36,7 @@ from eventflow.machine.evolve import evolve
 from eventflow.machine.state import RunState
 from eventflow.projections import CacheHits, Projection, Runs
 from eventflow.testing.virtual import VirtualWorld, simulate
+from eventflow.views.progress import Progress
 from eventflow.views.run_states import STATES
 
 KINDS = frozenset(get_args(Known))

@@ -66,8 +66,8 @@ def _task_started(plan: Plan, run: RunState, slot: int, version: int, event: Tas
     run.started[slot] = version
     run.running += 1
     if run.timers:
-        _take_timers(run, slot)
-    _take_due(run)
+        _drop_timers(run, slot)
+    _trim_due(run)
 
 
 def _task_succeeded(plan: Plan, run: RunState, slot: int, version: int, event: TaskSucceeded) -> None:
@@ -91,30 +91,16 @@ def _task_failed(plan: Plan, run: RunState, slot: int, version: int, event: Task
     if event.retry_at is None:
         _end(plan, run, slot, version, outcome_of(event))
     else:
-        _leave(run, slot, Status.RETRYING)
+        _set_status(run, slot, Status.RETRYING)
         run.retry_at[slot] = event.retry_at
         heappush(run.timers, (event.retry_at, slot))
 
 
 def _task_abandoned(plan: Plan, run: RunState, slot: int, version: int, event: TaskAbandoned) -> None:
-    _leave(run, slot, Status.PENDING)
+    _set_status(run, slot, Status.PENDING)
     if event.reason in CRASHES:
         run.crashes[slot] = run.crashes.get(slot, 0) + 1
     run.due.append(slot)
-
-
-def _end(plan: Plan, run: RunState, slot: int, version: int, after: Status) -> None:
-    _leave(run, slot, after)
-    run.source[slot] = version
-    _take_due(run)
-    _finished(plan, run, slot, _FAILED[after], after == _SKIPPED)
-
-
-def _leave(run: RunState, slot: int, after: Status) -> None:
-    """Give a task its next status; if it was running it no longer is."""
-    if run.status[slot] == _RUNNING:
-        run.running -= 1
-    run.status[slot] = after
 
 
 def _task_mapped(plan: Plan, run: RunState, slot: int, version: int, event: TaskMapped) -> None:
@@ -130,11 +116,25 @@ def _task_mapped(plan: Plan, run: RunState, slot: int, version: int, event: Task
     run.parent += [slot] * width
     run.waiting += _waits_of_children(plan, run, slot, children)
     run.due += [child for child in range(base, base + width) if not run.waiting[child]]
-    _take_due(run)
+    _trim_due(run)
     for task in plan.each.get(slot, ()):
         _inform(run, task, 0, 0)
     if width == 0:
         _map_finished(plan, run, slot)
+
+
+def _end(plan: Plan, run: RunState, slot: int, version: int, after: Status) -> None:
+    _set_status(run, slot, after)
+    run.source[slot] = version
+    _trim_due(run)
+    _finished(plan, run, slot, _FAILED[after], after == _SKIPPED)
+
+
+def _set_status(run: RunState, slot: int, after: Status) -> None:
+    """Give a task its next status; if it was running, it no longer is."""
+    if run.status[slot] == _RUNNING:
+        run.running -= 1
+    run.status[slot] = after
 
 
 def _waits_of_children(plan: Plan, run: RunState, slot: int, children: MapState) -> list[int]:
@@ -236,7 +236,7 @@ def _map_finished(plan: Plan, run: RunState, slot: int) -> None:
     _inform_downstream(plan, run, slot, children.failed, children.skipped)
 
 
-def _take_due(run: RunState) -> None:
+def _trim_due(run: RunState) -> None:
     """Move the head of the queue past tasks that are no longer due; amortised O(1) for an event."""
     due, head, status = run.due, run.due_head, run.status
     while head < len(due) and status[due[head]] != _PENDING:
@@ -248,7 +248,7 @@ def _take_due(run: RunState) -> None:
     run.due_head = head
 
 
-def _take_timers(run: RunState, slot: int) -> None:
+def _drop_timers(run: RunState, slot: int) -> None:
     """Remove the timer of a task that starts, and void timers at the head of the heap."""
     run.retry_at.pop(slot, None)
     timers, valid = run.timers, run.retry_at

@@ -7,10 +7,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
-from eventflow.executors.threads import THREADS
+from eventflow.executors.threads import THREADS, Pool, shared_pool
 from eventflow.project import InvalidSetting, project_settings
 
-__all__ = ["THREADS_VARIABLE", "thread_limit"]
+__all__ = ["THREADS_VARIABLE", "limited_pool", "thread_limit"]
 
 THREADS_VARIABLE: Final = "EVENTFLOW_THREADS"
 THREADS_MAX: Final = 10_000
@@ -28,6 +28,11 @@ def thread_limit() -> int:
         return _limit_of_project(os.getcwd())  # noqa: PTH109 - once a run; a Path costs as much again
     except FileNotFoundError:  # the current folder was removed
         return THREADS
+
+
+def limited_pool() -> Pool:
+    """Return the process's pool, with as many threads as `thread_limit` says. Raises `InvalidSetting`."""
+    return shared_pool(thread_limit())
 
 
 @lru_cache(maxsize=64)

@@ -258,11 +258,15 @@ def shared_pool(limit: int = THREADS) -> Pool:
 class Lanes:
     """An `Executor` on a pool of threads, for the event loop in which it was made. To be closed."""
 
-    def __init__(self, pool: Pool | None = None) -> None:
-        """Make an executor for the running event loop, by default on the process's pool."""
+    def __init__(self, find_pool: Callable[[], Pool] = shared_pool) -> None:
+        """Make an executor for the running event loop, by default on the process's pool.
+
+        The pool is found at the first claim or call: a run without plain functions needs none.
+        """
         self._loop = asyncio.get_running_loop()
         self.loop_id: Final = id(self._loop)
-        self._pool = shared_pool() if pool is None else pool
+        self._find_pool = find_pool
+        self._found_pool: Pool | None = None
         self._claimed = 0
         """Lanes of ours for which no call was submitted yet."""
         self._on_free: Callable[[], object] | None = None
@@ -284,6 +288,12 @@ class Lanes:
         self._outer = outer if outer is not None and outer.pool is self._pool else None
         if self._outer is not None:
             self._pool.lend(self._outer)
+
+    @property
+    def _pool(self) -> Pool:
+        if self._found_pool is None:
+            self._found_pool = self._find_pool()
+        return self._found_pool
 
     @property
     def in_process(self) -> bool:
@@ -381,7 +391,8 @@ class Lanes:
     def cancel_queued(self) -> None:
         """Answer the calls that no lane has begun with `BodyCancelled`, and give back all claims."""
         cancelled, self._backlog = self._backlog, deque()
-        self._pool.forget(self)
+        if self._found_pool is not None:
+            self._found_pool.forget(self)
         self.give_up(self._claimed)
         self._unfinished -= len(cancelled)
         for job in cancelled:
@@ -392,12 +403,15 @@ class Lanes:
         if self._outer is not None:
             self._pool.take_back(self._outer)
             self._outer = None
+        pool = self._found_pool
         if self._closed:
-            self._pool.forget(self)
+            if pool is not None:
+                pool.forget(self)
             return
         self._closed = True
         self._backlog.clear()
         self._unfinished = 0
-        self._pool.forget(self)
-        self._pool.give_up(self, self._claimed)
-        self._claimed = 0
+        if pool is not None:
+            pool.forget(self)
+            pool.give_up(self, self._claimed)
+            self._claimed = 0

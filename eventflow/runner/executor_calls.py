@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from eventflow.ports import Executor, Outcome, RemoteCall
-from eventflow.result import ResultSerializer
+from eventflow.ports import EventLog, Executor, Outcome, RemoteCall
 from eventflow.runner.body import RunningAttempt
 from eventflow.runner.task_context import current
+from eventflow.serializers import Serializer
 
 __all__ = ["ExecutorCalls"]
 
@@ -21,12 +21,10 @@ __all__ = ["ExecutorCalls"]
 class ExecutorCalls:
     """Submits the plain functions of one run to its executor."""
 
-    def __init__(
-        self, executor: Executor, serializer: ResultSerializer, monotonic: Callable[[], int]
-    ) -> None:
-        """`serializer` makes payloads of arguments, where the executor needs them."""
+    def __init__(self, executor: Executor, log: EventLog, monotonic: Callable[[], int]) -> None:
+        """Pickles among the arguments that are sent are signed with the keys of `log`."""
         self._executor = executor
-        self._serializer = serializer
+        self._log = log
         self._monotonic = monotonic
 
     @property
@@ -64,10 +62,10 @@ class ExecutorCalls:
         return call
 
     def _remote_call(self, attempt: RunningAttempt, arguments: Mapping[str, Any]) -> RemoteCall:
-        context = attempt.context
+        context, serializer = attempt.context, Serializer(keyring=self._log.keyring)
         return RemoteCall(
             entry=attempt.task.entry,
-            arguments={name: self._serializer.serialize(value) for name, value in arguments.items()},
+            arguments={name: serializer.serialize(value) for name, value in arguments.items()},
             run=context.run,
             task=context.task,
             attempt=context.attempt,

@@ -38,7 +38,6 @@ from eventflow.runner.scheduler import Scheduler
 from eventflow.runner.start_gate import StartGate
 from eventflow.runner.task_runner import TaskRunner
 from eventflow.runner.workers import Workers
-from eventflow.serializers import Serializer
 from eventflow.views.run import RunFacts, RunView
 from eventflow.views.run_serializers import RunSerializers
 
@@ -134,6 +133,6 @@ class FlowRunner:
         cache = CacheLookup(view, values, log, world)
         scheduler = Scheduler(view.plan, values, cache, gate, RetryTimers(world), inbox)
         workers = Workers(view.run_id, inbox)
-        calls = ExecutorCalls(executor, Serializer(keyring=log.keyring), world.monotonic)
+        calls = ExecutorCalls(executor, log, world.monotonic)
         tasks = TaskRunner(view, values, world, calls, workers, inbox, caller, self._errors)
         return RunLoop(writer, values, scheduler, tasks, workers, inbox, executor, world.monotonic)

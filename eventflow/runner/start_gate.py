@@ -28,6 +28,8 @@ class StartGate:
         self._is_plain = is_plain
         self._needs_threads = True in is_plain
         self._inbox = inbox
+        if self._needs_threads:
+            self._claim(0)  # an executor that cannot be used raises here, before anything is appended
         self._for_thread: deque[StartTask] = deque()
         self._suspects: deque[StartTask] = deque()
         """Tasks whose process has died before, which wait for their turn."""

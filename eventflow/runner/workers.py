@@ -97,8 +97,9 @@ class Workers:
 
     async def end(self) -> None:
         """Wait for workers that have nothing left to do."""
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        running = [worker for worker in self._tasks if not worker.done()]
+        if running:
+            await asyncio.wait(running)
 
     async def stop(self, seconds: float) -> list[str]:
         """Cancel all bodies, wait for them for so many seconds, and leave the rest behind.

@@ -38,38 +38,11 @@ class BuiltFlow(msgspec.Struct, frozen=True, kw_only=True):
     locate: Callable[[object], Ref]
     """Return the node index and path of a node of this flow; raises `BuildError` for anything else."""
 
-    def bind(
-        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, only_given: bool = False
-    ) -> dict[str, Any]:
-        """Return the value of every parameter, converted to its declared type, in order of declaration.
+    def given(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the values that a caller gives, by name, and does not leave to the defaults.
 
-        With `only_given`, parameters that are not given are left out. Raises `ParameterError` for a parameter that is
-        unknown, missing, given twice, or of another type.
+        Raises `ParameterError` for a parameter that is unknown or given twice.
         """
-        given = self._given(args, kwargs)
-        return {
-            name: parameter.value(self.name, given)
-            for name, parameter in self.parameters.items()
-            if name in given or not only_given
-        }
-
-    def given(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> frozenset[str]:
-        """Return the names of the parameters that a caller gives, not leaving them to their defaults."""
-        return frozenset(self._given(args, kwargs))
-
-    def serializer(self, parameter: str, keyring: Keyring | None) -> ResultSerializer:
-        """Return the serializer of a parameter, with a log's signing keys."""
-        serializer = self.serializers[parameter]
-        return serializer.with_keyring(keyring) if isinstance(serializer, Serializer) else serializer
-
-    def serialize(self, parameter: str, value: Any, keyring: Keyring | None) -> Inline:
-        """Serialize the value of a parameter; `SerializationError` names flow and parameter."""
-        try:
-            return self.serializer(parameter, keyring).serialize(value)
-        except SerializationError as error:
-            raise SerializationError(f"flow {self.name!r}, parameter {parameter!r}: {error}") from error
-
-    def _given(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         parameters = self.parameters.values()
         names = ArgumentNames(
             f"flow {self.name!r}",
@@ -82,3 +55,33 @@ class BuiltFlow(msgspec.Struct, frozen=True, kw_only=True):
             return names.match(args, kwargs)
         except TypeError as error:
             raise ParameterError(str(error)) from None
+
+    def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the value of every parameter, converted to its declared type, in order of declaration.
+
+        Raises `ParameterError` for a parameter that is unknown, missing, given twice, or of another type.
+        """
+        return self.convert(self.given(args, kwargs))
+
+    def convert(self, given: Mapping[str, Any], *, only_given: bool = False) -> dict[str, Any]:
+        """Return the value of every parameter, as `bind` does, from the values that a caller gives by name.
+
+        With `only_given`, parameters that are not given are left out.
+        """
+        return {
+            name: parameter.value(self.name, given)
+            for name, parameter in self.parameters.items()
+            if name in given or not only_given
+        }
+
+    def serializer(self, parameter: str, keyring: Keyring | None) -> ResultSerializer:
+        """Return the serializer of a parameter, with a log's signing keys."""
+        serializer = self.serializers[parameter]
+        return serializer.with_keyring(keyring) if isinstance(serializer, Serializer) else serializer
+
+    def serialize(self, parameter: str, value: Any, keyring: Keyring | None) -> Inline:
+        """Serialize the value of a parameter; `SerializationError` names flow and parameter."""
+        try:
+            return self.serializer(parameter, keyring).serialize(value)
+        except SerializationError as error:
+            raise SerializationError(f"flow {self.name!r}, parameter {parameter!r}: {error}") from error

@@ -142,7 +142,8 @@ class Launch(Generic[P, R]):
             raise RunNotFound(f"there is no run {run_id!r} in this log")
         parameters = dict(birth.parameters) if birth is not None else {}
         extra_values: list[Value] = []
-        for name, value in built.bind(args, kwargs, only_given=birth is not None).items():
+        given = built.given(args, kwargs)
+        for name, value in built.convert(given, only_given=birth is not None).items():
             parameters[name], extra_value = to_store(built.serialize(name, value, log.keyring))
             if extra_value is not None:
                 extra_values.append(extra_value)
@@ -150,7 +151,7 @@ class Launch(Generic[P, R]):
             options=self._options,
             entry=built.entry,
             parameters=parameters,
-            given=built.given(args, kwargs),
+            given=frozenset(given),
             extra_values=tuple(extra_values),
         )
 

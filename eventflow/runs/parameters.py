@@ -79,9 +79,9 @@ class FlowParameter(msgspec.Struct, frozen=True):
 
         Raises `ParameterError` for a value that is missing or of another type.
         """
-        declared = type_text(self.type)
         if self.name not in given:
             if self.required:
+                declared = type_text(self.type)
                 raise ParameterError(
                     f"flow {flow!r} needs parameter {self.name!r} ({declared}): write {self.name}=..."
                 )
@@ -90,6 +90,7 @@ class FlowParameter(msgspec.Struct, frozen=True):
         try:
             return self.convert(value)
         except msgspec.ValidationError as error:
+            declared = type_text(self.type)
             raise ParameterError(
                 f"flow {flow!r}: parameter {self.name!r} is declared as {declared}, but got {_shown(value)} "
                 f"({type_text(type(value))}): {error}"
@@ -133,12 +134,16 @@ _STRICT: Final = frozenset(
 """Classes for which `isinstance` says too little: True is no int here, and a datetime no date."""
 
 
+_IMMUTABLE: Final = frozenset({bool, int, float, str, bytes, NoneType})
+"""Classes whose instances msgspec returns as they are."""
+
+
 def _convert(declared: Any, value: Any) -> Any:
     """Convert a value to a declared type, or to one type of a union.
 
     Raises `msgspec.ValidationError`, and `TypeError` for a type that cannot be checked.
     """
-    if declared is Any:
+    if declared is Any or (type(value) is declared and declared in _IMMUTABLE):
         return value
     if get_origin(declared) is Annotated and _only_instances(get_args(declared)[0]):
         declared = get_args(declared)[0]

@@ -102,7 +102,7 @@ def _takes(
     serializer = AsRecorded(built.serializer(name, log.keyring), f"parameter {name!r}", differences)
     try:
         value = Result(payload, True, serializer, fetch=fetcher(log.peek)).deserialize().value
-        return identical(value, built.bind((), {name: value}, only_given=True)[name])
+        return identical(value, built.convert({name: value}, only_given=True)[name])
     except (ResultError, TypeError):  # today's type refuses it
         return False
 

@@ -11,8 +11,8 @@ import time
 from collections import deque
 from typing import Final
 
-from eventflow.executors.limit import thread_limit
-from eventflow.executors.threads import Lanes, shared_pool
+from eventflow.executors.limit import limited_pool
+from eventflow.executors.threads import Lanes
 
 __all__ = ["RealWorld", "uuid7"]
 
@@ -64,4 +64,4 @@ class RealWorld:
 
     def executor(self) -> Lanes:
         """A handle on the process's threads."""
-        return Lanes(shared_pool(thread_limit()))
+        return Lanes(limited_pool)

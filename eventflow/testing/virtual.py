@@ -18,8 +18,8 @@ from functools import wraps
 from inspect import signature
 from typing import Any, Final, TypeVar
 
-from eventflow.executors.limit import thread_limit
-from eventflow.executors.threads import Lanes, shared_pool
+from eventflow.executors.limit import limited_pool
+from eventflow.executors.threads import Lanes
 from eventflow.ports import Executor, LiveCall, Outcome, RemoteCall
 from eventflow.runs.world import uuid7
 
@@ -129,7 +129,7 @@ class VirtualWorld:
 
     def executor(self) -> StillExecutor:
         """A handle on the process's threads; the clock does not move while a call is under way."""
-        return StillExecutor(Lanes(shared_pool(thread_limit())), self._loop)
+        return StillExecutor(Lanes(limited_pool), self._loop)
 
     def outside(self) -> AbstractContextManager[None]:
         """Hold the clock during a block that waits for work outside the loop, such as a thread of your own.

@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from contextvars import ContextVar
+from functools import partial
 
 import anyio
 import pytest
@@ -63,7 +64,7 @@ async def test_outcomes_come_back_on_the_loop() -> None:
 
 async def test_many_outcomes_share_a_wake_up() -> None:
     """While the loop is busy finished calls gather, and one wake-up brings them all."""
-    lanes = Lanes(Pool(40))
+    lanes = Lanes(partial(Pool, 40))
     done = Collected(40)
     finished = threading.Semaphore(0)
     assert lanes.claim(40, list) == 40
@@ -79,7 +80,7 @@ async def test_many_outcomes_share_a_wake_up() -> None:
 
 async def test_no_more_threads_than_calls_or_limit() -> None:
     """Lanes are made as they are needed, up to the limit."""
-    lanes = Lanes(Pool(3))
+    lanes = Lanes(partial(Pool, 3))
     at_once = threading.Semaphore(0)
     free = threading.Event()
     running: list[int] = []
@@ -124,7 +125,7 @@ async def test_calls_see_the_submitters_context_and_keep_theirs() -> None:
 async def test_closed_lanes_refuse_and_give_their_threads_back() -> None:
     """After `close` nothing is taken any more; the pool's threads stay for other runs."""
     pool = Pool(2)
-    lanes = Lanes(pool)
+    lanes = Lanes(lambda: pool)
     done = Collected(1)
     lanes.submit(int, done)
     await done.wait()
@@ -133,7 +134,7 @@ async def test_closed_lanes_refuse_and_give_their_threads_back() -> None:
     lanes.close()
     with pytest.raises(RuntimeError, match="closed"):
         lanes.submit(int, done)
-    other = Lanes(pool)
+    other = Lanes(lambda: pool)
     assert other.claim(5, list) == 2, "what the first one had claimed is free again"
     assert pool.threads == 2
     other.close()
@@ -141,7 +142,7 @@ async def test_closed_lanes_refuse_and_give_their_threads_back() -> None:
 
 async def test_queued_calls_are_answered_when_they_are_cancelled() -> None:
     """Each call has exactly one outcome: those that no lane has begun are `BodyCancelled`, the one under way returns."""
-    lanes = Lanes(Pool(1))
+    lanes = Lanes(partial(Pool, 1))
     begun, free = threading.Event(), threading.Event()
     done = Collected(3)
 
@@ -217,7 +218,7 @@ async def test_a_lane_whose_body_runs_a_flow_is_replaced(inner: str, monkeypatch
 
     assert await doubling.options(log=log).value(3, 1) == 16
     pool = shared_pool(1)
-    lanes = Lanes(pool)
+    lanes = Lanes(lambda: pool)
     assert lanes.claim(9, list) == 1, "what was lent is taken back"
     lanes.close()
 
@@ -225,7 +226,7 @@ async def test_a_lane_whose_body_runs_a_flow_is_replaced(inner: str, monkeypatch
 async def test_runs_take_turns_for_a_lane() -> None:
     """A run with many calls does not keep another one waiting for all of them."""
     pool = Pool(1)
-    many, one = Lanes(pool), Lanes(pool)
+    many, one = Lanes(lambda: pool), Lanes(lambda: pool)
     order: list[str] = []
     done = Collected(21)
     for _ in range(20):
@@ -251,7 +252,7 @@ async def test_a_thread_that_cannot_be_started_is_waited_for(monkeypatch: pytest
     monkeypatch.setattr(threading.Thread, "start", refused)
     monkeypatch.setattr(threads, "START_AGAIN_S", 0.001)
     pool = Pool(4)
-    lanes = Lanes(pool)
+    lanes = Lanes(lambda: pool)
     done = Collected(10)
     for _ in range(10):
         lanes.submit(int, done)

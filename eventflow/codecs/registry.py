@@ -62,11 +62,13 @@ def register_codec(codec: Codec) -> None:
     """
     name = codec.name
     if name in RESERVED or name.partition("+")[0] == "pickle":
-        raise ValueError(f"codec name {name!r} is the engine's own: give {_path_of(codec)} another name")
-    present = _registered.get(name)
-    if present is not None and _path_of(present) != _path_of(codec):
         raise ValueError(
-            f"codec name {name!r} is taken by {_path_of(present)}: give {_path_of(codec)} another name"
+            f"codec name {name!r} is the engine's own: give {_class_name_of(codec)} another name"
+        )
+    present = _registered.get(name)
+    if present is not None and _class_name_of(present) != _class_name_of(codec):
+        raise ValueError(
+            f"codec name {name!r} is taken by {_class_name_of(present)}: give {_class_name_of(codec)} another name"
         )
     _registered[name] = codec
 
@@ -107,6 +109,6 @@ def is_kept(codec: Codec, value: object, data: bytes, declared: Any) -> bool:
         return False
 
 
-def _path_of(codec: Codec) -> str:
+def _class_name_of(codec: Codec) -> str:
     kind = type(codec)
     return f"{kind.__module__}.{kind.__qualname__}"

@@ -89,7 +89,7 @@ def _same(a: Any, b: Any) -> bool:
 @lru_cache(maxsize=1024)
 def _judge_for(kind: type) -> _Judge:
     if issubclass(kind, Enum):
-        return _by(attrgetter("_value_"))
+        return _judge_by(attrgetter("_value_"))
     if issubclass(kind, tuple) and hasattr(kind, "_fields"):
         return _same_named_tuple
     names = fields_of(kind)
@@ -110,7 +110,7 @@ def fields_of(kind: type) -> tuple[str, ...] | None:
     return tuple(attribute.name for attribute in attributes)
 
 
-def _by(key: Callable[[Any], object]) -> _Judge:
+def _judge_by(key: Callable[[Any], object]) -> _Judge:
     """Return a judge that compares `key` of both."""
     return lambda a, b: _same(key(a), key(b))
 
@@ -427,27 +427,27 @@ def _values(a: Any, b: Any, label: str, form: str = "[{!r:.40}]") -> list[_Pair]
     return [(mine, yours, label + form.format(key)) for key, mine, yours in pairs]
 
 
-def _moment(value: Any) -> object:
+def _pickled_moment(value: Any) -> object:
     """Return fields, fold and zone, as `datetime` itself pickles them."""
     return value.__reduce_ex__(4)[1]
 
 
 _JUDGES: Final[Mapping[type, _Judge]] = {
     **dict.fromkeys((type(None), bool, int, str, bytes, bytearray), eq),
-    float: _by(struct.Struct("<d").pack),
+    float: _judge_by(struct.Struct("<d").pack),
     list: _same_sequence,
     tuple: _same_sequence,
     dict: _same_dict,
     set: _same_set,
     frozenset: _same_set,
-    complex: _by(lambda value: struct.pack("<dd", value.real, value.imag)),
-    range: _by(lambda value: (value.start, value.stop, value.step)),
-    Decimal: _by(str),
-    UUID: _by(lambda value: (value.int, value.is_safe)),
-    **dict.fromkeys((date, time, datetime, timedelta), _by(_moment)),
-    timezone: _by(methodcaller("__getinitargs__")),
+    complex: _judge_by(lambda value: struct.pack("<dd", value.real, value.imag)),
+    range: _judge_by(lambda value: (value.start, value.stop, value.step)),
+    Decimal: _judge_by(str),
+    UUID: _judge_by(lambda value: (value.int, value.is_safe)),
+    **dict.fromkeys((date, time, datetime, timedelta), _judge_by(_pickled_moment)),
+    timezone: _judge_by(methodcaller("__getinitargs__")),
     # A zone from a file without a name equals no other zone.
-    ZoneInfo: _by(lambda zone: zone.key or id(zone)),
-    **dict.fromkeys((PosixPath, PurePosixPath, WindowsPath, PureWindowsPath), _by(str)),
+    ZoneInfo: _judge_by(lambda zone: zone.key or id(zone)),
+    **dict.fromkeys((PosixPath, PurePosixPath, WindowsPath, PureWindowsPath), _judge_by(str)),
 }
 _CONTAINERS: Final = frozenset({list, tuple, dict, set, frozenset})

@@ -59,7 +59,7 @@ def code_of(
         if cached is None or not cached.is_current():
             cells: _Cells = []
             try:
-                cached = _CachedDigest(_function(function, [], cells), cells)
+                cached = _CachedDigest(_digest_of_function(function, [], cells), cells)
             except _Undigestable as why:
                 return Code(reason=str(why))
             _cached[function] = cached
@@ -121,33 +121,33 @@ _Cells = list[tuple[Any, str, Any]]
 """The mutable parts of a function that its digest was made of: object, name of the attribute, its value then."""
 
 
-def _function(fn: types.FunctionType, outer: list[types.FunctionType], cells: _Cells) -> bytes:
+def _digest_of_function(fn: types.FunctionType, outer: list[types.FunctionType], cells: _Cells) -> bytes:
     """Digest one function; `outer` are the functions in progress, which may refer to each other in a circle."""
     if fn in outer:
         return _digest(b"ring", str(outer.index(fn)).encode())
     chain = [*outer, fn]
     cells += [(fn, name, getattr(fn, name)) for name in ("__code__", "__defaults__", "__kwdefaults__")]
-    source = _source(fn)
+    source = _source_of(fn)
     parts = [_utf8(source.text)]
     defaults = [*enumerate(fn.__defaults__ or ()), *sorted((fn.__kwdefaults__ or {}).items())]
     for key, value in defaults:
-        parts += [_utf8(str(key)), _value(value, f"a default of {fn.__qualname__!r}", chain, cells)]
+        parts += [_utf8(str(key)), _digest_of_value(value, f"a default of {fn.__qualname__!r}", chain, cells)]
     for name, value in sorted(vars(fn).items()):
         if name != "__wrapped__":  # attributes that a decorator set, which the body can read
-            what = f"the attribute {name!r} of {fn.__qualname__!r}"
-            parts += [_utf8(name), _value(value, what, chain, cells)]
+            label = f"the attribute {name!r} of {fn.__qualname__!r}"
+            parts += [_utf8(name), _digest_of_value(value, label, chain, cells)]
     for name, cell in zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=True):
-        what = f"the closure variable {name!r} of {fn.__qualname__!r}"
+        label = f"the closure variable {name!r} of {fn.__qualname__!r}"
         if name in source.rebound:
             raise _Undigestable(
-                f"{what} is rebound (`nonlocal`): return the value, or give the task a version="
+                f"{label} is rebound (`nonlocal`): return the value, or give the task a version="
             )
         try:
             value = cell.cell_contents
         except ValueError:
-            raise _Undigestable(f"{what} has no value yet: define it before the flow is built") from None
+            raise _Undigestable(f"{label} has no value yet: define it before the flow is built") from None
         cells.append((cell, "cell_contents", value))
-        parts += [_utf8(name), _value(value, what, chain, cells)]
+        parts += [_utf8(name), _digest_of_value(value, label, chain, cells)]
     return _digest(b"function", *parts)
 
 
@@ -215,7 +215,7 @@ def _file(name: str, lines: list[str]) -> _File:
     return file
 
 
-def _source(fn: types.FunctionType) -> _Source:
+def _source_of(fn: types.FunctionType) -> _Source:
     """The source of a function; raises `_Undigestable` if it was not found or is not the imported one any more."""
     code = fn.__code__
     stamp = _stamp(code.co_filename)
@@ -298,41 +298,43 @@ _BY_REPR: Final = (types.EllipsisType, Fraction, dt.timezone)
 _CHANGEABLE: Final = (list, dict, set, bytearray)
 
 
-def _value(value: Any, what: str, chain: list[types.FunctionType], cells: _Cells) -> bytes:
+def _digest_of_value(value: Any, label: str, chain: list[types.FunctionType], cells: _Cells) -> bytes:
     """Digest a value of a function by type and content."""
     kind = type(value)
     if kind is types.FunctionType:
-        return _function(value, chain, cells)
-    return _digest(_utf8(f"{home_of(kind)}.{kind.__qualname__}"), *_content(value, kind, what, chain, cells))
+        return _digest_of_function(value, chain, cells)
+    return _digest(
+        _utf8(f"{home_of(kind)}.{kind.__qualname__}"), *_parts_of_value(value, kind, label, chain, cells)
+    )
 
 
-def _content(
-    value: Any, kind: type, what: str, chain: list[types.FunctionType], cells: _Cells
+def _parts_of_value(
+    value: Any, kind: type, label: str, chain: list[types.FunctionType], cells: _Cells
 ) -> Iterator[bytes]:
     if kind in _CONSTANTS:
         try:
             yield content_of(value)
         except NoContent:  # a zone of an unknown kind
-            raise _Undigestable(_why_not(value, what)) from None
+            raise _Undigestable(_why_undigestable(value, label)) from None
     elif kind in _BY_REPR:
         yield repr(value).encode()
     elif kind is tuple:
-        yield from [_value(item, what, chain, cells) for item in value]
+        yield from [_digest_of_value(item, label, chain, cells) for item in value]
     elif kind is frozenset:
-        yield from sorted(_value(item, what, chain, cells) for item in value)
+        yield from sorted(_digest_of_value(item, label, chain, cells) for item in value)
     elif isinstance(value, enum.Enum):
         yield _utf8(str(value.name))
-        yield _value(value.value, what, chain, cells)
+        yield _digest_of_value(value.value, label, chain, cells)
     elif kind is types.ModuleType:
         yield _utf8(value.__name__)
     elif kind is types.BuiltinFunctionType and isinstance(value.__self__, types.ModuleType):
         yield _utf8(f"{value.__self__.__name__}.{value.__qualname__}")
     else:
-        raise _Undigestable(_why_not(value, what))
+        raise _Undigestable(_why_undigestable(value, label))
 
 
-def _why_not(value: object, what: str) -> str:
+def _why_undigestable(value: object, label: str) -> str:
     fix = "pass it as an argument, or give the task a version="
     if isinstance(value, _CHANGEABLE):
-        return f"{what} is a {type(value).__name__}, which may change: use a tuple or frozenset, {fix}"
-    return f"{what} is a {type(value).__qualname__}, whose content is not known: {fix}"
+        return f"{label} is a {type(value).__name__}, which may change: use a tuple or frozenset, {fix}"
+    return f"{label} is a {type(value).__qualname__}, whose content is not known: {fix}"

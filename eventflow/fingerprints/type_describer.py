@@ -292,19 +292,19 @@ def _pickling_hooks(kind: type) -> Iterator[str]:
 _Make = Callable[[_Describer, Any], Iterator[FieldDef]]
 
 
-def _by(fields_of: Callable[[Any], Iterator[_Field]]) -> _Make:
+def _fields_by(fields_of: Callable[[Any], Iterator[_Field]]) -> _Make:
     return lambda describer, kind: describer.fields(kind, fields_of(kind))
 
 
 _KINDS: Final[tuple[tuple[Callable[[Any], bool], str, _Make], ...]] = (
     (lambda kind: issubclass(kind, enum.Enum), "enum", _Describer.members),
-    (lambda kind: issubclass(kind, msgspec.Struct), "struct", _by(_struct)),
-    (dataclasses.is_dataclass, "dataclass", _by(_dataclass)),
-    (lambda kind: hasattr(kind, "__attrs_attrs__"), "attrs", _by(_attrs)),
-    (is_typeddict, "typeddict", _by(_typed_dict)),
-    (lambda kind: issubclass(kind, tuple) and hasattr(kind, "_field_defaults"), "namedtuple", _by(_named_tuple)),
-    (lambda kind: hasattr(kind, "__pydantic_fields__") and hasattr(kind, "model_fields"), "model", _by(_model)),
-    (lambda kind: not _pickles_itself(kind), "class", _by(_plain)),
+    (lambda kind: issubclass(kind, msgspec.Struct), "struct", _fields_by(_struct)),
+    (dataclasses.is_dataclass, "dataclass", _fields_by(_dataclass)),
+    (lambda kind: hasattr(kind, "__attrs_attrs__"), "attrs", _fields_by(_attrs)),
+    (is_typeddict, "typeddict", _fields_by(_typed_dict)),
+    (lambda kind: issubclass(kind, tuple) and hasattr(kind, "_field_defaults"), "namedtuple", _fields_by(_named_tuple)),
+    (lambda kind: hasattr(kind, "__pydantic_fields__") and hasattr(kind, "model_fields"), "model", _fields_by(_model)),
+    (lambda kind: not _pickles_itself(kind), "class", _fields_by(_plain)),
 )  # fmt: skip
 
 
@@ -339,21 +339,21 @@ def _schema(kind: Any) -> str:
             schema = sys.modules["pydantic"].TypeAdapter(kind).json_schema()
     except Exception:  # noqa: BLE001 - a type that has no JSON form, or a hook of the user's own
         return ""
-    return dumps(_bare(schema), sort_keys=True, separators=(",", ":"), default=value_text)
+    return dumps(_without_prose(schema), sort_keys=True, separators=(",", ":"), default=value_text)
 
 
-def _bare(schema: Any, *, named: bool = False) -> Any:
+def _without_prose(schema: Any, *, named: bool = False) -> Any:
     """A schema without titles and descriptions; `named` are mappings whose keys are names of fields."""
     if isinstance(schema, list):
-        return [_bare(part) for part in schema]
+        return [_without_prose(part) for part in schema]
     if not isinstance(schema, dict):
         return schema
     bare = {}
     for key, part in schema.items():
         if named:
-            bare[key] = _bare(part)
+            bare[key] = _without_prose(part)
         elif key not in ("title", "description", "examples"):
-            bare[key] = _bare(part, named=key in ("properties", "$defs"))
+            bare[key] = _without_prose(part, named=key in ("properties", "$defs"))
     return bare
 
 

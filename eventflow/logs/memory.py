@@ -113,7 +113,7 @@ class _Store:
             raise Conflict(write.stream, first, version)
         records = []
         for draft, row in zip(write.drafts, stream.rows[first:], strict=False):
-            record = _open(row)
+            record = _record_of(row)
             if encode(write.stream, row.version, Draft(record.at, draft.event, draft.key)) != row.body:
                 raise Conflict(write.stream, first, version)
             records.append(record)
@@ -195,7 +195,7 @@ class _Batch:
             store.keys.setdefault(key, []).append(row)
 
 
-def _open(row: _Row) -> Record:
+def _record_of(row: _Row) -> Record:
     """Return the record of a row, after checking its bytes."""
     if checksum(row.body, row.position) != row.check:
         raise LogDamaged(
@@ -330,7 +330,7 @@ class MemoryLog:
                 number = row.position if whole else row.version
                 if number != index + 1:
                     raise LogDamaged(_gap(row, index + 1, whole=whole))
-                yield _open(row)
+                yield _record_of(row)
 
     async def latest(self, keys: Sequence[str], *, until: int | None = None) -> Mapping[str, Record]:
         """Return the last record of each key, up to `until`."""
@@ -343,7 +343,7 @@ class MemoryLog:
             if until is not None:
                 count = bisect_right(rows, until, key=_position)
             if count:
-                latest[key] = _open(rows[count - 1])
+                latest[key] = _record_of(rows[count - 1])
         return latest
 
     async def head(self, stream: str | None = None) -> int:

@@ -73,7 +73,7 @@ async def open_log(url: str | None = None, *, read_only: bool = False) -> AsyncI
         url = default_url()
     else:
         check_url(url, "open_log")
-    log = _make(url, read_only=read_only)
+    log = _make_log(url, read_only=read_only)
     if isinstance(log, MemoryLog):
         yield log
         return
@@ -107,7 +107,7 @@ async def shared_log(url: str | None = None) -> EventLog:
     if url is None:
         url = default_url()
     if url == MEMORY:
-        return _make(url)
+        return _make_log(url)
     location = url_of(path_of(url).absolute())
     loop = asyncio.get_running_loop()
     if loop not in _open:
@@ -118,14 +118,14 @@ async def shared_log(url: str | None = None) -> EventLog:
         _, closer = handles.pop(location)
         await closer.aclose()
     if location not in handles:
-        log = _make(location)
+        log = _make_log(location)
         closer = _closer(log, handles, location)
         await anext(closer)  # from now on the loop closes it
         handles[location] = log, closer
     return handles[location][0]
 
 
-def _make(url: str, *, read_only: bool = False) -> EventLog:
+def _make_log(url: str, *, read_only: bool = False) -> EventLog:
     """Make a handle for the log of a valid URL."""
     if url == MEMORY:
         if not _memory:

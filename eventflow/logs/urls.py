@@ -41,7 +41,7 @@ FOLDER: Final = ".eventflow"
 MEMORY: Final = "memory:"
 SQLITE: Final = "sqlite:///"
 """Prefix of the URL of a file."""
-_LATER: Final = ("postgresql", "postgres")
+_LATER_SCHEMES: Final = ("postgresql", "postgres")
 
 
 class InvalidLogURL(InvalidSetting):
@@ -58,7 +58,7 @@ def check_url(url: str, where: str) -> str:
                 f"{where}: {url!r} has options, and there are none; write ? as %3F and # as %23"
             )
         return url
-    if scheme in _LATER:
+    if scheme in _LATER_SCHEMES:
         raise InvalidLogURL(f"{where}: {url!r}: there is no PostgreSQL log yet; use a file, {SQLITE}runs.db")
     path = url
     if colon:

@@ -25,12 +25,12 @@ def sum_of(*columns: Column) -> int:
     return crc32(_encode(columns))
 
 
-def check_row(what: str, *row: object) -> None:
-    """Raise `LogDamaged` unless the last column is the checksum of those before it; `what` names the row."""
+def check_row(label: str, *row: object) -> None:
+    """Raise `LogDamaged` unless the last column is the checksum of those before it; `label` names the row."""
     *columns, crc = row
     try:
         sound = crc32(_encode(columns)) == crc
     except (TypeError, OverflowError, UnicodeEncodeError):  # a type that no column has
         sound = False
     if not sound:
-        raise LogDamaged(f"{what} fails its checksum")
+        raise LogDamaged(f"{label} fails its checksum")

@@ -79,7 +79,7 @@ def _byte_of(run: str) -> int:
     return 1 + (int.from_bytes(sha256(run.encode()).digest()[:8]) >> 2)
 
 
-def _path_of(log: Path) -> Path:
+def _lock_path_of(log: Path) -> Path:
     return Path(f"{log.resolve()}.lock")
 
 
@@ -104,7 +104,7 @@ class LockFile:
     @classmethod
     def of(cls, log: Path) -> LockFile:
         """Return the lock file of a log, created if needed; give it back with `close`."""
-        path = _path_of(log)
+        path = _lock_path_of(log)
         with _guard:
             try:
                 lock_file = None
@@ -234,7 +234,7 @@ class LockFile:
 
 def is_live(log: Path, run: str) -> bool:
     """Return whether any process holds a run; takes no lock, and creates no file."""
-    path = _path_of(log)
+    path = _lock_path_of(log)
     with _guard:
         identity = identity_of(path)
         if identity is None:

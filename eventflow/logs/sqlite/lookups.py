@@ -54,13 +54,13 @@ _NAMED: Final = (
 )
 _CANDIDATES_MAX: Final = 100
 """Limit of names that share a checksum; among a million streams, two may."""
-_END: Final = (
+_END_OF_STREAM: Final = (
     "SELECT position, version, crc, body, "
     "(SELECT position FROM event WHERE stream = ? AND mark IS NOT NULL ORDER BY position DESC LIMIT 1) "
     "FROM event WHERE stream = ? ORDER BY version DESC LIMIT 1"
 )
 _AMONG: Final = "SELECT stream FROM event WHERE position > ? AND position <= ? ORDER BY position LIMIT 64"
-_LAST: Final = "SELECT position FROM event ORDER BY position DESC LIMIT 2"
+_LAST_TWO: Final = "SELECT position FROM event ORDER BY position DESC LIMIT 2"
 _RECORD: Final = "SELECT crc, body FROM event WHERE position = ?"
 _BEYOND: Final = "SELECT position FROM event WHERE position > ? LIMIT 1"
 
@@ -148,7 +148,7 @@ def check_stream(number: int, name: Any, crc: object) -> str:
 
 def end_of_stream(connection: sqlite3.Connection, number: int, name: str) -> End:
     """Return the last record of a stream that has a name, and so has records."""
-    row = connection.execute(_END, (number, number)).fetchone()
+    row = connection.execute(_END_OF_STREAM, (number, number)).fetchone()
     if row is None:  # if a stream was pruned, its name is gone, too
         raise LogDamaged(f"all records of {name!r} are missing")
     position, version, crc, body, marked = row
@@ -166,11 +166,11 @@ def end_of_stream(connection: sqlite3.Connection, number: int, name: str) -> End
 
 def end_of_log(connection: sqlite3.Connection) -> int:
     """Return the last position; 0 for an empty log."""
-    positions = [position for (position,) in connection.execute(_LAST)]
+    positions = [position for (position,) in connection.execute(_LAST_TWO)]
     last, before = (*positions, 0, 0)[:2]
     last = int(last)
     if positions and last != before + 1:  # the record before it may have been pruned
-        _check(f"record {last}, the last,", last, *connection.execute(_RECORD, (last,)).fetchone())
+        _check_record(f"record {last}, the last,", last, *connection.execute(_RECORD, (last,)).fetchone())
     if last > POSITION_MAX:
         raise LogDamaged(f"the last record is at position {last}, and no log has that")
     if connection.execute(_BEYOND, (last,)).fetchone() is not None:
@@ -185,7 +185,7 @@ def segment_of(position: int) -> int:
 
 def moment(stream: str, version: int, position: int, crc: object, body: bytes) -> int:
     """Return the time of a stored record, after checking the record."""
-    _check(f"record {position} of {stream!r}", position, crc, body)
+    _check_record(f"record {position} of {stream!r}", position, crc, body)
     try:
         stored = _decode_start(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -195,8 +195,8 @@ def moment(stream: str, version: int, position: int, crc: object, body: bytes) -
     return stored.at
 
 
-def _check(what: str, position: int, crc: object, body: object) -> None:
+def _check_record(label: str, position: int, crc: object, body: object) -> None:
     if not 0 < position <= POSITION_MAX:
-        raise LogDamaged(f"{what} is at position {position}, and no log has that")
+        raise LogDamaged(f"{label} is at position {position}, and no log has that")
     if type(body) is not bytes or checksum(body, position) != crc:
-        raise LogDamaged(f"{what} fails its checksum")
+        raise LogDamaged(f"{label} fails its checksum")

@@ -37,7 +37,7 @@ from eventflow.ports import LogReplaced, LogUnusable, Value
 from eventflow.records import LogDamaged
 from eventflow.serializers import has_digest
 
-__all__ = ["PLAINTEXT", "ROW_BYTES_MAX", "Location", "PackReader", "PackWriter", "find_rows"]
+__all__ = ["PLAINTEXT", "ROW_BYTES_MAX", "PackLocation", "PackReader", "PackWriter", "find_rows"]
 
 ROW_BYTES_MAX: Final = 64 << 10
 """A larger value, in bytes, is in a pack and not in the database itself."""
@@ -55,14 +55,14 @@ _BUFFERS_MAX: Final = 512
 """Buffers of one system call; the smallest IOV_MAX in use is 1,024."""
 _READ_MAX: Final = 1 << 30
 """Bytes of one system call; no supported system reads more than 2 GiB at once."""
-_LOOKED_UP: Final = 512
+_DIGESTS_AT_ONCE: Final = 512
 """Number of digests in one query."""
 
-_FIND: Final = "SELECT digest, codec, encoding, data, pack, offset, stored_size FROM value"
+_SELECT_VALUES: Final = "SELECT digest, codec, encoding, data, pack, offset, stored_size FROM value"
 _NAME: Final = re.compile(r"(\d{6,})\.pack")
 
 
-class Location(msgspec.Struct, frozen=True, order=True, gc=False):
+class PackLocation(msgspec.Struct, frozen=True, order=True, gc=False):
     """The location of a value; locations are ordered by the time of writing."""
 
     pack: int
@@ -136,7 +136,7 @@ class PackReader:
         self._guard = threading.Lock()
         self._descriptors: dict[int, int] = {}
 
-    def read(self, digest: bytes, location: Location) -> bytes:
+    def read(self, digest: bytes, location: PackLocation) -> bytes:
         """Return the bytes of a value; raise `LogDamaged` if they were changed."""
         path = self._folder.pack(location.pack)
         try:
@@ -158,7 +158,7 @@ class PackReader:
             raise _lost(digest, path, location, "which is too short for that")
         raise _lost(digest, path, location, "where there are other bytes by now")
 
-    def holds(self, location: Location, data: bytes) -> bool:
+    def holds(self, location: PackLocation, data: bytes) -> bool:
         """Return whether a location has exactly these bytes, in the current file."""
         try:
             if not self.is_current(location.pack):
@@ -235,13 +235,13 @@ class PackWriter:
             large = values[digest].data
             if encoding:  # a later version stored it; its bytes cannot be compared here
                 pass
-            elif data is None and self._reader.holds(Location(pack, offset, size), large):
+            elif data is None and self._reader.holds(PackLocation(pack, offset, size), large):
                 packs.add(pack)
             elif data != large:
                 connection.execute("DELETE FROM value WHERE digest = ?", (digest,))
                 continue
             del missing[digest]
-        locations: Sequence[Location] = ()
+        locations: Sequence[PackLocation] = ()
         try:
             if missing:
                 locations = self._append(connection, [value.data for value in missing.values()])
@@ -277,7 +277,7 @@ class PackWriter:
         self._reader.close()
         self._release()
 
-    def _append(self, connection: Connection, blobs: Sequence[bytes]) -> list[Location]:
+    def _append(self, connection: Connection, blobs: Sequence[bytes]) -> list[PackLocation]:
         """Write blobs to the end of the last pack, or nothing."""
         descriptor, start = self._open(connection)
         self.unsynced = True
@@ -289,7 +289,7 @@ class PackWriter:
             raise
         locations = []
         for blob in blobs:
-            locations.append(Location(self._pack, start, len(blob)))
+            locations.append(PackLocation(self._pack, start, len(blob)))
             start += len(blob)
         return locations
 
@@ -298,7 +298,7 @@ class PackWriter:
         row = connection.execute(
             "SELECT pack, offset, stored_size FROM value WHERE pack IS NOT NULL ORDER BY pack DESC, offset DESC LIMIT 1"
         ).fetchone()
-        last = Location(*(row or (0, 0, 0)))
+        last = PackLocation(*(row or (0, 0, 0)))
         if self._descriptor is None or not self._fits(self._descriptor, last):
             self._release()
             self._pack = max(self._folder.last(), last.pack, 1)
@@ -311,7 +311,7 @@ class PackWriter:
                 self._descriptor = self._folder.make(self._pack)
         return self._descriptor, os.fstat(self._descriptor).st_size
 
-    def _fits(self, descriptor: int, last: Location) -> bool:
+    def _fits(self, descriptor: int, last: PackLocation) -> bool:
         """Return whether the open pack is still the one to append to; `last` is the last location in rows."""
         size = os.fstat(descriptor).st_size
         is_current = _is_at(descriptor, self._folder.pack(self._pack))
@@ -351,13 +351,13 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 def find_rows(connection: sqlite3.Connection, digests: Sequence[bytes]) -> Iterator[tuple[Any, ...]]:
     """Yield digest, codec, data, pack, offset and size of the values that have rows, in any order."""
-    for start in range(0, len(digests), _LOOKED_UP):
-        part = digests[start : start + _LOOKED_UP]
+    for start in range(0, len(digests), _DIGESTS_AT_ONCE):
+        part = digests[start : start + _DIGESTS_AT_ONCE]
         marks = ", ".join("?" * len(part))
-        yield from connection.execute(f"{_FIND} WHERE digest IN ({marks})", part).fetchall()
+        yield from connection.execute(f"{_SELECT_VALUES} WHERE digest IN ({marks})", part).fetchall()
 
 
-def _read(descriptor: int, location: Location) -> bytes:
+def _read(descriptor: int, location: PackLocation) -> bytes:
     """Return the bytes of a location; fewer than its size if the file is too short."""
     offset = location.offset
     end = min(offset + location.size, os.fstat(descriptor).st_size)  # a wrong size allocates no memory
@@ -389,7 +389,7 @@ def _sync(descriptor: int) -> None:
         os.fdatasync(descriptor)
 
 
-def _lost(digest: bytes, path: Path, location: Location, why: str) -> LogDamaged:
+def _lost(digest: bytes, path: Path, location: PackLocation, why: str) -> LogDamaged:
     return LogDamaged(
         f"the value {digest.hex()} is lost: its {location.size} bytes are at offset {location.offset} of {path}, "
         f"{why}. Put the file back from a copy, or have the result of its task made again"

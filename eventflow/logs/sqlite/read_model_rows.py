@@ -23,10 +23,10 @@ from eventflow.records import LogDamaged
 
 __all__ = ["find_model_rows", "write_model_rows"]
 
-_ASKED: Final = 500
+_NAMES_AT_ONCE: Final = 500
 """Number of names in one query."""
 _TOTAL: Final = 1 << 32
-_MODEL: Final = "SELECT id, name, code, position, rows, total, crc FROM read_model WHERE name = ?"
+_SELECT_MODEL: Final = "SELECT id, name, code, position, rows, total, crc FROM read_model WHERE name = ?"
 _MODELS_MAX: Final = 1 << 31
 
 
@@ -58,7 +58,7 @@ def find_model_rows(
 
 def _find(connection: sqlite3.Connection, table: str) -> _Model | None:
     """Return a model after checking its own row, but not its rows."""
-    row = connection.execute(_MODEL, (table,)).fetchone()
+    row = connection.execute(_SELECT_MODEL, (table,)).fetchone()
     if row is None:
         return None
     check_row(f"the read model {table!r}", *row)
@@ -93,8 +93,8 @@ def _rows_named(
 ) -> Iterator[tuple[Any, ...]]:
     """Yield the existing rows among some names, in the order of their names."""
     wanted = sorted(set(names))
-    for start in range(0, len(wanted), _ASKED):
-        part = wanted[start : start + _ASKED]
+    for start in range(0, len(wanted), _NAMES_AT_ONCE):
+        part = wanted[start : start + _NAMES_AT_ONCE]
         marks = ", ".join("?" * len(part))
         rows = connection.execute(
             f"SELECT {columns} FROM read_row WHERE model = ? AND name IN ({marks}) ORDER BY name",  # noqa: S608 - columns and marks

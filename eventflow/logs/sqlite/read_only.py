@@ -81,7 +81,7 @@ class ReadOnlyConnection:
         path = self._path
         check_readable(path)
         if _has_no_wal(path):
-            self._stamp = _stamp(path)
+            self._stamp = _stamp_of(path)
             connection = open_here(path, "immutable")
         else:
             self._stamp = None
@@ -94,7 +94,7 @@ class ReadOnlyConnection:
         return connection
 
     def _has_changed(self) -> bool:
-        return self._stamp is not None and self._stamp != _stamp(self._path)
+        return self._stamp is not None and self._stamp != _stamp_of(self._path)
 
 
 def check_readable(path: Path) -> None:
@@ -149,7 +149,7 @@ def _wal_bytes(path: Path) -> int:
         return 0
 
 
-def _stamp(path: Path) -> _Stamp:
+def _stamp_of(path: Path) -> _Stamp:
     """Return marks that change when a file is, or may have been, written to."""
     try:
         status = path.stat()

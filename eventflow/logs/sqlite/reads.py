@@ -28,7 +28,7 @@ from eventflow.logs.sqlite.connection import Connection, Link, call, connect, di
 from eventflow.logs.sqlite.errors import explain_error, is_busy
 from eventflow.logs.sqlite.files import prepare_reader
 from eventflow.logs.sqlite.lookups import check_stream, end_of_log, end_of_stream, one_moment, streams_named
-from eventflow.logs.sqlite.packs import PLAINTEXT, Location, PackReader, find_rows
+from eventflow.logs.sqlite.packs import PLAINTEXT, PackLocation, PackReader, find_rows
 from eventflow.logs.sqlite.schema import BLOB_MAX
 from eventflow.logs.sqlite.shield import wait_shielded
 from eventflow.logs.sqlite.transaction import digest_key
@@ -54,7 +54,7 @@ PAGE_ROWS: Final = 512
 """Number of records of a page; more would leave the processor's cache before they are decoded."""
 
 READERS_MAX: Final = 2
-_BUSY_PAUSE_S: Final = 0.01
+_RETRY_PAUSE_S: Final = 0.01
 
 T = TypeVar("T")
 Row: TypeAlias = tuple[int, int, int, int, bytes]
@@ -75,7 +75,7 @@ _KEYS_MAX: Final = 256
 """Number of keys in one query."""
 _PRUNED_BEFORE: Final = "SELECT first, last, crc FROM pruned WHERE first <= ? ORDER BY first DESC LIMIT 1"
 _PRUNED_AFTER: Final = "SELECT first, last, crc FROM pruned WHERE first > ? AND first <= ? ORDER BY first"
-_LAST: Final = (1 << 63) - 1
+_ABOVE_ALL: Final = (1 << 63) - 1
 """A number above every position."""
 _ROW_BYTES: Final = 1 << 20
 """Limit of the size of a row, in bytes, that is fetched together with others."""
@@ -106,7 +106,7 @@ class Readers:
                 except sqlite3.Error as error:
                     if not is_busy(error):
                         raise explain_error(error, self._path) from error
-                await anyio.sleep(_BUSY_PAUSE_S)
+                await anyio.sleep(_RETRY_PAUSE_S)
 
     async def _ask_one(self, question: Callable[[Connection], T]) -> T:
         if self._idle:
@@ -183,7 +183,7 @@ def find_span(
                 (number, version),
             ).fetchone()
             if row is None:
-                return _LAST
+                return _ABOVE_ALL
             return int(row[0])
 
         versions = range(1, end.version + 1)
@@ -418,7 +418,7 @@ def find_latest(
     connection: sqlite3.Connection, keys: Sequence[str], until: int | None
 ) -> Mapping[str, Record]:
     """Return the last record of each known key."""
-    last = _LAST if until is None else until
+    last = _ABOVE_ALL if until is None else until
     names: dict[int, str] = {}
     latest: dict[str, Record] = {}
     if len(keys) == 1:  # a chain does this at each step; it takes half the time of the query for many keys
@@ -488,7 +488,7 @@ def find_values(
                 "eventflow"
             )
         if data is None:
-            data = packs.read(digest, Location(*location))  # noqa: PLW2901 - the rest of the row
+            data = packs.read(digest, PackLocation(*location))  # noqa: PLW2901 - the rest of the row
         elif not has_digest(data, digest):
             raise LogDamaged(f"the value {digest.hex()} does not have its bytes any more; run its task again")
         values[digest] = Value(digest, codec, data)

@@ -39,7 +39,7 @@ _HARDENED: Final = (
 
 _Part: TypeAlias = tuple[object, object, object, object]
 """Type, name, table, text."""
-_LATER: Final = "x_"
+_LATER_PREFIX: Final = "x_"
 _PLAIN_INDEX: Final = re.compile(r"CREATE INDEX x_\w+ ON \w+ \(\w+(, \w+)*\)")
 _READ: Final = "SELECT type, name, tbl_name, sql FROM sqlite_schema LIMIT 100"
 
@@ -89,10 +89,16 @@ def _is_later(part: _Part) -> bool:
     if not (isinstance(name, str) and isinstance(table, str)):
         return False
     if kind == "table":
-        return name.startswith(_LATER) and isinstance(text, str) and text.startswith(f"CREATE TABLE {name} (")
+        return (
+            name.startswith(_LATER_PREFIX)
+            and isinstance(text, str)
+            and text.startswith(f"CREATE TABLE {name} (")
+        )
     if kind != "index":
         return False
-    return table.startswith(_LATER) or (isinstance(text, str) and _PLAIN_INDEX.fullmatch(text) is not None)
+    return table.startswith(_LATER_PREFIX) or (
+        isinstance(text, str) and _PLAIN_INDEX.fullmatch(text) is not None
+    )
 
 
 @contextmanager

@@ -77,7 +77,7 @@ class LogKeys(Mapping[str, bytes]):
         if variable:
             return self._take(_keys_of(variable.split(","), f"the variable {KEY_VARIABLE}"))
         path = _key_file_of(self._log)
-        text = _read(path)
+        text = _read_key_file(path)
         if text is None:
             return {}
         return self._take(_keys_of([text], str(path)))
@@ -93,7 +93,7 @@ class LogKeys(Mapping[str, bytes]):
                 f"no earlier pickle: `(umask 077; openssl rand -hex 32 > {path})`"
             )
         try:
-            _create(path)
+            _create_key_file(path)
         except OSError as error:
             raise KeyUnavailable(
                 f"{path}, the log's key, cannot be made ({error.strerror}): free some space, see to the folder, "
@@ -129,7 +129,7 @@ def _key_file_of(log: Path) -> Path:
     return Path(f"{log}.key")
 
 
-def _read(path: Path) -> str | None:
+def _read_key_file(path: Path) -> str | None:
     """Return the text of a key file; None if there is none. Raises `KeyUnavailable` if it is not our secret."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # do not wait for a pipe
@@ -178,7 +178,7 @@ def _keys_of(texts: list[str], where: str) -> Mapping[str, bytes]:
     return keys
 
 
-def _create(path: Path) -> None:
+def _create_key_file(path: Path) -> None:
     """Create a key file, whole or not at all; if another process was faster, its key stays."""
     descriptor, name = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
     try:

@@ -41,14 +41,14 @@ _UNKNOWN: Final = -1
 _HEADS_MAX: Final = 10_000
 """Number of streams whose ends are remembered between transactions."""
 
-_SIZES: Final = (512, 256, 128, 64, 32, 16, 8, 4, 2, 1)
+_INSERT_ROWS: Final = (512, 256, 128, 64, 32, 16, 8, 4, 2, 1)
 """Rows of one INSERT.  Each statement releases the interpreter lock and waits to get it back.  While the event loop is
 busy, this costs more than the statement itself.  So there are few statements, always with the same texts."""
 
-_LEARNT_MAX: Final = 500
+_STREAMS_AT_ONCE: Final = 500
 """Number of streams in one query."""
 _KEEP_VALUES: Final = "INSERT OR IGNORE INTO value (digest, codec, encoding, stored_size, data)"
-_KINDS: Final = "SELECT id, name, crc FROM kind LIMIT 10000"
+_SELECT_KINDS: Final = "SELECT id, name, crc FROM kind LIMIT 10000"
 
 
 class _Staged(msgspec.Struct, gc=False):
@@ -131,7 +131,7 @@ class Ledger:
             self.position = end_of_log(connection)
             (self.streams,) = connection.execute("SELECT ifnull(max(id), 0) FROM stream").fetchone()
             self.kinds = {}
-            for number, name, crc in connection.execute(_KINDS).fetchall():
+            for number, name, crc in connection.execute(_SELECT_KINDS).fetchall():
                 check_row(f"kind {number}", number, name, crc)
                 self.kinds[name] = number
             self.heads.clear()
@@ -141,8 +141,8 @@ class Ledger:
     def learn_heads(self, connection: Connection, streams: Iterable[str]) -> None:
         """Look up the ends of these streams; two lookups must agree that a stream is new, or on its end."""
         unknown = [name for name in dict.fromkeys(streams) if name not in self.heads]
-        for start in range(0, len(unknown), _LEARNT_MAX):
-            names = unknown[start : start + _LEARNT_MAX]
+        for start in range(0, len(unknown), _STREAMS_AT_ONCE):
+            names = unknown[start : start + _STREAMS_AT_ONCE]
             numbers = streams_named(connection, names)
             for name in names:
                 number = numbers.get(name)
@@ -375,7 +375,7 @@ def _insert(connection: Connection, head: str, rows: list[Any], width: int) -> N
     """Insert the rows of a flat list."""
     start, end = 0, len(rows)
     row = f"({', '.join('?' * width)})"
-    for size in _SIZES:
+    for size in _INSERT_ROWS:
         step = size * width
         while end - start >= step:
             connection.execute(f"{head} VALUES {', '.join([row] * size)}", rows[start : start + step])

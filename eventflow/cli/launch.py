@@ -16,17 +16,23 @@ import msgspec
 from eventflow.authoring.flows import Flow
 from eventflow.authoring.loader import load_entry, load_flow
 from eventflow.cli.errors import CommandError, Exit, command_errors, command_line, in_shell
-from eventflow.cli.options import flow_option, read_log, run_id_option, running_options
+from eventflow.cli.options import (
+    flow_option,
+    labels_option,
+    parameters_option,
+    read_log,
+    run_id_option,
+    running_options,
+)
 from eventflow.cli.output import Colored, Unprintable, as_json, data_stream, say, write_json
 from eventflow.cli.progress import show_progress
-from eventflow.events import RunFinished, run_stream
 from eventflow.logs.open import open_log
 from eventflow.logs.urls import check_url
 from eventflow.ports import EventLog
 from eventflow.result import ResultError
 from eventflow.runner.compatibility import FlowChanged
 from eventflow.runner.parameters import ParametersDiffer
-from eventflow.runs.find import find_run, recorded_entry
+from eventflow.runs.find import find_run, has_finished, recorded_entry
 from eventflow.runs.launch import Launch, NoValue
 from eventflow.runs.parameters import from_text, type_text
 from eventflow.runs.world import RealWorld
@@ -35,28 +41,6 @@ from eventflow.suggestions import did_you_mean
 from eventflow.views.progress import Counts, ended_badly
 
 __all__ = ["rerun", "resume", "run"]
-
-
-def _pairs(_ctx: click.Context, option: click.Parameter, texts: tuple[str, ...]) -> dict[str, str]:
-    """`NAME=VALUE` texts as a mapping."""
-    values: dict[str, str] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals or not name:
-            raise CommandError(Exit.USAGE, f"{option.opts[0]} {text!r} is not NAME=VALUE")
-        if name in values:
-            raise CommandError(Exit.USAGE, f"{option.opts[0]} {text!r}: {name!r} is given twice")
-        values[name] = value
-    return values
-
-
-def _labels(ctx: click.Context, option: click.Parameter, texts: tuple[str, ...]) -> dict[str, str]:
-    """Labels as a mapping; text with characters that cannot be printed is refused."""
-    for text in texts:
-        if not text.isprintable():
-            problem = "has characters that cannot be printed; leave them out"
-            raise CommandError(Exit.USAGE, f"{option.opts[0]} {text!r} {problem}")
-    return _pairs(ctx, option, texts)
 
 
 class _Settings(msgspec.Struct, frozen=True):
@@ -76,24 +60,9 @@ def _settings(log: str | None, *, quiet: bool, as_json: bool, durability: str, *
 
 @click.command()
 @click.argument("flow", metavar="MODULE_OR_FILE:FLOW")
-@click.option(
-    "-p",
-    "--param",
-    "parameters",
-    callback=_pairs,
-    multiple=True,
-    metavar="NAME=VALUE",
-    help="A parameter, as text or JSON; NAME:=JSON.",
-)
+@parameters_option
 @run_id_option
-@click.option(
-    "--label",
-    "labels",
-    callback=_labels,
-    multiple=True,
-    metavar="NAME=TEXT",
-    help="Recorded with the run.",
-)
+@labels_option
 @running_options
 def run(
     flow: str,
@@ -246,7 +215,7 @@ async def _run(
         launch = _launch(flow, run_id, settings, log)
         if not settings.quiet:
             say(f"{flow.name} {run_id}" + (f", a rerun of {old}" if old is not None else ""))
-        was_over = await _is_over(log, run_id)
+        was_over = await has_finished(log, run_id)
         watching = asyncio.create_task(
             show_progress(log, flow.graph, run_id, quiet=settings.quiet or was_over)
         )
@@ -266,13 +235,6 @@ async def _run(
     outcome = _Outcome(run_id, state, counts, value, no_value, time.monotonic() - began)
     _write_outcome(outcome, settings)
     return {"success": Exit.OK, "cancelled": Exit.CANCELLED}.get(outcome.word, Exit.FAILED)
-
-
-async def _is_over(log: EventLog, run_id: str) -> bool:
-    """Whether a run has finished already, so that its state is only shown."""
-    async for record in log.read(stream=run_stream(run_id), backwards=True):
-        return isinstance(record.event, RunFinished)
-    return False
 
 
 async def _rerun(launch: Launch[..., Any], old: str, log: str | None) -> State:

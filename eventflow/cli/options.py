@@ -8,12 +8,21 @@ from typing import Final, TypeVar
 
 import click
 
-from eventflow.cli.errors import command_errors
+from eventflow.cli.errors import CommandError, Exit, command_errors
 from eventflow.logs.open import open_log
 from eventflow.logs.urls import check_url
 from eventflow.ports import EventLog
 
-__all__ = ["flow_option", "json_option", "log_option", "read_log", "run_id_option", "running_options"]
+__all__ = [
+    "flow_option",
+    "json_option",
+    "labels_option",
+    "log_option",
+    "parameters_option",
+    "read_log",
+    "run_id_option",
+    "running_options",
+]
 
 T = TypeVar("T")
 
@@ -28,6 +37,47 @@ run_id_option: Final = click.option(
 )
 flow_option: Final = click.option(
     "--flow", "spec", metavar="SPEC", help="The flow's code, in place of the recorded one."
+)
+
+
+def _pairs(_ctx: click.Context, option: click.Parameter, texts: tuple[str, ...]) -> dict[str, str]:
+    """Return `NAME=VALUE` texts as a mapping."""
+    values: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise CommandError(Exit.USAGE, f"{option.opts[0]} {text!r} is not NAME=VALUE")
+        if name in values:
+            raise CommandError(Exit.USAGE, f"{option.opts[0]} {text!r}: {name!r} is given twice")
+        values[name] = value
+    return values
+
+
+def _labels(ctx: click.Context, option: click.Parameter, texts: tuple[str, ...]) -> dict[str, str]:
+    """Return labels as a mapping; text with characters that cannot be printed is refused."""
+    for text in texts:
+        if not text.isprintable():
+            problem = "has characters that cannot be printed; leave them out"
+            raise CommandError(Exit.USAGE, f"{option.opts[0]} {text!r} {problem}")
+    return _pairs(ctx, option, texts)
+
+
+parameters_option: Final = click.option(
+    "-p",
+    "--param",
+    "parameters",
+    callback=_pairs,
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="A parameter, as text or JSON; NAME:=JSON.",
+)
+labels_option: Final = click.option(
+    "--label",
+    "labels",
+    callback=_labels,
+    multiple=True,
+    metavar="NAME=TEXT",
+    help="Recorded with the run.",
 )
 
 

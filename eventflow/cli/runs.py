@@ -6,8 +6,8 @@ They open the log read-only: they take no lock, write nothing, create no log, an
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Final, NamedTuple
 
 import click
 import msgspec
@@ -88,12 +88,46 @@ def show(run: str, at: int | None, log: str | None, as_json: bool) -> None:
         return
     past = f"as of event {report.version} of {report.head}"
     write_line(f"{report.flow} {report.run}  {report.status}: {report.message}  ({past})")
-    write_table(("TASK", "STATE", "ATTEMPT", "TOOK", ""), [_task_cells(task) for task in report.tasks])
+    cells = [[column.cell(task) for column in _TASK_COLUMNS] for task in report.tasks]
+    write_table([column.head for column in _TASK_COLUMNS], cells)
     for name, message in _whole_messages(report):
         first, *rest = message.split("\n")
         write_line(f"{name}: {first}")
         for line in rest:
             write_line(f"  {line}")
+
+
+class _Column(NamedTuple):
+    """One column of the table of tasks, and its member in JSON."""
+
+    head: str
+    cell: Callable[[TaskReport], Cell]
+    key: str
+    json: Callable[[TaskReport], Any]
+
+
+def _state_cell(task: TaskReport) -> Cell:
+    return Colored(task.state, task.state if task.children is None else task.children.outcome)
+
+
+def _seconds(task: TaskReport) -> float | None:
+    return None if task.elapsed_us is None else task.elapsed_us / 1e6
+
+
+def _remark(task: TaskReport) -> str:
+    """The first line of a task's message; of a map how many children are in which state."""
+    if task.children is None:
+        return task.message.partition("\n")[0]
+    return ", ".join(f"{count} {state}" for state, count in task.children.states.items())
+
+
+_TASK_COLUMNS: Final = (
+    _Column("TASK", lambda task: task.name, "task", lambda task: task.name),
+    _Column("STATE", _state_cell, "state", lambda task: task.state),
+    _Column("ATTEMPT", lambda task: str(task.attempt or ""), "attempt", lambda task: task.attempt),
+    _Column("TOOK", lambda task: seconds(_seconds(task)), "seconds", _seconds),
+    _Column("", _remark, "message", lambda task: task.message),
+)
 
 
 def _report(report: RunReport) -> dict[str, Any]:
@@ -109,33 +143,12 @@ def _report(report: RunReport) -> dict[str, Any]:
 
 
 def _task(task: TaskReport) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "task": task.name,
-        "attempt": task.attempt,
-        "seconds": None if task.elapsed_us is None else task.elapsed_us / 1e6,
-        "message": task.message,
-        "state": task.state,
-    }
+    row = {column.key: column.json(task) for column in _TASK_COLUMNS}
     if task.children is not None:
         row["children"] = dict(task.children.states)
         row["outcome"] = task.children.outcome
         row["failures"] = dict(task.children.failures)
     return row
-
-
-def _task_cells(task: TaskReport) -> tuple[Cell, ...]:
-    if task.children is None:
-        outcome, remark = task.state, task.message.partition("\n")[0]
-    else:
-        outcome = task.children.outcome
-        remark = ", ".join(f"{count} {state}" for state, count in task.children.states.items())
-    return (
-        task.name,
-        Colored(task.state, outcome),
-        str(task.attempt or ""),
-        seconds(None if task.elapsed_us is None else task.elapsed_us / 1e6),
-        remark,
-    )
 
 
 def _whole_messages(report: RunReport) -> Iterator[tuple[str, str]]:

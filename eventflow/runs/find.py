@@ -7,14 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from eventflow.events import RunClaimed, RunStarted, run_stream
+from eventflow.events import RunClaimed, RunFinished, RunStarted, run_stream
 from eventflow.ports import EventLog
 from eventflow.projections import RunNotFound, Runs, view_of
 from eventflow.read_models import ReadModel
 from eventflow.suggestions import did_you_mean
 from eventflow.views.run_list import RunRow
 
-__all__ = ["LAST", "EntryNotRecorded", "RunAmbiguous", "find_run", "list_runs", "recorded_entry", "status_of"]
+__all__ = [
+    "LAST",
+    "EntryNotRecorded",
+    "RunAmbiguous",
+    "find_run",
+    "has_finished",
+    "list_runs",
+    "recorded_entry",
+    "status_of",
+]
 
 LAST = "@last"
 """Names the run that was started last."""
@@ -77,6 +86,13 @@ async def status_of(log: EventLog, row: RunRow) -> str:
     if row.status == "running" and not await log.is_live(row.run):
         return "stopped"
     return row.status
+
+
+async def has_finished(log: EventLog, run_id: str) -> bool:
+    """Return whether a run has finished, so that it can only be shown. Reads its last event; False if there is no such run."""
+    async for record in log.read(stream=run_stream(run_id), backwards=True):
+        return isinstance(record.event, RunFinished)
+    return False
 
 
 async def recorded_entry(log: EventLog, run_id: str) -> tuple[str, str]:

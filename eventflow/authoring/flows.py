@@ -355,8 +355,8 @@ def Parameter(name: str, *, type: object = ..., default: Any = ...) -> Any: ...
 def Parameter(name: str, *, type: Any = Any, default: Any = msgspec.UNSET) -> Any:  # noqa: A002, N802
     """Declare a parameter in a `with Flow(...)` block. Returns a node, typed as the parameter's value.
 
-    Without a `default` every run must give it. Values are converted to `type` and checked before anything
-    runs. Raises `BuildError` outside a block, for a name in use, and for a default of another type.
+    Without a `default` every run must give it. Values are checked against `type` before anything
+    runs; only safe conversions are made, such as 3 to 3.0. Raises `BuildError` outside a block, for a name in use, and for a default of another type.
 
     ```python
     from eventflow import Flow, MemoryLog, Parameter, task

@@ -12,12 +12,17 @@ from typing import Any, Final, NamedTuple
 import click
 import msgspec
 
+from eventflow.cli.errors import command_line
 from eventflow.cli.options import json_option, log_option, read_log
 from eventflow.cli.output import Cell, Colored, seconds, when, write_json, write_line, write_table
+from eventflow.events import Failure
+from eventflow.history.cache_explain import TaskNotFound
 from eventflow.ports import EventLog
 from eventflow.projections import RunReport
 from eventflow.runs.find import find_run, list_runs, status_of
 from eventflow.runs.report import read_events, read_report
+from eventflow.runs.states import read_states
+from eventflow.states import Failed, State
 from eventflow.views.run_list import RunRow
 from eventflow.views.run_report import TaskReport
 
@@ -73,11 +78,15 @@ def _run(row: RunRow, status: str) -> dict[str, Any]:
 
 @click.command()
 @click.argument("run")
+@click.argument("task", required=False)
 @click.option("--at", type=int, metavar="N", help="As of event N of the run.")
 @log_option
 @json_option
-def show(run: str, at: int | None, log: str | None, as_json: bool) -> None:
-    """Show a run's tasks, now or as of any of its events."""
+def show(run: str, task: str | None, at: int | None, log: str | None, as_json: bool) -> None:
+    """Show a run's tasks, or one TASK with its traceback, now or as of any of the run's events."""
+    if task is not None:
+        _show_task(run, task, at, log, as_json=as_json)
+        return
 
     async def read(opened: EventLog) -> RunReport:
         return await read_report(opened, await find_run(opened, run), version=at)
@@ -95,6 +104,62 @@ def show(run: str, at: int | None, log: str | None, as_json: bool) -> None:
         write_line(f"{name}: {first}")
         for line in rest:
             write_line(f"  {line}")
+    if (failed := _first_failure(report)) is not None:
+        write_line(f"its traceback: {command_line('show', report.run, failed, log=log)}")
+
+
+def _show_task(run: str, task: str, at: int | None, log: str | None, *, as_json: bool) -> None:
+    """Show the state of one task or mapped child, and the traceback of its failure."""
+
+    async def read(opened: EventLog) -> tuple[str, State]:
+        run_id = await find_run(opened, run)
+        run_states = await read_states(opened, run_id, version=at)
+        try:
+            return run_id, run_states.at(run_states.slot(task))
+        except KeyError as error:
+            raise TaskNotFound(str(error.args[0])) from None
+
+    run_id, state = read_log(log, read)
+    name, failure = type(state).__name__, state.failure if isinstance(state, Failed) else None
+    if as_json:
+        row = {"run": run_id, "task": task, "state": name, "message": state.message}
+        write_json(json.dumps({**row, "failure": None if failure is None else _failure(failure)}))
+        return
+    write_line(f"{run_id} {task}  ", Colored(name, name), f": {state.message}" if state.message else "")
+    for line in _traceback_lines(failure):
+        write_line(line)
+
+
+def _failure(failure: Failure) -> dict[str, Any]:
+    return {
+        "type": failure.type,
+        "message": failure.message,
+        "traceback": failure.traceback,
+        "cause": None if failure.cause is None else _failure(failure.cause),
+    }
+
+
+def _traceback_lines(failure: Failure | None) -> Iterator[str]:
+    """The traceback as Python prints it: causes first."""
+    if failure is None:
+        return
+    if failure.cause is not None:
+        yield from _traceback_lines(failure.cause)
+        yield from ("", "The above exception was the cause of this one:", "")
+    if failure.traceback:
+        yield "Traceback (most recent call last):"
+        yield from failure.traceback.rstrip().splitlines()
+    yield from f"{failure.type}: {failure.message}".splitlines()
+
+
+def _first_failure(report: RunReport) -> str | None:
+    """The name of the first task or child that failed by itself."""
+    for task in report.tasks:
+        if task.children is not None and task.children.failures:
+            return next(iter(task.children.failures))
+        if task.state in ("Failed", "TimedOut", "Crashed"):
+            return task.name
+    return None
 
 
 class _Column(NamedTuple):

@@ -107,6 +107,30 @@ def test_a_failed_run_exits_with_1_and_is_rerun_from_another_folder(folder: Path
     assert "b1, b2" in several
 
 
+def test_show_of_a_task_prints_the_traceback_of_its_failure(folder: Path) -> None:
+    """The frames, the exception and its cause; `show RUN` prints the command, quoted for the shell."""
+    (folder / "causes.py").write_text(
+        "from eventflow import flow, task\n"
+        "@task\ndef clean(row: int) -> float:\n"
+        "    try:\n        return 1 / row\n"
+        "    except ZeroDivisionError as error:\n        raise ValueError(f'bad row {row}') from error\n"
+        "@flow\ndef rows() -> list[float]:\n    return clean.map([1, 0])\n"
+    )
+    command("run", "causes.py:rows", "--run-id", "r", cwd=folder, code=1)
+    assert command("show", "r", cwd=folder).stdout.endswith("its traceback: eventflow show r 'clean[1]'\n")
+    lines = command("show", "r", "clean[1]", cwd=folder).stdout.splitlines()
+    assert lines[0] == "r clean[1]  Failed: ValueError: bad row 0"
+    assert (lines[1], lines[-1]) == ("Traceback (most recent call last):", "ValueError: bad row 0")
+    assert lines.index("    return 1 / row") < lines.index("ZeroDivisionError: division by zero")
+    failure = document("show", "r", "clean[1]", cwd=folder)["failure"]
+    assert (failure["type"], failure["cause"]["type"]) == ("ValueError", "ZeroDivisionError")
+    assert "in clean" in failure["traceback"]
+    assert document("show", "r", "clean[0]", cwd=folder)["failure"] is None
+    assert "did you mean 'clean'" in command("show", "r", "cleam", cwd=folder, code=3).stderr
+    assert document("show", "r", "clean", "--at", "2", cwd=folder)["state"] == "Pending"
+    assert "events 1 to 8" in command("show", "r", "clean", "--at", "9", cwd=folder, code=2).stderr
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

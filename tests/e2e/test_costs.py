@@ -15,7 +15,7 @@ import pytest
 from eventflow import Flow, SQLiteLog, inputs, task
 from eventflow.authoring.tasks import Task
 from eventflow.logs.sqlite.connection import Connection
-from eventflow.logs.sqlite.reads import Readers
+from eventflow.logs.sqlite.readers import Readers
 from eventflow.logs.sqlite.transaction import Append
 
 

@@ -9,7 +9,8 @@
     transaction     one transaction of a batch    (writer's thread)
     lookups         two lookups for each fact
     packs           large values, in files next to the database
-    reads           pages of records; `read_model_rows`: read models; `read_only`: without locks or writing
+    readers, reads  connections that read; pages of records.  `read_model_rows`: read models
+    read_only       a connection without locks and without writing
 
 A handle has one connection that writes, opened first, and a few that read, opened when needed.
 """
@@ -48,10 +49,12 @@ from eventflow.logs.sqlite.reads import (
     Page,
     find_head,
     find_info,
+    find_keys,
     find_latest,
     find_snapshot,
     find_span,
     find_values,
+    keys_in,
 )
 from eventflow.logs.sqlite.schema import BLOB_MAX
 from eventflow.logs.sqlite.shield import wait_shielded
@@ -474,16 +477,6 @@ class SQLiteLog:
 
 def _no_loop() -> None:
     """The reference to a loop if there is none."""
-
-
-def keys_in(rows: Iterable[str]) -> tuple[str, ...]:
-    """Return the ids of signing keys among the names in `info`."""
-    return tuple(name.removeprefix("key:") for name in rows if name.startswith("key:"))
-
-
-def find_keys(connection: sqlite3.Connection) -> tuple[str, ...]:
-    """Return the ids of the keys that signed, or may have signed."""
-    return keys_in(find_info(connection))
 
 
 def _stage(writes: Iterable[Write], values: Iterable[Value], durability: Durability) -> Append:

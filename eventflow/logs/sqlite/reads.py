@@ -1,4 +1,4 @@
-"""Reading: pages from connections that cannot write, and the checks of their records.
+"""Reading: pages of records, single rows by name or key, and the checks of all of them.
 
 A read is a range of consecutive numbers, positions of the log or versions of a stream, which is fetched page by page.
 No transaction and no cursor outlives its page.  The numbers are dense, so a page must contain exactly the requested
@@ -10,29 +10,23 @@ The records of a page are decoded one by one when they are needed, so that the g
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from itertools import chain
-from pathlib import Path
-from typing import Final, Literal, TypeAlias, TypeVar
+from typing import Final, Literal, TypeAlias
 
-import anyio
 import msgspec
 
 from eventflow.events import Record
 from eventflow.logs.sqlite.checksums import check_row, sum_of
-from eventflow.logs.sqlite.connection import Connection, Link, call, connect, disconnect
-from eventflow.logs.sqlite.errors import explain_error, is_busy
-from eventflow.logs.sqlite.files import prepare_reader
+from eventflow.logs.sqlite.errors import is_busy
 from eventflow.logs.sqlite.lookups import check_stream, end_of_log, end_of_stream, one_moment, streams_named
 from eventflow.logs.sqlite.packs import PLAINTEXT, PackLocation, PackReader, find_rows
 from eventflow.logs.sqlite.schema import BLOB_MAX
-from eventflow.logs.sqlite.shield import wait_shielded
 from eventflow.logs.sqlite.transaction import digest_key
-from eventflow.ports import LogClosed, Value
+from eventflow.ports import Value
 from eventflow.records import LogDamaged, checksum, decode
 from eventflow.result import UnknownEncoding
 from eventflow.serializers import has_digest
@@ -40,23 +34,20 @@ from eventflow.serializers import has_digest
 __all__ = [
     "PAGE_ROWS",
     "Page",
-    "Readers",
     "Span",
     "find_head",
     "find_info",
+    "find_keys",
     "find_latest",
     "find_snapshot",
     "find_span",
     "find_values",
+    "keys_in",
 ]
 
 PAGE_ROWS: Final = 512
 """Number of records of a page; more would leave the processor's cache before they are decoded."""
 
-READERS_MAX: Final = 2
-_RETRY_PAUSE_S: Final = 0.01
-
-T = TypeVar("T")
 Row: TypeAlias = tuple[int, int, int, int, bytes]
 """Position, number of the stream, version, checksum, body."""
 
@@ -81,66 +72,6 @@ _ROW_BYTES: Final = 1 << 20
 """Limit of the size of a row, in bytes, that is fetched together with others."""
 _PAGE_BYTES: Final = 8 << 20
 """A page ends with the record that reaches this size in bytes."""
-
-
-class Readers:
-    """Connections for reading, opened when needed, each lent for one call at a time."""
-
-    def __init__(self, path: Path, check: Callable[[Connection], object]) -> None:
-        """Call `check` with each new connection; its errors are passed on."""
-        self._path = path
-        self._check = check
-        self._links: list[Link] = []
-        self._idle: list[Link] = []
-        self._free = anyio.Semaphore(READERS_MAX, fast_acquire=True)
-        self._closed = False
-
-    async def ask(self, question: Callable[[Connection], T]) -> T:
-        """Run a query on a reader's thread; wait while the database is busy."""
-        async with self._free:
-            while True:
-                if self._closed:
-                    raise LogClosed(f"the log {self._path} was closed; open it again")
-                try:
-                    return await self._ask_one(question)
-                except sqlite3.Error as error:
-                    if not is_busy(error):
-                        raise explain_error(error, self._path) from error
-                await anyio.sleep(_RETRY_PAUSE_S)
-
-    async def _ask_one(self, question: Callable[[Connection], T]) -> T:
-        if self._idle:
-            link = self._idle.pop()
-        else:
-            link = await self._connect()
-        try:
-            return await call(link, question)
-        finally:
-            self._idle.append(link)
-
-    async def _connect(self) -> Link:
-        link = await connect(self._path, "ro")
-        try:
-            await call(link, self._prepare)
-        except BaseException:
-            await wait_shielded(asyncio.ensure_future(disconnect(link)))
-            raise
-        self._links.append(link)
-        return link
-
-    def _prepare(self, connection: Connection) -> None:
-        self._check(connection)
-        prepare_reader(connection, self._path)
-
-    async def close(self) -> None:
-        """Close all connections after their current calls; refuse calls that wait for a connection."""
-        self._closed = True
-        for _ in range(READERS_MAX):
-            await self._free.acquire()
-        for link in self._links:
-            await disconnect(link)
-        for _ in range(READERS_MAX):
-            self._free.release()
 
 
 class Span(msgspec.Struct, frozen=True):
@@ -401,6 +332,16 @@ def find_info(connection: sqlite3.Connection) -> Mapping[str, str]:
     if not {"id", "created", "digest"} <= info.keys():
         raise LogDamaged("the log has lost its id, the time of its birth, or the algorithm of its digests")
     return info
+
+
+def keys_in(rows: Iterable[str]) -> tuple[str, ...]:
+    """Return the ids of signing keys among the names in `info`."""
+    return tuple(name.removeprefix("key:") for name in rows if name.startswith("key:"))
+
+
+def find_keys(connection: sqlite3.Connection) -> tuple[str, ...]:
+    """Return the ids of the keys that signed, or may have signed."""
+    return keys_in(find_info(connection))
 
 
 def find_snapshot(connection: sqlite3.Connection, name: str) -> bytes | None:

@@ -21,7 +21,7 @@ from eventflow.logs.sqlite.locks import LockFile
 from eventflow.logs.sqlite.open_files import OpenFiles
 from eventflow.logs.sqlite.packs import PackReader, PackWriter
 from eventflow.logs.sqlite.process import inside
-from eventflow.logs.sqlite.reads import Readers
+from eventflow.logs.sqlite.readers import Readers
 from eventflow.logs.sqlite.shield import SHIELD_S, wait_shielded
 from eventflow.logs.sqlite.transaction import Append, Ledger, store
 from eventflow.ports import LogReplaced, LogWriteFailed

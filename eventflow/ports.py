@@ -14,7 +14,7 @@ import msgspec
 
 from eventflow.events import Draft, Failure, Record
 from eventflow.graph import Const, Subscript
-from eventflow.result import Inline, ResultSerializer
+from eventflow.result import Inline, ResultNotLoaded, ResultSerializer, Stored
 from eventflow.serializers import Keyring
 
 __all__ = [
@@ -45,6 +45,7 @@ __all__ = [
     "Value",
     "World",
     "Write",
+    "inline_of",
 ]
 
 Durability: TypeAlias = Literal["full", "normal", "pipelined"]
@@ -104,6 +105,24 @@ class Value(msgspec.Struct, frozen=True, gc=False):
     digest: bytes
     codec: str
     data: bytes
+
+
+def inline_of(stored: Stored, value: Value | None) -> Inline:
+    """Return a stored payload with its bytes, which `value` has; raise `ResultNotLoaded` for None: the log has none.
+
+    ```python
+    from eventflow.ports import Value, inline_of
+    from eventflow.serializers import Serializer
+    from eventflow.result import Stored
+
+    made = Serializer().serialize("a value")
+    stored = Stored(made.codec, made.digest, len(made.data), "log")
+    assert inline_of(stored, Value(made.digest, made.codec, made.data)) == made
+    ```
+    """
+    if value is None:
+        raise ResultNotLoaded(f"the {stored.size} bytes under {stored.digest.hex()} are not in the log")
+    return Inline(stored.codec, value.data, stored.digest)
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
@@ -298,9 +317,9 @@ class EventLog(Protocol):
 
 
 class World(Protocol):
-    """Clock, timers, ids, chance and threads of one runner: everything that differs in a simulation.
+    """Clock, ids, chance and threads of one runner: everything that differs in a simulation, apart from timers.
 
-    Timers are anyio's: `anyio.current_time()` runs at the pace of this world.
+    Timers are those of anyio. In a simulation the event loop makes them run at the pace of this world.
 
     ```python
     from eventflow.testing import VirtualWorld, simulate

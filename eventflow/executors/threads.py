@@ -11,9 +11,9 @@ A lane is *claimed* before a call is submitted, so that a call begins as soon as
 no free lane joins a queue, and each lane that becomes free goes to the run at its head, one at a time: runs take
 turns, however many calls each has waiting.
 
-A body that runs a flow waits for bodies that need lanes of their own.  So as long as a run was called from within
-a lane, that lane does not count, and the pool may have one thread more; otherwise a pool whose lanes all
-wait like this would wait for ever.  A body may also wait for a thread of its own that runs a flow; the pool cannot know
+A body that runs a flow waits for bodies that need lanes of their own.  If all lanes of a pool waited like this, they
+would wait for ever.  So a lane from which a run was called does not count until that run has ended: the pool may have
+one thread more.  A body may also wait for a thread of its own that runs a flow; the pool cannot know
 that.  So each event loop that has calls waiting has one lane at least, beyond the limit if need be.
 """
 
@@ -261,12 +261,12 @@ class Lanes:
     def __init__(self, find_pool: Callable[[], Pool] = shared_pool) -> None:
         """Make an executor for the running event loop, by default on the process's pool.
 
-        The pool is found at the first claim or call: a run without plain functions needs none.
+        `find_pool` is called at the first claim or call: a run without plain functions needs none.
         """
         self._loop = asyncio.get_running_loop()
         self.loop_id: Final = id(self._loop)
         self._find_pool = find_pool
-        self._found_pool: Pool | None = None
+        self._known_pool: Pool | None = None
         self._claimed = 0
         """Lanes of ours for which no call was submitted yet."""
         self._on_free: Callable[[], object] | None = None
@@ -291,9 +291,9 @@ class Lanes:
 
     @property
     def _pool(self) -> Pool:
-        if self._found_pool is None:
-            self._found_pool = self._find_pool()
-        return self._found_pool
+        if self._known_pool is None:
+            self._known_pool = self._find_pool()
+        return self._known_pool
 
     @property
     def in_process(self) -> bool:
@@ -391,8 +391,8 @@ class Lanes:
     def cancel_queued(self) -> None:
         """Answer the calls that no lane has begun with `BodyCancelled`, and give back all claims."""
         cancelled, self._backlog = self._backlog, deque()
-        if self._found_pool is not None:
-            self._found_pool.forget(self)
+        if self._known_pool is not None:
+            self._known_pool.forget(self)
         self.give_up(self._claimed)
         self._unfinished -= len(cancelled)
         for job in cancelled:
@@ -403,7 +403,7 @@ class Lanes:
         if self._outer is not None:
             self._pool.take_back(self._outer)
             self._outer = None
-        pool = self._found_pool
+        pool = self._known_pool
         if self._closed:
             if pool is not None:
                 pool.forget(self)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from eventflow.serializers import digest_of
+from eventflow.fingerprints.keys import key_of, task_prefix
 
 __all__ = ["CachePolicy", "Policy", "TaskDef"]
 
@@ -31,7 +31,7 @@ class Policy(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """Attempts after the first that failed."""
     retry_delay_us: int = 0
     backoff: str = ""
-    """Empty for a fixed delay; `exponential`, `callable` or `error`. Any other word is read as empty."""
+    """Empty for a fixed delay, `exponential` or `callable`. Any other word is read as empty."""
     backoff_max_us: int = 0
     """Upper bound of an exponential delay."""
     timeout_us: int = 0
@@ -70,22 +70,12 @@ class TaskDef(msgspec.Struct, frozen=True, omit_defaults=True):
         count in the policy's order, then the answer of a `cache_key`. Raises `ValueError` for a task that is not
         cached.
         """
-        return digest_of(self.key_prefix() + parts).hex()
+        return key_of(self.key_prefix(), parts)
 
     def key_prefix(self) -> bytes:
         """Return the bytes that the keys of this task begin with; the parts of a call follow them."""
         cache = self.policy.cache
         if cache is None or not self.code or self.codeless:
             raise ValueError(f"task {self.name!r} is not cached, so its calls have no keys")
-        namespace = cache.namespace.encode("utf-8", "surrogatepass")
-        made_of = (self.code, self.returns, self.keeper, self.keyer)
-        counted = msgspec.msgpack.encode((cache.inputs, cache.parameters, cache.keyed))
-        return b"".join(
-            (
-                b"eventflow cache key 1 %d %d %d %d " % tuple(map(len, made_of)),
-                *made_of,
-                counted,
-                b"%d " % len(namespace),
-                namespace,
-            )
-        )
+        digests = (self.code, self.returns, self.keeper, self.keyer)
+        return task_prefix(cache.namespace, digests, (cache.inputs, cache.parameters, cache.keyed))

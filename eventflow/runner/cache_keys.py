@@ -1,4 +1,4 @@
-"""Makes the cache keys of calls: two calls with the same key have the same result.
+"""Finds the parts of cache keys: two calls with the same key have the same result. `fingerprints.keys` makes the bytes.
 
 A key is made of the task (its namespace, its code, the type of its result), which the graph records, and of parts
 of 16 bytes each, which `TaskStarted` or `TaskReused` records.  So any two keys can be compared part by part later.
@@ -15,17 +15,17 @@ from __future__ import annotations
 
 from asyncio import CancelledError
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
 from eventflow.fingerprints.content import NoContent, content_of, quick_content
+from eventflow.fingerprints.keys import content_of_map, key_of, key_part
 from eventflow.graph import Const, Input, Ref, Subscript
 from eventflow.machine import bind
 from eventflow.machine.inputs import Leaf
 from eventflow.result import Inline, Payload, Stored
 from eventflow.runner.failures import one_line
 from eventflow.runner.live_values import LiveValues
-from eventflow.serializers import Serializer, digest_of
+from eventflow.serializers import Serializer
 from eventflow.views.run import Ending, RunFacts
 
 __all__ = ["Declined", "KeyMaker", "Opaque"]
@@ -70,7 +70,7 @@ class KeyMaker:
         prefix = self._prefixes.get(task.name)
         if prefix is None:
             prefix = self._prefixes[task.name] = task.key_prefix()
-        return digest_of(prefix + parts).hex()
+        return key_of(prefix, parts)
 
     async def parts(self, facts: RunFacts, slot: int) -> bytes:
         """Return the key's parts for the call in a slot, which is due; raises `Opaque`."""
@@ -88,12 +88,12 @@ class KeyMaker:
         node = facts.run.node(slot)
         self._check_code(node)
         inputs, parameters = self._plan.cached[node]
-        parts = [_part(b"input", item.name, self._of_input(facts, slot, item)) for item in inputs]
+        parts = [key_part("input", item.name, self._of_input(facts, slot, item)) for item in inputs]
         for name in parameters:
             content = self._of_parameter(
                 facts, self._plan.graph.index[name], f"parameter {name!r} of the flow"
             )
-            parts.append(_part(b"parameter", name, content))
+            parts.append(key_part("parameter", name, content))
         return b"".join(parts)
 
     def _check_code(self, node: int) -> None:
@@ -118,7 +118,7 @@ class KeyMaker:
         if answer is None:
             raise Declined("its cache_key returned None")
         try:
-            return _part(b"answer", "", content_of(answer))
+            return key_part("answer", "", content_of(answer))
         except NoContent as error:
             raise Opaque(f"the answer of its cache_key: {error}") from error
 
@@ -151,7 +151,7 @@ class KeyMaker:
         content = self._maps.get(leaf.slot)
         if content is None:
             contents = [self._of_slot(facts, child, leaf.label) for child in leaf.children]
-            content = self._maps[leaf.slot] = digest_of(b"map " + content_of(contents))
+            content = self._maps[leaf.slot] = content_of_map(contents)
         return content
 
     def _of_slot(self, facts: RunFacts, slot: int, label: str) -> bytes:
@@ -176,15 +176,17 @@ class KeyMaker:
     def _of_payload(self, facts: RunFacts, slot: int, label: str, payload: Payload | Ending | None) -> bytes:
         """Return the content of a value that was recorded without one."""
         by_default = type(self._serializers.deserializer_of(slot, facts)) is Serializer
-        quick = quick_content(payload) if by_default and isinstance(payload, Inline) else None
-        return quick or _content_of(label, self._values.leaf(facts, Leaf(label, slot)))
+        if by_default and isinstance(payload, Inline):
+            content = quick_content(payload)
+            if content:
+                return content
+        return _content_of(label, self._values.leaf(facts, Leaf(label, slot)))
 
     def _of_constant(self, node: int, name: str, path: tuple[Subscript, ...], const: Const) -> bytes:
         content = self._constants.get(id(const))
+        if content is None and isinstance(const.value, Inline):
+            content = quick_content(const.value)
         if content is None:
-            content = quick_content(const.value) if isinstance(const.value, Inline) else None
-            if content is not None:
-                return content
             label = name + "".join(f"[{key!r}]" for key in path)
             value = self._values.constant(node, name, path, const)
             content = self._constants[id(const)] = _content_of(label, value)
@@ -201,15 +203,3 @@ def _content_of(label: str, value: object) -> bytes:
             f"{argument}{error.path} is a {error.kind}, which has no content of its own: leave it out of cache_on=, or give "
             "the task a cache_key="
         ) from error
-
-
-def _part(kind: bytes, name: str, content: Any) -> bytes:
-    """Return one part of a key: a digest of its kind, its name, and its content or structure of contents."""
-    made = content if type(content) is bytes else b"made of " + content_of(content)
-    return digest_of(_prefix(kind, name) + made)
-
-
-@lru_cache(maxsize=1024)
-def _prefix(kind: bytes, name: str) -> bytes:
-    text = name.encode("utf-8", "surrogatepass")
-    return b"%b %d %b" % (kind, len(text), text)

@@ -16,7 +16,7 @@ from typing import Final, TypeAlias, TypeVar
 
 from eventflow.events import CacheMiss, Origin, Record, TaskSucceeded, run_of
 from eventflow.machine import ReuseTask, StartTask, Status
-from eventflow.ports import EventLog, World
+from eventflow.ports import EventLog, World, inline_of
 from eventflow.records import LogDamaged
 from eventflow.result import Inline, Stored, UnknownEncoding
 from eventflow.runner.cache_keys import Declined, KeyMaker, Opaque
@@ -164,7 +164,7 @@ class CacheLookup:
                     f"the bytes of {payload.digest.hex()} are gone, damaged or of a newer eventflow",
                 )
             else:
-                self._check(facts, slot, Inline(payload.codec, value.data, payload.digest), unusable)
+                self._check(facts, slot, inline_of(payload, value), unusable)
 
     def _check(self, facts: RunFacts, slot: int, payload: Inline, unusable: dict[int, _Miss]) -> None:
         """Check that a value opens as downstream tasks will open it."""

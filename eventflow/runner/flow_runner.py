@@ -99,14 +99,14 @@ class FlowRunner:
         releases the run (within `RELEASE_S`) and passes the cancellation on; the run can be resumed. A body that runs
         for longer is left behind, and its task is named in a warning.
         """
-        caller, is_new = Caller(), self._request.options["run_id"] is None
+        caller, is_fresh = Caller(), self._request.options["run_id"] is None
         while True:
             async with self._log.hold(self._view.run_id) as held:
                 if held:
                     try:
-                        return await self._own(caller, is_new=is_new)
+                        return await self._own(caller, is_fresh=is_fresh)
                     except OwnershipLost:
-                        is_new = False
+                        is_fresh = False
             head = await self._log.head()
             facts = await self.look()
             if is_over(facts):
@@ -114,9 +114,11 @@ class FlowRunner:
             check_not_awaited(self._view.run_id)
             await ownership.watch(self._log, self._view, head)
 
-    async def _own(self, caller: Caller, *, is_new: bool) -> RunFacts:
-        """See the run to its end as its owner; `is_new` says that the log cannot know it."""
-        facts = self._view.initial() if is_new else await self.look()
+    async def _own(self, caller: Caller, *, is_fresh: bool) -> RunFacts:
+        """See the run to its end as its owner; `is_fresh` says that its id was made for this call, so the log has no record of it."""
+        facts = self._view.initial()
+        if not is_fresh:
+            facts = await self.look()
         check_known(facts, self._view.run_id)
         if is_over(facts):
             return facts
@@ -129,10 +131,10 @@ class FlowRunner:
         view, log, world, executor = self._view, self._log, self._world, self._executor
         inbox = Inbox()
         values = LiveValues(self._serializers, self._bindings, log)
-        gate = StartGate(view.plan, executor, values.is_plain, inbox)
+        gate = StartGate(view.plan, executor, values.needs_thread, inbox)
         cache = CacheLookup(view, values, log, world)
         scheduler = Scheduler(view.plan, values, cache, gate, RetryTimers(world), inbox)
         workers = Workers(view.run_id, inbox)
         calls = ExecutorCalls(executor, log, world.monotonic)
-        tasks = TaskRunner(view, values, world, calls, workers, inbox, caller, self._errors)
-        return RunLoop(writer, values, scheduler, tasks, workers, inbox, executor, world.monotonic)
+        task_runner = TaskRunner(view, values, world, calls, workers, inbox, caller, self._errors)
+        return RunLoop(writer, values, scheduler, task_runner, workers, inbox, executor, world.monotonic)

@@ -1,7 +1,7 @@
 """The inbox of one ownership of a run: reports that are not stored yet, and the wake-up of the run's keeper.
 
 Everything that happens to a run outside its rounds arrives here: reports of attempts, threads that become free, an
-error that ends the run.  A request from outside, such as to cancel the run or a signal, is another kind of report.
+error that ends the run.  A request from outside, such as to cancel the run or a signal, is to be a report too.
 
 A report stays in the inbox until the round that took it up is stored.  So when an append fails the same reports are
 decided again, and when the run is released nothing that was reported is lost.
@@ -21,7 +21,7 @@ __all__ = ["Inbox", "Report"]
 
 
 class Report(msgspec.Struct, frozen=True, gc=False):
-    """The outcome of one attempt, as the machine takes it, with the bytes that its event only refers to."""
+    """A command that comes from outside the rounds, such as the outcome of an attempt, with the bytes of its event."""
 
     command: Command
     value: Value | None = None

@@ -17,19 +17,18 @@ from eventflow.codecs.plain import unpack
 from eventflow.graph import Const, ListOf, Ref, Subscript
 from eventflow.machine import FINISHED, RunState, Status, bind
 from eventflow.machine.inputs import Leaf, leaf_of, leaves
-from eventflow.ports import Bindings, Body, EventLog, Value
+from eventflow.ports import Bindings, Body, EventLog, Value, inline_of
 from eventflow.result import Inline, NoResult, Payload, ResultNotLoaded, Stored
 from eventflow.runner.failures import one_line
+from eventflow.runner.stored_values import EVENT_INLINE_BYTES_MAX, read_stored
 from eventflow.serializers import is_immutable, reopen
 from eventflow.states import TaskError
 from eventflow.views.run import Ending, RunFacts
 from eventflow.views.run_serializers import RunSerializers
 from eventflow.views.sequences import follow_path, length_of
 
-__all__ = ["COPY_BYTES_MAX", "EVENT_INLINE_BYTES_MAX", "InputError", "LiveValues", "to_store"]
+__all__ = ["COPY_BYTES_MAX", "InputError", "LiveValues"]
 
-EVENT_INLINE_BYTES_MAX: Final = 512
-"""Bytes of a result that are stored in its event; larger results are stored in the log's value table."""
 COPY_BYTES_MAX: Final = 4096
 """Bytes up to which each downstream task gets a copy of its own."""
 _T = TypeVar("_T")
@@ -58,8 +57,8 @@ class LiveValues:
             bindings[plan.graph.task_of(node).name] if node in plan.tasks else None
             for node in range(len(plan.nodes))
         ]
-        self.is_plain = [body is not None and not body.is_async for body in self._bodies]
-        """For each node, whether its body is a plain function, which needs a thread."""
+        self.needs_thread = [body is not None and not body.is_async for body in self._bodies]
+        """For each node, whether its body is a plain function, which runs in a thread."""
         self._live: dict[int, Any] = {}
         """Slot → a value that is shared."""
         self._payloads: dict[int, Inline] = {}
@@ -226,7 +225,8 @@ class LiveValues:
         run = facts.run
         payload = self._payloads.get(slot)
         if payload is not None:
-            return reopen(payload, self.serializers.serializer_of(slot, run))
+            serializer = self.serializers.serializer_of(slot, run)  # the value was made in this process
+            return reopen(payload, serializer)
         if run.status[slot] == Status.MAPPED:
             children = run.maps[slot]
             return [
@@ -246,7 +246,8 @@ class LiveValues:
             if isinstance(payload, Ending):
                 return NoResult if payload.failure is None else TaskError(name, payload.failure)
             raise ResultNotLoaded(f"the result of {name!r} is not in the log: {payload!r}")
-        value = reopen(payload, self.serializers.deserializer_of(slot, facts))
+        serializer = self.serializers.deserializer_of(slot, facts)  # another process may have recorded it
+        value = reopen(payload, serializer)
         if len(payload.data) > COPY_BYTES_MAX:
             self._live[slot] = value
             self._note_child(facts.run, slot)
@@ -263,31 +264,15 @@ class LiveValues:
         value = self._log.peek(stored.digest)
         if value is None:
             raise _NotAtHand
-        return Inline(stored.codec, value.data, stored.digest)
+        return inline_of(stored, value)
 
     async def _fetch(self, facts: RunFacts, wanted: Iterable[Leaf]) -> None:
         """Read the stored bytes of all these leaves in one go."""
-        payloads = (self.payload(facts, up) for leaf in wanted for up in leaf.slots)
-        stored = {
-            payload.digest: payload
-            for payload in payloads
-            if isinstance(payload, Stored) and payload.digest not in self._lent
-        }
-        values = await self._log.values(stored)
-        for digest, payload in stored.items():
-            if digest not in values:
-                raise ResultNotLoaded(f"the {payload.size} bytes under {digest.hex()} are not in the log")
-            self._fetched[digest] = Inline(payload.codec, values[digest].data, digest)
+        payloads = [self.payload(facts, up) for leaf in wanted for up in leaf.slots]
+        stored = [payload for payload in payloads if isinstance(payload, Stored)]
+        self._fetched = await read_stored(self._log, [one for one in stored if one.digest not in self._lent])
 
     async def length(self, facts: RunFacts, arg: Ref) -> int:
         """Return the number of elements of a node's value; raises `TypeError` if it cannot be mapped over."""
         leaf = leaf_of(facts.run, "it", arg)
         return length_of(await self.opened(facts, leaf, self.leaf))
-
-
-def to_store(payload: Inline) -> tuple[Inline | Stored, Value | None]:
-    """Return the payload for a result's event, and the value to store in the same append if the bytes are too large for it."""
-    if len(payload.data) <= EVENT_INLINE_BYTES_MAX:
-        return payload, None
-    stored = Stored(payload.codec, payload.digest, len(payload.data), "log")
-    return stored, Value(payload.digest, payload.codec, payload.data)

@@ -11,10 +11,11 @@ from typing import Any
 
 from eventflow.equality.identical import identical
 from eventflow.fingerprints.content import NoContent, content_of
-from eventflow.ports import EventLog
+from eventflow.ports import EventLog, Value, inline_of
 from eventflow.result import Inline, KeyUnavailable, Payload, ResultNotLoaded, Stored, UnknownEncoding
 from eventflow.runner.failures import one_line
 from eventflow.runner.request import Request
+from eventflow.runner.stored_values import read_stored
 from eventflow.views.run import RunFacts
 from eventflow.views.run_serializers import RunSerializers
 
@@ -62,25 +63,21 @@ async def _same_values(
     log: EventLog, serializers: RunSerializers, facts: RunFacts, request: Request, name: str
 ) -> bool:
     slot = serializers.plan.graph.index[name]
-    lent = {value.digest: value.data for value in request.extra_values}
+    lent = {value.digest: value for value in request.extra_values}
     then = await _inline(log, facts.parameters[name], lent)
     now = await _inline(log, request.parameters[name], lent)
     opened = serializers.deserializer_of(slot, facts).deserialize(then)
     return _are_equal(opened, serializers.serializer_of(slot, facts.run).deserialize(now))
 
 
-async def _inline(log: EventLog, payload: Payload, lent: Mapping[bytes, bytes]) -> Inline:
+async def _inline(log: EventLog, payload: Payload, lent: Mapping[bytes, Value]) -> Inline:
     if isinstance(payload, Inline):
         return payload
     if not isinstance(payload, Stored):
         raise ResultNotLoaded("its value was not kept")
-    data = lent.get(payload.digest)
-    if data is None:
-        found = await log.values([payload.digest])
-        if payload.digest not in found:
-            raise ResultNotLoaded(f"the {payload.size} bytes under {payload.digest.hex()} are not in the log")
-        data = found[payload.digest].data
-    return Inline(payload.codec, data, payload.digest)
+    if payload.digest in lent:
+        return inline_of(payload, lent[payload.digest])
+    return (await read_stored(log, [payload]))[payload.digest]
 
 
 def _are_equal(a: Any, b: Any) -> bool:

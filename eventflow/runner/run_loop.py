@@ -8,7 +8,7 @@ round that is stored starts bodies.  When an append fails, the run is folded aga
 
 The *keeper* is the task that called `run`.  It waits for timers and for reports from threads, and starts workers when
 no worker does.  A worker that has reported makes the next round itself: in a chain one task of the event loop goes body,
-commit, body, without a switch.  If rounds are being made already, it ends.  Cancel scopes of the caller reach only the
+commit, body, without a switch.  If another task is making rounds, the worker ends.  Cancel scopes of the caller reach only the
 keeper; it stops the workers.
 
 To add: a request from outside (cancel, pause, signal) is a report in `inbox`; a new source of due work is decided in
@@ -55,7 +55,7 @@ class RunLoop:
         writer: RunWriter,
         values: LiveValues,
         scheduler: Scheduler,
-        tasks: TaskRunner,
+        task_runner: TaskRunner,
         workers: Workers,
         inbox: Inbox,
         executor: Executor,
@@ -64,7 +64,7 @@ class RunLoop:
         self._writer = writer
         self._values = values
         self._scheduler = scheduler
-        self._tasks = tasks
+        self._task_runner = task_runner
         self._workers = workers
         self._inbox = inbox
         self._executor = executor
@@ -118,7 +118,12 @@ class RunLoop:
 
     async def _work(self) -> None:
         """Run bodies while there are any; then make the next round, if there are reports and no other task does."""
-        workers, inbox, tasks, scheduler = self._workers, self._inbox, self._tasks, self._scheduler
+        workers, inbox, scheduler, task_runner = (
+            self._workers,
+            self._inbox,
+            self._scheduler,
+            self._task_runner,
+        )
         workers.has_successor = False
         worker = asyncio.current_task()
         assert worker is not None, "a worker is a task of the event loop"
@@ -130,8 +135,8 @@ class RunLoop:
                     inbox.request_round()
                 elif inbox.reports:
                     inbox.wake()  # these reports must not wait for a long body
-                attempt = tasks.begin(self._writer.facts, start, workers.queued_us)
-                report = await tasks.run(attempt, worker)
+                attempt = task_runner.begin(self._writer.facts, start, workers.queued_us)
+                report = await task_runner.run(attempt, worker)
                 if attempt.left:
                     return  # this worker no longer belongs to the run
                 if report is not None:

@@ -67,7 +67,6 @@ class RunWriter:
         """Begin the first round: start the run if it is new, claim it, abandon the attempts of a dead owner."""
         run, graph, request = self.facts.run, self._view.plan.graph, self._request
         is_new = run.phase == Phase.NEW
-        self.claim = run.version + (2 if is_new else 1)
         claim_round = self.begin_round()
         if run.flow != graph.digest:
             claim_round.other_writes = self._graph_record.writes(claim_round.now)
@@ -76,6 +75,7 @@ class RunWriter:
             claim_round.values.extend(request.extra_values)
         owner, environment = self._world.new_id(), ownership.environment(request.entry)
         claim_round.add(ClaimRun(RunClaimed(owner=owner, environment=environment, flow=graph.digest)))
+        self.claim = run.claim
         for slot in list(run.active()):
             claim_round.add(AbandonTask(slot, run.attempt[slot], "lost"))
         if is_new:

@@ -21,14 +21,14 @@ __all__ = ["StartGate"]
 class StartGate:
     """Starts of one run that are due and wait until their body can begin."""
 
-    def __init__(self, plan: Plan, executor: Executor, is_plain: list[bool], inbox: Inbox) -> None:
-        """`is_plain` says of each node whether its body needs a thread; `inbox` learns when one is free."""
+    def __init__(self, plan: Plan, executor: Executor, needs_thread: list[bool], inbox: Inbox) -> None:
+        """`needs_thread` says it of the body of each node; `inbox` learns when one is free."""
         self._plan = plan
         self._executor = executor
-        self._is_plain = is_plain
-        self._needs_threads = True in is_plain
+        self._needs_thread = needs_thread
+        self._uses_threads = True in needs_thread
         self._inbox = inbox
-        if self._needs_threads:
+        if self._uses_threads:
             self._claim(0)  # an executor that cannot be used raises here, before anything is appended
         self._for_thread: deque[StartTask] = deque()
         self._suspects: deque[StartTask] = deque()
@@ -48,7 +48,7 @@ class StartGate:
         self, run: RunState, commands: Iterable[StartTask | ReuseTask]
     ) -> Iterable[StartTask | ReuseTask]:
         """Return the commands that may be decided on now; the others wait here."""
-        if not self._needs_threads and not run.crashes:
+        if not self._uses_threads and not run.crashes:
             return commands
         admitted: list[StartTask | ReuseTask] = []
         plain: list[StartTask] = []
@@ -56,7 +56,7 @@ class StartGate:
             slot = command.slot
             if type(command) is not StartTask:
                 admitted.append(command)
-            elif self._is_plain[slot if run.parent[slot] < 0 else run.node(slot)]:
+            elif self._needs_thread[slot if run.parent[slot] < 0 else run.node(slot)]:
                 plain.append(command)
             elif slot in run.crashes:
                 self._suspects.append(command)
@@ -84,7 +84,7 @@ class StartGate:
 
     def give_back(self, run: RunState, command: StartTask) -> None:
         """Give back the thread of a start that did not apply."""
-        if self._is_plain[run.node(command.slot)]:
+        if self._needs_thread[run.node(command.slot)]:
             self._executor.give_up(1)
 
     def _claim(self, wanted: int) -> int:

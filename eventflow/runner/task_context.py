@@ -24,7 +24,7 @@ __all__ = ["NoContext", "Skip", "TaskContext", "context", "current"]
 class Skip(Exception):
     """Raise in a body to end its task as skipped: it had nothing to do, which is a success.
 
-    Consumers are skipped with it, unless they say otherwise.
+    All its downstream tasks are skipped, too.
     """
 
     def __init__(self, reason: str = "") -> None:

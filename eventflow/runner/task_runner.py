@@ -35,7 +35,8 @@ from eventflow.runner.body import (
 from eventflow.runner.executor_calls import ExecutorCalls
 from eventflow.runner.failures import LiveErrors, failure_of, forget_frames, skip_reason, text_of
 from eventflow.runner.inbox import Inbox, Report
-from eventflow.runner.live_values import LiveValues, to_store
+from eventflow.runner.live_values import LiveValues
+from eventflow.runner.stored_values import to_store
 from eventflow.runner.task_context import Skip, TaskContext, current
 from eventflow.runner.workers import Worker, Workers
 from eventflow.serializers import Serializer, refuse_once

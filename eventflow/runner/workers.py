@@ -33,7 +33,7 @@ class Workers:
     def __init__(self, run_id: str, inbox: Inbox) -> None:
         self.run_id = run_id
         self._inbox = inbox
-        self._tasks: set[Worker] = set()
+        self._workers: set[Worker] = set()
         self._attempts: dict[Worker, RunningAttempt] = {}
         """The async bodies that have begun and have not ended."""
         self.queue: deque[StartTask] = deque()
@@ -67,11 +67,11 @@ class Workers:
         """Make a worker; it begins once those before it are suspended."""
         self.has_successor = True
         worker = asyncio.get_running_loop().create_task(work())
-        self._tasks.add(worker)
+        self._workers.add(worker)
         worker.add_done_callback(self._ended)
 
     def _ended(self, worker: Worker) -> None:
-        self._tasks.discard(worker)
+        self._workers.discard(worker)
         if worker in _left_behind:
             _left_behind.discard(worker)
             if not worker.cancelled():
@@ -89,7 +89,7 @@ class Workers:
 
     def leave(self, worker: Worker) -> None:
         """Leave behind a worker whose body does not end."""
-        self._tasks.discard(worker)
+        self._workers.discard(worker)
         _left_behind.add(worker)
         attempt = self._attempts.get(worker)
         if attempt is not None:
@@ -97,7 +97,7 @@ class Workers:
 
     async def end(self) -> None:
         """Wait for workers that have nothing left to do."""
-        running = [worker for worker in self._tasks if not worker.done()]
+        running = [worker for worker in self._workers if not worker.done()]
         if running:
             await asyncio.wait(running)
 
@@ -108,8 +108,8 @@ class Workers:
         not cancelled again. Cancelled, it stops waiting and leaves behind all that have not ended.
         """
         self.stopping = True
-        tasks = tuple(self._tasks)
-        for worker in tasks:
+        workers = tuple(self._workers)
+        for worker in workers:
             attempt = self._attempts.get(worker)
             if attempt is not None:
                 attempt.interrupted = not attempt.timed_out
@@ -117,10 +117,10 @@ class Workers:
                 worker.cancel()
         late: list[Worker] = []
         try:
-            if tasks:
-                await asyncio.wait(tasks, timeout=seconds)
+            if workers:
+                await asyncio.wait(workers, timeout=seconds)
         finally:
-            late += [worker for worker in tasks if not worker.done()]
+            late += [worker for worker in workers if not worker.done()]
             for worker in late:
                 self.leave(worker)
         return [self._attempts[worker].context.task for worker in late if worker in self._attempts]

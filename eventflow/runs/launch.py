@@ -16,9 +16,9 @@ from eventflow.ports import EventLog, Value
 from eventflow.projections import RunNotFound, open_run
 from eventflow.result import NoResult, Result
 from eventflow.runner.flow_runner import FlowRunner
-from eventflow.runner.live_values import to_store
 from eventflow.runner.ownership import read_run
 from eventflow.runner.request import Request, RunOptions
+from eventflow.runner.stored_values import to_store
 from eventflow.runs.birth import birth_of
 from eventflow.runs.built_flow import BuiltFlow
 from eventflow.runs.rerun import RunNotFinished, rerun_request

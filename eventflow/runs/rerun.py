@@ -11,9 +11,9 @@ from eventflow.ports import EventLog, Value
 from eventflow.projections import open_run, read_graph
 from eventflow.result import Inline, Payload, Result, ResultError, identical
 from eventflow.runner.compatibility import of_another_type
-from eventflow.runner.live_values import to_store
 from eventflow.runner.ownership import read_run
 from eventflow.runner.request import Request, RunOptions
+from eventflow.runner.stored_values import to_store
 from eventflow.runs.birth import birth_of
 from eventflow.runs.built_flow import BuiltFlow
 from eventflow.serializers.recorded import AsRecorded

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 from eventflow.events import Source
 from eventflow.graph import Subscript
-from eventflow.ports import Value
+from eventflow.ports import Value, inline_of
 from eventflow.records import LogDamaged
 from eventflow.result import (
     Inline,
@@ -15,7 +15,6 @@ from eventflow.result import (
     NoResultType,
     Payload,
     Result,
-    ResultNotLoaded,
     ResultSerializer,
     Stored,
     Withheld,
@@ -69,10 +68,7 @@ def fetcher(peek: Peek) -> Callable[[Stored], Inline]:
     """Return a function that reads stored bytes synchronously; it raises `ResultNotLoaded` if they are not at hand."""
 
     def fetch(stored: Stored) -> Inline:
-        value = peek(stored.digest)
-        if value is None:
-            raise ResultNotLoaded(f"the {stored.size} bytes under {stored.digest.hex()} are not in the log")
-        return Inline(stored.codec, value.data, stored.digest)
+        return inline_of(stored, peek(stored.digest))
 
     return fetch
 

@@ -25,7 +25,7 @@ from eventflow.fingerprints import type_defs as typedefs
 from eventflow.logs.sqlite import files, packs
 from eventflow.records import decode, encode
 from eventflow.result import Payload
-from eventflow.runner import live_values
+from eventflow.runner import stored_values
 from tests.golden import make
 
 ROOT = Path(__file__).parents[2]
@@ -151,7 +151,7 @@ def test_the_numbers_on_the_page_are_those_of_the_code() -> None:
     """Application, format, thresholds."""
     assert f"`application_id` {files.APPLICATION_ID:#x}" in PAGE
     assert f"`user_version` {files.FORMAT}, the number of the format" in PAGE
-    assert f"values up to {live_values.EVENT_INLINE_BYTES_MAX} bytes" in PAGE
+    assert f"values up to {stored_values.EVENT_INLINE_BYTES_MAX} bytes" in PAGE
     assert f"Values above {packs.ROW_BYTES_MAX >> 10} KiB" in PAGE
 
 

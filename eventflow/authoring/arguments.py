@@ -101,7 +101,10 @@ def quick(value: Any, flow: Owner) -> Arg | None:
     """
     kind = type(value)
     if kind is Node:
-        return value._ref if value._owner is flow else None  # noqa: SLF001
+        if value._owner is not flow:  # noqa: SLF001
+            return None
+        ref: Ref = value._ref  # noqa: SLF001
+        return ref
     if kind in _SCALARS:
         try:
             data = _encode(value)
@@ -137,25 +140,33 @@ def own_ref(node: Node, location: Location) -> Ref:
 
 def each_argument(value: Any, declared: Any, location: Location) -> Arg:
     """Return the expression of an argument that is mapped over; `declared` is the type of one element."""
-    is_node = isinstance(value, Node)
-    written = unaliased(declared_type(value)) if is_node else type(value)
-    kind = get_origin(written) or written
-    refusal = refused_type(kind) if is_node else refused(value)
-    if refusal is not None:
-        fix = "write list(...) around it" if is_once(value) else refusal.fix + " in a task" * is_node
-        problem = (
-            f"{refusal.what} is not mapped over ({value!r:.80})"
-            if refused_type(kind) is None
-            else f"{value!r:.80} is {refusal.what}, which is not mapped over"
-        )
-        raise BuildError(
-            f"{location}: {problem}: {fix}; or wrap it in unmapped() to give it whole to every child"
-        )
-    if is_node:
+    if isinstance(value, Node):
+        written = unaliased(declared_type(value))
+        refusal = refused_type(get_origin(written) or written)
+        if refusal is not None:
+            problem = f"{value!r:.80} is {refusal.what}, which is not mapped over"
+            raise _not_mapped(location, problem, f"{refusal.fix} in a task")
         return argument(value, declared, location)
-    parts = value if kind in (list, tuple) else elements_of(value)
+    refusal = refused(value)
+    if refusal is not None:
+        problem = f"{refusal.what} is not mapped over ({value!r:.80})"
+        if refused_type(type(value)) is not None:
+            problem = f"{value!r:.80} is {refusal.what}, which is not mapped over"
+        fix = refusal.fix
+        if is_once(value):
+            fix = "write list(...) around it"
+        raise _not_mapped(location, problem, fix)
+    parts = value
+    if type(value) not in (list, tuple):
+        parts = elements_of(value)
     # A constant for each element, so that no child opens the others.
     return ListOf(tuple([_part(part, i, declared, location) for i, part in enumerate(parts)]))
+
+
+def _not_mapped(location: Location, problem: str, fix: str) -> BuildError:
+    return BuildError(
+        f"{location}: {problem}: {fix}; or wrap it in unmapped() to give it whole to every child"
+    )
 
 
 def constant(value: Any, declared: Any, location: Location) -> Const:
@@ -191,9 +202,10 @@ def _holds_node(container: Any) -> bool:
             return True
         if kind in _CONTAINERS and id(part) not in seen:
             seen.add(id(part))
-            todo.extend(part.values() if kind is dict else part)
             if kind is dict:
                 todo.extend(key for key in part if type(key) is Node)
+                part = part.values()
+            todo.extend(part)
     return False
 
 
@@ -220,7 +232,8 @@ def _container(value: Any, declared: Any, location: Location, outer: tuple[int, 
 
     if type(value) is not dict:
         items = tuple([item(i, part) for i, part in enumerate(value)])
-        return ListOf(items) if type(value) is list else TupleOf(items)
+        form = ListOf if type(value) is list else TupleOf
+        return form(items)
     for key in value:
         if type(key) not in (str, int) or quick(key, location.flow) is None:
             raise BuildError(

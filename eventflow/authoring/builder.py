@@ -111,9 +111,10 @@ class Builder:
         self._names[name] = 1
         self.parameters[name] = checked
         index = len(self._nodes)
+        digest = b""
         declared = describe(checked.type)
-        digest = b"" if declared is None else declared.digest
         if declared is not None:
+            digest = declared.digest
             self._types[digest] = declared
         self._nodes.append(ParameterNode(name, default is None, default, type_text(checked.type), digest))
         return Node(self, Ref(index), checked.type)
@@ -164,7 +165,9 @@ class Builder:
 
     def finish(self, returned: Any, reference: tuple[int, ...]) -> Graph:
         """Return the graph; `returned` is None or nodes, bare or in lists, tuples and dicts. To be called once."""
-        value = None if returned is None else self._value(returned)
+        value: Arg | None = None
+        if returned is not None:
+            value = self._value(returned)
         for task in self._tasks:
             self._check_cache(task)
         types, classes = described(self._types)
@@ -173,7 +176,9 @@ class Builder:
     def _check_cache(self, task: TaskDef) -> None:
         """Check that the parameters on which a task is cached are the flow's."""
         cache = task.policy.cache
-        for name in () if cache is None or cache.parameters is None else cache.parameters:
+        if cache is None:
+            return
+        for name in cache.parameters or ():
             if name not in self.parameters:
                 raise BuildError(
                     f"in flow {self.name!r}, task {task.name!r} is cached on parameters({name!r})"
@@ -220,7 +225,9 @@ class Builder:
 
     def _value(self, returned: Any) -> Arg:
         location = Location(self, "the returned value")
-        arg = argument(returned, Any, location) if isinstance(returned, Node | list | tuple | dict) else None
+        arg: Arg | None = None
+        if isinstance(returned, Node | list | tuple | dict):
+            arg = argument(returned, Any, location)
         if arg is None or isinstance(arg, Const):
             raise BuildError(
                 f"{location}: {returned!r:.80} was not made by a task of this flow; return a node (a call of a "

@@ -65,7 +65,9 @@ class Signature(ArgumentNames):
 
     def unresolved(self, name: str) -> str | None:
         """Return the annotation of a parameter, as written, if a name in it cannot be found; else None."""
-        return str(self._open[name]) if name in self._open else None
+        if name not in self._open:
+            return None
+        return str(self._open[name])
 
     def _resolve(self, visible: Mapping[str, Any] | None) -> None:
         """Evaluate the annotations that are still open, one by one: one that fails does not affect the others."""
@@ -120,7 +122,10 @@ def in_class(fn: types.FunctionType) -> bool:
 
 
 def _arguments(names: list[str]) -> str:
-    return f"argument{'s' if len(names) > 1 else ''} {', '.join(map(repr, names))}"
+    listed = ", ".join(map(repr, names))
+    if len(names) == 1:
+        return f"argument {listed}"
+    return f"arguments {listed}"
 
 
 def _unnameable(label: str, parameter: inspect.Parameter) -> str:

@@ -84,7 +84,7 @@ class TaskDefinition:
     def graph_form(self, name: str) -> TaskDef:
         """Return the data that goes into the graph, under a name that is unique there."""
         code, types = self.code, self.types
-        returns = types["return"][0] if "return" in types else b""
+        returns, _ = types.get("return", (b"", None))
         takes = tuple((argument, digest) for argument, (digest, _) in types.items() if argument != "return")
         keeper, why_no_keeper = self._keeper()
         form = TaskDef(name, full_name(self.fn), code.digest, self.policy, returns, takes, keeper)

@@ -309,7 +309,10 @@ class Flow(Generic[P, R]):
         builder = self._builder
         judged = [*self._judged]
         for part in self._reference:
-            judged += builder.calls_of(part.definition) if isinstance(part, Task) else builder.named(part)
+            if isinstance(part, Task):
+                judged += builder.calls_of(part.definition)
+            else:
+                judged += builder.named(part)
         graph = builder.finish(returned, tuple(dict.fromkeys(judged)))
         self._built = BuiltFlow(
             name=self.name,
@@ -329,8 +332,9 @@ class Flow(Generic[P, R]):
             return self._built
         if self._outer is not None:
             raise BuildError(f"flow {self.name!r} is still being built: use it after that")
-        why = "its `with` block raised" if self._raised else "it has had no `with` block yet"
-        raise BuildError(f"flow {self.name!r} was not built: {why}")
+        if self._raised:
+            raise BuildError(f"flow {self.name!r} was not built: its `with` block raised")
+        raise BuildError(f"flow {self.name!r} was not built: it has had no `with` block yet")
 
 
 def entry_of(module: str, file: str, *, is_block: bool = False) -> str:
@@ -338,12 +342,17 @@ def entry_of(module: str, file: str, *, is_block: bool = False) -> str:
 
     For a block, whose variable has no name here, a module outside a package is named by its file.
     """
-    script = script_module() if module == MAIN else None
-    if script is not None:
-        return script
     if module == MAIN:
-        return os.path.abspath(file) if file.endswith(".py") else module  # noqa: PTH100 - text, made once
-    return file if is_block and "." not in module else module
+        return script_module() or _file_of_main(file)
+    if is_block and "." not in module:
+        return file
+    return module
+
+
+def _file_of_main(file: str) -> str:
+    if file.endswith(".py"):
+        return os.path.abspath(file)  # noqa: PTH100 - text, made once
+    return MAIN
 
 
 @overload

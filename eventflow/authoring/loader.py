@@ -49,8 +49,9 @@ def load_flow(spec: str) -> Flow[..., Any]:
     if not name:
         name = _name_of_only_flow(module, location)
     flow = _flow_named(module, location, name)
-    origin = str(Path(location).resolve()) if _is_file(location) else location
-    flow.entry = f"{origin}:{name}"
+    if _is_file(location):
+        location = str(Path(location).resolve())
+    flow.entry = f"{location}:{name}"
     return flow
 
 
@@ -76,8 +77,10 @@ def _split(spec: str) -> tuple[str, str]:
     """Split the name of a flow into its module or file, and the flow's name; empty if that is left out."""
     if _is_file(spec):
         return spec, ""
-    location, colon, name = spec.rpartition(":")
-    return (location, name) if colon else (spec, "")
+    if ":" not in spec:
+        return spec, ""
+    location, _, name = spec.rpartition(":")
+    return location, name
 
 
 def _is_file(location: str) -> bool:
@@ -92,8 +95,10 @@ def _name_of_only_flow(module: ModuleType, location: str) -> str:
     flows = _flows_of(module)
     if len({id(flow) for flow in flows.values()}) == 1:
         return next(iter(flows))
-    hint = f"name one of {', '.join(f'{location}:{name}' for name in flows)}" if flows else "it has none"
-    raise FlowNotLoaded(f"{location} has not exactly one flow: {hint}")
+    if not flows:
+        raise FlowNotLoaded(f"{location} has not exactly one flow: it has none")
+    names = ", ".join(f"{location}:{name}" for name in flows)
+    raise FlowNotLoaded(f"{location} has not exactly one flow: name one of {names}")
 
 
 def _flow_named(module: ModuleType, location: str, name: str) -> Flow[..., Any]:
@@ -106,13 +111,17 @@ def _flow_named(module: ModuleType, location: str, name: str) -> Flow[..., Any]:
         return value
     flows = _flows_of(module)
     hint = did_you_mean(name, flows, otherwise=f"its flows: {', '.join(flows) or 'none'}")
-    problem = "has no" if value is None else f"has a {type(value).__name__}, not a flow, under"
+    problem = "has no"
+    if value is not None:
+        problem = f"has a {type(value).__name__}, not a flow, under"
     raise FlowNotLoaded(f"{location} {problem} {name!r}{hint}")
 
 
 def _load_module(location: str) -> ModuleType:
     try:
-        return _load_file(Path(location).resolve()) if _is_file(location) else _import(location)
+        if _is_file(location):
+            return _load_file(Path(location).resolve())
+        return _import(location)
     except FlowNotLoaded:
         raise
     except Exception as error:

@@ -79,7 +79,10 @@ class BuildError(TypeError):
 
     def __str__(self) -> str:
         said = str(self.args[0])
-        return said if self.location is None else f"{said} ({self.location[0]}:{self.location[1]})"
+        if self.location is None:
+            return said
+        file, line = self.location
+        return f"{said} ({file}:{line})"
 
 
 class NodeIsNotAValue(BuildError, AttributeError):
@@ -109,10 +112,14 @@ class Node(msgspec.Struct, eq=False, gc=False):
         return f"<node {_text(self)} of flow {self._owner.name!r}>"
 
     def __eq__(self, other: object) -> bool:
-        return self is other if isinstance(other, Node) else _refuse_comparison(self, "==", other)
+        if not isinstance(other, Node):
+            _refuse_comparison(self, "==", other)
+        return self is other
 
     def __ne__(self, other: object) -> bool:
-        return self is not other if isinstance(other, Node) else _refuse_comparison(self, "!=", other)
+        if not isinstance(other, Node):
+            _refuse_comparison(self, "!=", other)
+        return self is not other
 
     __hash__ = object.__hash__
 
@@ -179,8 +186,9 @@ def element_type(declared: Any, key: Subscript) -> Any:
     if length is None:
         return args[0] if origin in _SEQUENCES else Any
     inside = args or list(declared.__annotations__.values())
-    known = -length <= key < length == len(inside) and not isinstance(inside[key], str)
-    return inside[key] if known else Any
+    if not -length <= key < length == len(inside) or isinstance(inside[key], str):
+        return Any
+    return inside[key]
 
 
 _MAPPINGS: Final = frozenset((dict, abc.Mapping, abc.MutableMapping))
@@ -194,7 +202,8 @@ def _bare(declared: Any) -> Any:
         return _bare(get_args(declared)[0])
     if get_origin(declared) in (Union, UnionType):
         some = [part for part in get_args(declared) if part is not NoneType]
-        return _bare(some[0]) if len(some) == 1 else declared
+        if len(some) == 1:
+            return _bare(some[0])
     return declared
 
 
@@ -203,7 +212,9 @@ def _fixed_length(declared: Any) -> int | None:
     declared = _bare(declared)
     if get_origin(declared) is tuple:
         args = get_args(declared)
-        return None if Ellipsis in args else len(args)
+        if Ellipsis in args:
+            return None
+        return len(args)
     if isinstance(declared, type) and issubclass(declared, tuple) and hasattr(declared, "_fields"):
         return len(declared._fields)
     return None
@@ -237,10 +248,12 @@ def _refuse(node: Node, tried: str, instead: str) -> NoReturn:
 
 def _refuse_comparison(node: Node, operator: str, other: object) -> NoReturn:
     """Refuse a comparison with anything but a node, and show the code to write instead."""
+    tried = f"the comparison `{operator}` (or `in`) with"
+    if other is None:
+        _refuse(node, f"{tried} None", _IS_NONE)
     shown = brief(other)
-    tried = f"the comparison `{operator}` (or `in`) with {'None' if other is None else f'the {type(other).__qualname__} {shown}'}"
-    instead = _IS_NONE if other is None else _COMPARE.replace("OPERATOR", operator).replace("OTHER", shown)
-    _refuse(node, tried, instead)
+    instead = _COMPARE.replace("OPERATOR", operator).replace("OTHER", shown)
+    _refuse(node, f"{tried} the {type(other).__qualname__} {shown}", instead)
 
 
 def brief(value: object) -> str:

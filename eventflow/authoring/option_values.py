@@ -116,7 +116,9 @@ class CacheOn(msgspec.Struct, frozen=True):
 
 
 def _union(a: tuple[str, ...] | None, b: tuple[str, ...] | None) -> tuple[str, ...] | None:
-    return None if a is None or b is None else tuple(dict.fromkeys(a + b))
+    if a is None or b is None:  # all of them
+        return None
+    return tuple(dict.fromkeys(a + b))
 
 
 def inputs(*names: str) -> CacheOn:

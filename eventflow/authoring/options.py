@@ -152,11 +152,13 @@ def _delay(label: str, delay: RetryDelay | None) -> dict[str, Any]:
                 raise ValueError(
                     f"{label}: exponential() cannot grow from 0; say retry_delay=0, or start higher"
                 )
-            limit_us = 0 if limit is None else microseconds(label, "limit= of exponential()", limit)
-            if limit is not None and limit_us < first_us:
-                raise ValueError(
-                    f"{label}: limit={limit!r} of exponential() is below its first delay {first!r}"
-                )
+            limit_us = 0  # none
+            if limit is not None:
+                limit_us = microseconds(label, "limit= of exponential()", limit)
+                if limit_us < first_us:
+                    raise ValueError(
+                        f"{label}: limit={limit!r} of exponential() is below its first delay {first!r}"
+                    )
             return {"retry_delay_us": first_us, "backoff": "exponential", "backoff_max_us": limit_us}
         case fixed if not callable(fixed):
             return {"retry_delay_us": microseconds(label, "retry_delay", fixed)}
@@ -212,8 +214,10 @@ def _cache_policy(function: TaskFunction, options: TaskOptions) -> CachePolicy |
         return None
     if cache_key is not None:
         _check_key(label, cache_key, names)
+        if cache_on is None:
+            cache_on = nothing
     if cache_on is None:
-        cache_on = inputs() if cache_key is None else nothing
+        cache_on = inputs()
     if not isinstance(cache_on, CacheOn):
         raise TypeError(
             f"{label}: cache_on={cache_on!r:.80} is none of inputs(), inputs('name'), parameters('name') and nothing"
@@ -221,13 +225,21 @@ def _cache_policy(function: TaskFunction, options: TaskOptions) -> CachePolicy |
     for name in cache_on.inputs or ():
         if name not in names:
             raise ValueError(f"{label}: cache_on names inputs({name!r}){did_you_mean(name, names)}")
+    if namespace is not None:
+        check_name("cache namespace", namespace)
     return CachePolicy(
-        namespace=function.full_name if namespace is None else check_name("cache namespace", namespace),
+        namespace=namespace or function.full_name,
         for_us=_cache_for_us(label, duration),
-        inputs=None if cache_on.inputs is None else tuple(sorted({*cache_on.inputs})),
-        parameters=None if cache_on.parameters is None else tuple(sorted({*cache_on.parameters})),
+        inputs=_sorted(cache_on.inputs),
+        parameters=_sorted(cache_on.parameters),
         keyed=cache_key is not None,
     )
+
+
+def _sorted(names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    if names is None:  # all of them
+        return None
+    return tuple(sorted({*names}))
 
 
 def _check_key(label: str, key: Any, names: tuple[str, ...]) -> None:

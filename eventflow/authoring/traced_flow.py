@@ -46,7 +46,7 @@ class _TracedFlow(Flow[P, R]):
 
     def _build(self) -> BuiltFlow:
         with self._lock:
-            return self._built if self._built is not None else self._trace()
+            return self._built or self._trace()
 
     def _trace(self) -> BuiltFlow:
         if self._outer is not None:

@@ -42,8 +42,10 @@ class _LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         """Import a command; None if it does not exist."""
-        target = _COMMANDS.get(cmd_name)
-        return None if target is None else pkgutil.resolve_name(target)
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = pkgutil.resolve_name(_COMMANDS[cmd_name])
+        return command
 
     def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
         """Run a command and exit with its code."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any, Final, assert_never
 
 import click
@@ -89,11 +90,18 @@ def entries(log: str | None, as_json: bool) -> None:
             f"{row['took_s']:.2f}s",
             str(row["size_bytes"]),
             when(row["made_us"]),
-            "" if row["expires_us"] is None else when(row["expires_us"]),
+            _when(row["expires_us"]),
         )
         for row in rows
     ]
     write_table(("KEY", "TASK", "FLOW", "MADE BY", "HITS", "TOOK", "BYTES", "MADE", "EXPIRES"), table)
+
+
+def _when(at_us: int | None) -> str:
+    """A moment as a cell of a table; empty for an entry without an end."""
+    if at_us is None:
+        return ""
+    return when(at_us)
 
 
 def _entry(entry: CacheEntry) -> dict[str, Any]:
@@ -135,12 +143,16 @@ def stats(log: str | None, as_json: bool) -> None:
             row["task"],
             str(row["hits"]),
             str(sum(row["misses"].values())),
-            ", ".join(f"{count} {reason}" for reason, count in row["misses"].items()),
+            _reasons(row["misses"]),
             f"{row['saved_s']:.2f}s",
         )
         for row in rows
     ]
     write_table(("FLOW", "TASK", "HITS", "MISSES", "", "SAVED"), table)
+
+
+def _reasons(misses: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in misses.items())
 
 
 def _stats(task: CachedTask) -> dict[str, Any]:
@@ -236,7 +248,10 @@ def _difference(difference: PartDifference) -> dict[str, str]:
 
 
 def _words(part: KeyPart) -> str:
-    return f"{_PARTS[part.kind]} {part.name!r}" if part.name else _PARTS[part.kind]
+    words = _PARTS[part.kind]
+    if part.name:
+        words += f" {part.name!r}"
+    return words
 
 
 def _cut_around_difference(now: str, then: str) -> tuple[str, str]:
@@ -257,8 +272,10 @@ def _lines(answer: dict[str, Any]) -> list[str]:
     if answer.get("detail"):
         lines.append(f"  {answer['detail']}")
     if answer["decision"] == "hit":
-        age = "" if answer["age_s"] is None else f", made {answer['age_s']:.0f} s before"
-        lines.append(f"  taken from run {answer['source_run']}, event {answer['source_event']}{age}")
+        source = f"run {answer['source_run']}, event {answer['source_event']}"
+        if answer["age_s"] is not None:
+            source += f", made {answer['age_s']:.0f} s before"
+        lines.append(f"  taken from {source}")
         lines.append(f"  saved {answer['saved_s']:.3f} s")
         if answer["expires_us"] is not None:
             lines.append(f"  good until {when(answer['expires_us'])}")

@@ -94,7 +94,10 @@ def command_errors(*, log: str | None = None) -> Iterator[None]:
 
 def command_line(*words: str, log: str | None) -> str:
     """Return a command of eventflow as it is typed in a shell."""
-    return shlex.join(["eventflow", *words, *(("--log", log) if log is not None else ())])
+    line = ["eventflow", *words]
+    if log is not None:
+        line += ["--log", log]
+    return shlex.join(line)
 
 
 def in_shell(text: str, log: str | None) -> str:

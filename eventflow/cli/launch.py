@@ -108,13 +108,17 @@ def rerun(run: str, spec: str | None, run_id: str | None, **shared: Any) -> None
 def _recorded(run: str, spec: str | None, url: str | None) -> tuple[str, Flow[..., Any]]:
     """The id of a run in the log, and its flow: of the recorded code, or of `--flow`."""
 
-    async def read(log: EventLog) -> tuple[str, tuple[str, str]]:
+    async def read(log: EventLog) -> tuple[str, str, str]:
         run_id = await find_run(log, run)
-        return run_id, ("", "") if spec is not None else await recorded_entry(log, run_id)
+        if spec is not None:
+            return run_id, "", ""
+        return run_id, *await recorded_entry(log, run_id)
 
-    run_id, (entry, flow_name) = read_log(url, read)
+    run_id, entry, flow_name = read_log(url, read)
     with command_errors(log=url):
-        return run_id, load_entry(entry, flow_name) if spec is None else load_flow(spec)
+        if spec is not None:
+            return run_id, load_flow(spec)
+        return run_id, load_entry(entry, flow_name)
 
 
 def _read_values(flow: Flow[..., Any], texts: Mapping[str, str]) -> dict[str, Any]:
@@ -200,7 +204,9 @@ class _Outcome(msgspec.Struct, frozen=True):
         """As in `RunFinished`."""
         if self.state.is_successful():
             return "success"
-        return "cancelled" if self.state.is_cancelled() else "failed"
+        if self.state.is_cancelled():
+            return "cancelled"
+        return "failed"
 
 
 async def _run(
@@ -214,7 +220,10 @@ async def _run(
     async with open_log(settings.log) as log:
         launch = _launch(flow, run_id, settings, log)
         if not settings.quiet:
-            say(f"{flow.name} {run_id}" + (f", a rerun of {old}" if old is not None else ""))
+            origin = ""
+            if old is not None:
+                origin = f", a rerun of {old}"
+            say(f"{flow.name} {run_id}{origin}")
         was_over = await has_finished(log, run_id)
         watching = asyncio.create_task(
             show_progress(log, flow.graph, run_id, quiet=settings.quiet or was_over)
@@ -228,7 +237,9 @@ async def _run(
         finally:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
-        counts = watching.result() if not watching.cancelled() else None
+        counts: Counts | None = None
+        if not watching.cancelled():
+            counts = watching.result()
         value, no_value = await _read_value(flow, launch, state)
     if was_over and not settings.quiet:
         say(f"run {run_id} had finished before, so nothing was run")
@@ -278,20 +289,29 @@ def _document(outcome: _Outcome) -> str:
     if outcome.no_value:
         summary["value_omitted"] = outcome.no_value
     document = json.dumps(summary)
-    return document if outcome.value is None else f'{document[:-1]}, "value": {outcome.value}}}'
+    if outcome.value is None:
+        return document
+    return f'{document[:-1]}, "value": {outcome.value}}}'
 
 
 def _say_outcome(outcome: _Outcome, settings: _Settings) -> None:
-    counts, word, run_id = outcome.counts, outcome.word, outcome.run_id
-    done = ""
-    if counts is not None:
-        done = f", {counts.done.total()} of {counts.total.total()} tasks"
-        rest = ended_badly(counts.failed.total(), counts.blocked.total())
-        done += f" done, {rest}" if rest else ""
-        if counts.cached:
-            done += f", {counts.cached} cached (saved {counts.saved_us / 1e6:.1f} s)"
-    why = "" if word == "success" else f": {outcome.state.message}"
-    say(f"{run_id} ", Colored(word, word, bold=True), f"{done}, {outcome.took_s:.1f} s{why}")
+    word, run_id = outcome.word, outcome.run_id
+    facts = ""
+    if outcome.counts is not None:
+        facts = _in_words(outcome.counts)
+    facts += f", {outcome.took_s:.1f} s"
+    if word != "success":
+        facts += f": {outcome.state.message}"
+    say(f"{run_id} ", Colored(word, word, bold=True), facts)
     if word != "success":
         say(f"look at it with: {command_line('show', run_id, log=settings.log)}")
         say(f"run the rest once it is mended: {command_line('rerun', run_id, log=settings.log)}")
+
+
+def _in_words(counts: Counts) -> str:
+    words = f", {counts.done.total()} of {counts.total.total()} tasks"
+    if rest := ended_badly(counts.failed.total(), counts.blocked.total()):
+        words += f" done, {rest}"
+    if counts.cached:
+        words += f", {counts.cached} cached (saved {counts.saved_us / 1e6:.1f} s)"
+    return words

@@ -82,9 +82,12 @@ def escaped(text: str, *, lines: bool = False) -> str:
     if text.isprintable():
         return text
     kept = f"{_JOINERS}\n\t" if lines else _JOINERS
-    return "".join(
-        c if c.isprintable() or c in kept or category(c) not in _UNSAFE else _python_escape(c) for c in text
-    )
+    return "".join(c if _is_safe(c, kept) else _python_escape(c) for c in text)
+
+
+def _is_safe(char: str, kept: str = _JOINERS) -> bool:
+    """Whether a character is written as it is: no terminal obeys it, or it is one of those that are kept."""
+    return char.isprintable() or char in kept or category(char) not in _UNSAFE
 
 
 def _python_escape(char: str) -> str:
@@ -128,8 +131,11 @@ def write_table(head: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
     if sys.stdout.isatty():
         _draw_table(head, rows)
     else:
-        lines = ["\t".join(_line([cell], sys.stdout) for cell in row) for row in (head, *rows)]
-        _send("\n".join(lines), sys.stdout)
+        _send("\n".join(map(_tabbed, (head, *rows))), sys.stdout)
+
+
+def _tabbed(row: Sequence[Cell]) -> str:
+    return "\t".join(_line([cell], sys.stdout) for cell in row)
 
 
 def _draw_table(head: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
@@ -164,12 +170,15 @@ def when(at_us: int) -> str:
 
 def seconds(number: float | None) -> str:
     """Return a duration in seconds as a cell of a table; empty for None."""
-    return "" if number is None else f"{number:.2f}s"
+    if number is None:
+        return ""
+    return f"{number:.2f}s"
 
 
 def _safe(cell: Cell, *, lines: bool = False) -> Colored:
-    text, state, bold = cell if isinstance(cell, Colored) else Colored(cell, "")
-    return Colored(escaped(text, lines=lines), state, bold)
+    if isinstance(cell, Colored):
+        return cell._replace(text=escaped(cell.text, lines=lines))
+    return Colored(escaped(cell, lines=lines), "")
 
 
 def _line(parts: Sequence[Cell], stream: IO[Any], *, lines: bool = False) -> str:
@@ -177,8 +186,9 @@ def _line(parts: Sequence[Cell], stream: IO[Any], *, lines: bool = False) -> str
     for part in parts:
         text, state, bold = _safe(part, lines=lines)
         text = _encodable(text, stream, _python_escape)
-        is_plain = not wants_color(stream) or state not in COLORS
-        shown.append(text if is_plain else click.style(text, fg=COLORS[state], bold=bold or None))
+        if state in COLORS and wants_color(stream):
+            text = click.style(text, fg=COLORS[state], bold=bold or None)
+        shown.append(text)
     return "".join(shown)
 
 
@@ -217,7 +227,9 @@ def as_json(value: Any) -> str:
     except RecursionError:
         raise Unprintable("it is nested too deeply, or contains itself") from None
     except (TypeError, ValueError, OverflowError, msgspec.MsgspecError) as error:
-        why = "JSON has no NaN and no infinity" if "JSON compliant" in str(error) else str(error)
+        why = str(error)
+        if "JSON compliant" in why:
+            why = "JSON has no NaN and no infinity"
         raise Unprintable(f"{type(value).__qualname__} cannot be written as JSON: {why}") from None
 
 
@@ -227,8 +239,9 @@ def write_json(text: str, stream: IO[Any] | None = None, *, ascii_only: bool = T
 
     def rewritten(match: re.Match[str]) -> str:
         char = match[0]
-        is_safe = not ascii_only and (char.isprintable() or char in _JOINERS or category(char) not in _UNSAFE)
-        return char if is_safe else _json_escape(char)
+        if ascii_only or not _is_safe(char):
+            return _json_escape(char)
+        return char
 
     _send(_encodable(_NEVER_IN_JSON.sub(rewritten, text), out, _json_escape), out)
 

@@ -6,8 +6,10 @@ Bars are drawn at most ten times a second, whatever the number of events. Rich i
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from operator import itemgetter
 from typing import Any
 
 from eventflow.cli.output import escaped, say, terminal
@@ -85,15 +87,18 @@ def _table(name: str, counts: Counts) -> Any:
         ended = counts.done + counts.failed + counts.blocked
         groups.sort(key=lambda group: (not counts.running[group], ended[group] >= counts.total[group]))
     shown = groups[: _LINES - 1]
-    columns = (counts.total, counts.running, counts.done, counts.failed, counts.blocked)
-    rows = [(name, [column.total() for column in columns])]
-    rows += [(f"  {group}", [column[group] for column in columns]) for group in shown]
     table = Table.grid(padding=(0, 2))
-    for label, (total, running, done, failed, blocked) in rows:
+
+    def add_row(label: str, number_in: Callable[[Counter[str]], int]) -> None:
+        total, running, done = map(number_in, (counts.total, counts.running, counts.done))
         bar = ProgressBar(total=max(total, 1), completed=done, width=28)
-        at_work = Text(f"{running} running" if running else "", style="cyan")
-        badly = Text(ended_badly(failed, blocked), style="red")
+        at_work = Text(f"{running} running", style="cyan") if running else Text()
+        badly = Text(ended_badly(number_in(counts.failed), number_in(counts.blocked)), style="red")
         table.add_row(Text(escaped(label)), bar, Text(f"{done}/{total}", justify="right"), at_work, badly)
+
+    add_row(name, Counter.total)
+    for group in shown:
+        add_row(f"  {group}", itemgetter(group))
     if len(groups) > len(shown):
         table.add_row(Text(f"  +{len(groups) - len(shown)} more", style="dim"))
     return table

@@ -6,7 +6,7 @@ They open the log read-only: they take no lock, write nothing, create no log, an
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 import click
@@ -172,7 +172,9 @@ class _Column(NamedTuple):
 
 
 def _state_cell(task: TaskReport) -> Cell:
-    return Colored(task.state, task.state if task.children is None else task.children.outcome)
+    if task.children is None:
+        return Colored(task.state, task.state)
+    return Colored(task.state, task.children.outcome)
 
 
 def _seconds(task: TaskReport) -> float | None:
@@ -249,13 +251,18 @@ def events(run: str, log: str | None, as_json: bool) -> None:
             when(row["at_us"])[11:],
             row["kind"],
             row["task"],
-            " ".join(f"{field}={_one_line(value)}" for field, value in row["details"].items()),
+            _details(row["details"]),
         )
         for row in rows
     ]
     write_table(("N", "TIME", "EVENT", "TASK", "DETAILS"), table)
 
 
+def _details(details: Mapping[str, Any]) -> str:
+    return " ".join(f"{field}={_one_line(value)}" for field, value in details.items())
+
+
 def _one_line(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
-    return " ".join(text.split())
+    if not isinstance(value, str):
+        value = json.dumps(value)
+    return " ".join(value.split())

@@ -62,5 +62,7 @@ class ArgumentNames:
         return ", ".join(shown)
 
     def _too_many(self, given: int) -> str:
-        limit = f"{self.positional} positional {self.kind}{'' if self.positional == 1 else 's'}"
+        limit = f"{self.positional} positional {self.kind}"
+        if self.positional != 1:
+            limit += "s"
         return f"{self.label} takes {limit} ({self}), but {given} were given"

@@ -77,7 +77,9 @@ class BuiltFlow(msgspec.Struct, frozen=True, kw_only=True):
     def serializer(self, parameter: str, keyring: Keyring | None) -> ResultSerializer:
         """Return the serializer of a parameter, with a log's signing keys."""
         serializer = self.serializers[parameter]
-        return serializer.with_keyring(keyring) if isinstance(serializer, Serializer) else serializer
+        if isinstance(serializer, Serializer):
+            return serializer.with_keyring(keyring)
+        return serializer
 
     def serialize(self, parameter: str, value: Any, keyring: Keyring | None) -> Inline:
         """Serialize the value of a parameter; `SerializationError` names flow and parameter."""

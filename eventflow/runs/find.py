@@ -5,7 +5,7 @@ Nothing here writes to a log that was opened read-only.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from eventflow.events import RunClaimed, RunFinished, RunStarted, run_stream
 from eventflow.ports import EventLog
@@ -68,11 +68,23 @@ async def find_run(log: EventLog, text: str) -> str:
     if len(matches) == 1:
         return matches[0]
     if matches:
-        shown = matches[:_NAMED_MAX]
-        names = ", ".join(run_id if run_id.isprintable() else repr(run_id) for run_id in shown)
-        more = f" and {len(matches) - _NAMED_MAX} more" if len(matches) > _NAMED_MAX else ""
-        raise RunAmbiguous(f"{text!r} is the beginning of several runs: {names}{more}")
+        raise RunAmbiguous(f"{text!r} is the beginning of several runs: {_listed(matches)}")
     raise RunNotFound(f"there is no run {text!r} in this log{did_you_mean(text, runs, otherwise='')}")
+
+
+def _listed(run_ids: Sequence[str]) -> str:
+    """The ids in a message, a long list shortened."""
+    shown = ", ".join(map(_printable, run_ids[:_NAMED_MAX]))
+    if len(run_ids) <= _NAMED_MAX:
+        return shown
+    return f"{shown} and {len(run_ids) - _NAMED_MAX} more"
+
+
+def _printable(run_id: str) -> str:
+    """A run id as it is; with escapes if it has characters that cannot be printed."""
+    if run_id.isprintable():
+        return run_id
+    return repr(run_id)
 
 
 async def status_of(log: EventLog, row: RunRow) -> str:

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Generic, ParamSpec, TypeVar, assert_never
 
+from eventflow.events import RunStarted
 from eventflow.graph import Arg, Const, DictOf, ListOf, Ref, TupleOf
 from eventflow.logs.open import log_of
 from eventflow.machine import Phase
 from eventflow.ports import EventLog, Value
 from eventflow.projections import RunNotFound, open_run
-from eventflow.result import NoResult, Result
+from eventflow.result import NoResult, Payload, Result
 from eventflow.runner.flow_runner import FlowRunner
 from eventflow.runner.ownership import read_run
 from eventflow.runner.request import Request, RunOptions
@@ -103,7 +104,9 @@ class Launch(Generic[P, R]):
             raise RunNotFinished(f"run {states.run_id!r} has no value yet: {states.state.message}")
         if states.state.is_cancelled():
             raise NoValue(f"run {states.run_id!r} was cancelled, so it has no value: {states.state.message}")
-        value: Any = None if arg is None else _evaluate(arg, states)
+        value: Any = None
+        if arg is not None:
+            value = _evaluate(arg, states)
         if isinstance(states.state, Failed):  # even if the returned task succeeded
             raise states.root_error()
         if value is NoResult:
@@ -137,10 +140,14 @@ class Launch(Generic[P, R]):
     async def _request(self, log: EventLog, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Request:
         """Return the request for the run; a parameter of an existing run that is not given is as recorded."""
         built, run_id = self._built, self._options["run_id"]
-        birth = await birth_of(log, run_id) if run_id is not None else None
-        if birth is None and not self._options["wait"]:
+        birth: RunStarted | None = None
+        parameters: dict[str, Payload] = {}
+        if run_id is not None:
+            birth = await birth_of(log, run_id)
+        if birth is not None:
+            parameters.update(birth.parameters)
+        elif not self._options["wait"]:
             raise RunNotFound(f"there is no run {run_id!r} in this log")
-        parameters = dict(birth.parameters) if birth is not None else {}
         extra_values: list[Value] = []
         given = built.given(args, kwargs)
         for name, value in built.convert(given, only_given=birth is not None).items():

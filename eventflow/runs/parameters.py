@@ -8,7 +8,7 @@ converted values are recorded.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -114,8 +114,8 @@ def type_text(declared: Any) -> str:
         return " | ".join(map(type_text, args))
     if origin is not None:
         name = getattr(origin, "__qualname__", None) or str(origin).rpartition(".")[2]
-        shown = map(repr, args) if name == "Literal" else map(type_text, args)
-        return f"{name}[{', '.join(shown) or '()'}]"
+        show: Callable[[Any], str] = repr if name == "Literal" else type_text
+        return f"{name}[{', '.join(map(show, args)) or '()'}]"
     return getattr(declared, "__qualname__", None) or str(declared).rpartition(".")[2]
 
 
@@ -147,13 +147,22 @@ def _convert(declared: Any, value: Any) -> Any:
         return value
     if get_origin(declared) is Annotated and _only_instances(get_args(declared)[0]):
         declared = get_args(declared)[0]
-    parts = get_args(declared) if get_origin(declared) in (Union, UnionType) else (declared,)
+    parts = _parts(declared)
     if any(_is_instance(part, value) for part in parts):
         return value
     makes = tuple(part for part in parts if not _only_instances(part))
     if not makes:
         return _instance(declared, value)
-    return msgspec.convert(value, declared if makes == parts else Union[makes], dec_hook=_instance)  # noqa: UP007
+    if makes != parts:
+        declared = Union[makes]  # noqa: UP007
+    return msgspec.convert(value, declared, dec_hook=_instance)
+
+
+def _parts(declared: Any) -> tuple[Any, ...]:
+    """The types of a union, or the type itself."""
+    if get_origin(declared) in (Union, UnionType):
+        return get_args(declared)
+    return (declared,)
 
 
 def _is_instance(declared: Any, value: Any) -> bool:
@@ -230,8 +239,7 @@ def _lenient(declared: Any, value: Any) -> Any:
     try:
         return _convert(declared, value)
     except msgspec.ValidationError as refused:
-        parts = get_args(declared) if get_origin(declared) in (Union, UnionType) else (declared,)
-        for part in parts:
+        for part in _parts(declared):
             if isinstance(part, type) and issubclass(part, Enum):
                 if value in part.__members__:
                     return part[value]
@@ -239,7 +247,9 @@ def _lenient(declared: Any, value: Any) -> Any:
         try:
             return msgspec.convert(value, declared, dec_hook=_path)
         except (msgspec.ValidationError, TypeError) as second:
-            raise (second if str(second).startswith(_NO_PATH) else refused) from None
+            if str(second).startswith(_NO_PATH):
+                raise second from None
+            raise refused from None
 
 
 _NO_PATH: Final = "An empty path"

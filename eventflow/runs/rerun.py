@@ -110,7 +110,9 @@ def _takes(
 async def _check_target(log: EventLog, options: RunOptions, old: RunView) -> None:
     """Refuse a target run that exists, unless it is this very rerun, to be resumed."""
     target = options["run_id"]
-    birth = await birth_of(log, target) if target is not None else None
+    if target is None:
+        return
+    birth = await birth_of(log, target)
     if birth is not None and (birth.origin is None or birth.origin.stream != old.stream):
         raise ValueError(
             f"run {target!r} exists already: a rerun is a new run, so choose another run_id, or none"
@@ -135,4 +137,6 @@ def _parameters(built: BuiltFlow, facts: RunFacts) -> tuple[dict[str, Payload], 
 def _default_of(node: ParameterNode) -> tuple[Payload, Value | None]:
     assert node.default is not None, "required parameters were checked before"
     payload = node.default.value
-    return to_store(payload) if isinstance(payload, Inline) else (payload, None)
+    if isinstance(payload, Inline):
+        return to_store(payload)
+    return payload, None

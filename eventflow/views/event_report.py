@@ -62,8 +62,10 @@ def event_report(graph: Graph, record: Record) -> EventReport:
     4 task_succeeded double 1
     ```
     """
-    event = record.event
+    event, task = record.event, ""
     address = getattr(event, "task", None)
+    if address is not None and address[0] < len(graph.nodes):
+        task = graph.name_at(address)
     details: dict[str, Any] = {}
     for field in event.__struct_fields__:
         shown = _brief(getattr(event, field))
@@ -73,7 +75,7 @@ def event_report(graph: Graph, record: Record) -> EventReport:
         version=record.version,
         at_us=record.at,
         kind=kind_of(event),
-        task=graph.name_at(address) if address and address[0] < len(graph.nodes) else "",
+        task=task,
         details=details,
     )
 
@@ -85,8 +87,10 @@ def _brief(value: Any) -> Any:  # noqa: PLR0911 - one return for each shape
             return f"{value.codec}, {value.size} bytes, stored"
         case Inline():
             return f"{value.codec}, {len(value.data)} bytes"
+        case CacheMiss(detail=""):
+            return value.reason
         case CacheMiss():
-            return f"{value.reason}: {value.detail}" if value.detail else value.reason
+            return f"{value.reason}: {value.detail}"
         case Origin():
             return f"{value.stream} {value.version}"
         case bytes():

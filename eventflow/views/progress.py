@@ -88,13 +88,11 @@ class Progress:
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
-        self._groups = [
-            graph.task_of(i).name if i in graph.task_nodes else "" for i in range(len(graph.nodes))
-        ]
+        self._groups = {node: graph.task_of(node).name for node in graph.task_nodes}
 
     def initial(self) -> Counts:
         """Count all tasks as outstanding."""
-        groups = [group for group in self._groups if group]
+        groups = self._groups.values()
         # All keys exist from the start, because the thread that draws may iterate when a count changes.
         none = dict.fromkeys(groups, 0)
         return Counts(Counter(groups), Counter(none), Counter(none), Counter(none), Counter(none))

@@ -27,7 +27,7 @@ from functools import cache
 from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar, get_type_hints
+from typing import Any, Generic, Protocol, TypeVar, get_args, get_type_hints
 
 import msgspec
 
@@ -192,7 +192,11 @@ class Fold(Generic[S]):
 
     @classmethod
     def start(cls, projection: Projection[S]) -> Fold[S]:
-        """Return the fold of no records."""
+        """Return the fold of no records. Raises `TypeError` if a class is given in place of its object."""
+        if isinstance(projection, type):
+            raise TypeError(
+                f"{projection.__name__} is the class of a projection: give an object, {projection.__name__}()"
+            )
         return cls(projection, projection.initial())
 
     def push(self, record: Record) -> None:
@@ -200,6 +204,8 @@ class Fold(Generic[S]):
         assert record.position > self.position, f"record {record.position} is not after {self.position}"
         self.state = self.projection.apply(self.state, record)
         self.position = record.position
+        if self.state is None:
+            _check_none(self.projection)
 
     def frozen(self) -> Fold[S]:
         """Return a copy that later records do not change."""
@@ -220,6 +226,8 @@ async def replay(
     start: Fold[S] | None = None,
 ) -> Fold[S]:
     """Fold the log, or one stream, up to and including position `until`; no user code runs.
+
+    Raises `TypeError` if `projection` is a class, or if its `apply` returns None, which is no state of it.
 
     A fold passed as `start` is continued in place and returned. Without it, a projection that has a `snapshot_name`
     continues the log's snapshot with this name, if there is one.
@@ -256,6 +264,8 @@ async def replay(
     async for record in log.read(stream=stream, after=position, until=until):
         state = apply(state, record)
         position = record.position
+        if state is None:
+            _check_none(projection)
     fold.state, fold.position = state, position
     return fold
 
@@ -303,6 +313,13 @@ async def follow(
         if stream is None or record.stream == stream:
             fold.push(record)
             yield fold
+
+
+def _check_none(projection: Any) -> None:
+    """Raise `TypeError` for a state that is None, if the projection declares no such state."""
+    declared = state_type(projection)
+    if declared is not type(None) and declared is not Any and type(None) not in get_args(declared):
+        raise TypeError(f"{type(projection).__qualname__}.apply returned None: it must return the state")
 
 
 class RunNotFound(LookupError):
@@ -376,6 +393,8 @@ async def read_graphs(log: EventLog, facts: RunFacts, graphs: MutableMapping[str
 async def latest_fold(log: EventLog, projection: Projection[S], *, until: int | None = None) -> Fold[S]:
     """Return the fold to continue: of the log's snapshot, if there is a sound one up to `until`, or of no records."""
     fold = data = None
+    if isinstance(projection, type):
+        return Fold.start(projection)  # it says that a class is no projection
     name: str | None = getattr(projection, "snapshot_name", None)
     if name is not None:
         data = await log.snapshot(name)

@@ -51,8 +51,8 @@ class Typed:
         """Open as the declared type."""
         if declared is Any:
             raise DeserializationError(
-                f"codec {self.name!r} keeps no types: opening it needs the declared type of the value; "
-                "use Serializer(type=…) with the type that the producing task declares"
+                f"codec {self.name!r} stores no type, so this value needs the declared type of its task: read the run with "
+                "FLOW.options(run_id=..., wait=False).run(), or open the payload with Serializer(TYPE)"
             )
         decode = self._decode_as(declared)
         if decode is None:

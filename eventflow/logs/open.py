@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
-from typing import Final, TypeAlias
+from types import TracebackType
+from typing import Final, NoReturn, TypeAlias
 from weakref import WeakKeyDictionary
 
 from eventflow.logs.memory import MemoryLog
@@ -39,8 +40,7 @@ _memory: Final[list[MemoryLog]] = []
 _open: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, _Handle]]] = WeakKeyDictionary()
 
 
-@asynccontextmanager
-async def open_log(url: str | None = None, *, read_only: bool = False) -> AsyncIterator[EventLog]:
+def open_log(url: str | None = None, *, read_only: bool = False) -> AbstractAsyncContextManager[EventLog]:
     """Open the log of a URL, or the default log, for a block of code, and close it at the end of the block.
 
     ```python
@@ -69,6 +69,34 @@ async def open_log(url: str | None = None, *, read_only: bool = False) -> AsyncI
     Raises `InvalidLogURL` if the URL is invalid. A SQLite log raises `LogUnusable` or `LogDamaged` if the file cannot
     be used; with `read_only` also if it does not exist.
     """
+    return _LogBlock(_open_log(url, read_only=read_only))
+
+
+class _LogBlock(AbstractAsyncContextManager[EventLog]):
+    """The block of an `open_log`, which explains itself if it is used as a log."""
+
+    def __init__(self, block: AbstractAsyncContextManager[EventLog]) -> None:
+        self._block = block
+
+    async def __aenter__(self) -> EventLog:
+        return await self._block.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        return await self._block.__aexit__(kind, error, traceback)
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise AttributeError(
+            f"{self!r} has no {name!r}: write `async with open_log(...) as log:`, and use `log`"
+        )
+
+    def __repr__(self) -> str:
+        return "open_log(...)"
+
+
+@asynccontextmanager
+async def _open_log(url: str | None, *, read_only: bool) -> AsyncIterator[EventLog]:
     if url is None:
         url = default_url()
     else:

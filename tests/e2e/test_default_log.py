@@ -8,7 +8,9 @@ import re
 import subprocess
 import sys
 import threading
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +21,7 @@ from eventflow.logs.open import shared_log
 from eventflow.logs.urls import InvalidLogURL, check_url, default_url
 from eventflow.project import InvalidSetting
 from eventflow.projections import Runs
+from eventflow.result import DeserializationError
 
 
 @task
@@ -31,6 +34,25 @@ async def add(a: int, b: int) -> int:
 def sums(a: int) -> int:
     """Two steps."""
     return add(add(a, 1), 2)
+
+
+@dataclass
+class Day:
+    """A declared type."""
+
+    name: str
+
+
+@task
+async def day() -> Day:
+    """A value that needs its declared type."""
+    return Day("monday")
+
+
+@flow
+def dated() -> Day:
+    """One task."""
+    return day()
 
 
 @pytest.fixture
@@ -182,6 +204,29 @@ async def test_open_log_opens_and_closes(tmp_path: Path) -> None:
     async with open_log() as memory:
         assert isinstance(memory, MemoryLog)
     await memory.head()
+
+
+async def test_open_log_without_its_block_says_how_to_write_it() -> None:
+    """A forgotten `async with` is an error with the fix, in Python and as an option of a run."""
+    log: Any = open_log("memory:")
+    with pytest.raises(AttributeError, match=r"no 'read': write `async with open_log\(\.\.\.\) as log:`"):
+        await replay(log, Runs())
+    with pytest.raises(TypeError, match=r"open_log.*is no log"):
+        sums.options(log=log)
+
+
+async def test_a_value_that_needs_its_type_names_the_call_that_reads_it() -> None:
+    """Without the flow's code, a value of a declared class says how to read it; with the flow it opens."""
+    log = MemoryLog()
+    await dated.options(log=log, run_id="a").run()
+    state = await state_of("a", log=log)
+    with pytest.raises(
+        DeserializationError,
+        match=r"needs the declared type.*FLOW\.options\(run_id=\.\.\., wait=False\)\.run\(\)",
+    ):
+        _ = state.result["day"].result
+    state = await dated.options(log=log, run_id="a", wait=False).run()
+    assert state.result["day"].result == Day("monday")
 
 
 async def test_open_log_says_at_once_that_a_file_is_not_ours(tmp_path: Path) -> None:

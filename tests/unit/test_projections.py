@@ -335,3 +335,53 @@ async def _until_closed(watch: Callable[[], Awaitable[None]]) -> None:
 async def _until(true: Callable[[], bool]) -> None:
     while not true():
         await checkpoint()
+
+
+async def test_a_class_in_place_of_a_projection_is_refused() -> None:
+    """Forgotten parentheses are named, by `replay`, `follow` and `Fold.start`."""
+    kind: Any = Runs
+    with pytest.raises(TypeError, match=r"give an object, Runs\(\)"):
+        await replay(MemoryLog(), kind)
+    with pytest.raises(TypeError, match=r"Runs\(\)"):
+        await anext(follow(MemoryLog(), kind))
+    with pytest.raises(TypeError, match=r"Runs\(\)"):
+        Fold.start(kind)
+
+
+class Forgetful:
+    """Its `apply` returns nothing."""
+
+    name = "forgetful"
+    version = 1
+
+    def initial(self) -> dict[str, int]:
+        """Nothing yet."""
+        return {}
+
+    def apply(self, state: dict[str, int], record: Record) -> Any:
+        """Change the state in place, and forget to return it."""
+        state[record.stream] = record.version
+
+
+class Last(Forgetful):
+    """A projection whose state may be None."""
+
+    def initial(self) -> int | None:  # type: ignore[override]
+        """None."""
+        return None
+
+    def apply(self, state: int | None, record: Record) -> int | None:  # type: ignore[override]
+        """None for odd versions."""
+        return None if record.version % 2 else record.version
+
+
+async def test_an_apply_that_returns_nothing_is_refused() -> None:
+    """The error names the method; a projection that declares None as a state keeps it."""
+    log = MemoryLog()
+    await log.append(Write("flow/f", 0, (Draft(1, FlowDefined(graph=GRAPH)),)))
+    with pytest.raises(TypeError, match=r"Forgetful\.apply returned None: it must return the state"):
+        await replay(log, Forgetful())
+    [record] = [record async for record in log.read()]
+    with pytest.raises(TypeError, match=r"Forgetful\.apply returned None"):
+        Fold.start(Forgetful()).push(record)
+    assert (await replay(log, Last())).state is None

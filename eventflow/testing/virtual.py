@@ -15,7 +15,7 @@ import selectors
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import wraps
-from inspect import signature
+from inspect import iscoroutinefunction, signature
 from typing import Any, Final, TypeVar
 
 from eventflow.executors.limit import limited_pool
@@ -239,7 +239,9 @@ def simulate(main: Callable[[VirtualWorld], Awaitable[T]], *, seed: int = 0) -> 
 def simulated(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
     """Make an async test that takes `world` a plain one, which runs it on a virtual clock.
 
-    The other parameters stay, so fixtures and `parametrize` work as for any test.
+    The other parameters stay, so fixtures and `parametrize` work as for any test. Raises `TypeError` for a plain
+    function, and for a test without the parameter `world`. Pass `world=world` to the options of each flow; a flow without
+    it runs in real time.
 
     ```python
     import asyncio
@@ -255,12 +257,20 @@ def simulated(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
     test_an_hour_passes()
     ```
     """
+    name, whole = getattr(test, "__qualname__", repr(test)), signature(test)
+    if not iscoroutinefunction(test):
+        raise TypeError(
+            f"@simulated: {name} is not an `async def` function; a plain test needs no virtual clock"
+        )
+    if "world" not in whole.parameters:
+        raise TypeError(
+            f"@simulated: {name} has no parameter `world`: add it, and pass world=world to the flow's options"
+        )
 
     @wraps(test)
     def run(**given: Any) -> None:
         simulate(lambda world: test(world=world, **given))
 
-    whole = signature(test)
     others = [parameter for name, parameter in whole.parameters.items() if name != "world"]
     run.__signature__ = whole.replace(parameters=others)  # type: ignore[attr-defined]  # pytest and Hypothesis read it
     return run

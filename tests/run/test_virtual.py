@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 
 import anyio
 import pytest
 
 from eventflow.ports import BodyReturned, Outcome
-from eventflow.testing import VirtualWorld, simulate
+from eventflow.testing import VirtualWorld, simulate, simulated
 
 HOUR = 3600.0
 
@@ -26,6 +27,22 @@ def test_hours_pass_in_no_time() -> None:
     began = time.monotonic()
     assert simulate(main) == 2 * 3600 * 1_000_000
     assert time.monotonic() - began < 60
+
+
+def test_simulated_refuses_a_test_that_it_cannot_run() -> None:
+    """A plain function, and a test without `world`, are refused when they are decorated."""
+
+    def plain(world: VirtualWorld) -> None:
+        """No coroutine."""
+
+    async def without() -> None:
+        """No world."""
+
+    function: Any = plain
+    with pytest.raises(TypeError, match=r"@simulated: .*plain is not an `async def` function"):
+        simulated(function)
+    with pytest.raises(TypeError, match=r"@simulated: .*without has no parameter `world`: add it"):
+        simulated(without)
 
 
 def test_timers_fire_in_their_order() -> None:

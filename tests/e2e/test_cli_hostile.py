@@ -147,7 +147,7 @@ def test_a_message_of_several_lines_is_shown_whole_and_makes_no_line_of_its_own(
         ["run", "\x1b[31m.py:f"],
         ["run", "x:y", "--durability", "\u202e"],
         ["runs", "--log", "\x9b2J"],
-        ["show", "x", "\x1b]0;a\x07"],
+        ["show", "x", "y", "\x1b]0;a\x07"],
     ],
 )
 def test_the_errors_about_arguments_are_escaped_too(

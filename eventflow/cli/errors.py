@@ -28,8 +28,8 @@ from eventflow.runner.compatibility import FlowChanged
 from eventflow.runner.ownership import UnknownEvents
 from eventflow.runner.parameters import ParametersDiffer
 from eventflow.runs.find import EntryNotRecorded, RunAmbiguous
+from eventflow.runs.moment import VersionNotFound
 from eventflow.runs.parameters import ParameterError
-from eventflow.runs.report import VersionNotFound
 from eventflow.runs.rerun import RunNotFinished
 
 __all__ = ["CommandError", "Exit", "command_errors", "command_line", "in_shell"]

@@ -8,15 +8,12 @@ from msgspec.structs import replace
 
 from eventflow.events import run_stream
 from eventflow.ports import EventLog
-from eventflow.projections import Fold, RunNotFound, RunReport, Timeline, latest_fold, run_report, view_of
+from eventflow.projections import Fold, RunNotFound, RunReport, Timeline, run_report, view_of
+from eventflow.runs.moment import read_moment
 from eventflow.views.event_report import EventReport, event_report
-from eventflow.views.run import RunFacts, RunView
+from eventflow.views.run import RunView
 
-__all__ = ["VersionNotFound", "read_events", "read_report"]
-
-
-class VersionNotFound(LookupError):
-    """A run has no event with the given number."""
+__all__ = ["read_events", "read_report"]
 
 
 async def read_report(log: EventLog, run_id: str, *, version: int | None = None) -> RunReport:
@@ -50,39 +47,18 @@ async def read_report(log: EventLog, run_id: str, *, version: int | None = None)
     runner kept is used if it is not newer than `version`. The report of now says `stopped` for a run whose owner has
     ended without releasing it. Raises `RunNotFound`, `VersionNotFound`, and `LogDamaged`.
     """
-    stream = run_stream(run_id)
-    head = await log.head(stream)
-    shown = head if version is None else version
-    if head and not 1 <= shown <= head:
-        raise VersionNotFound(f"run {run_id!r} has events 1 to {head}, and none with the number {version}")
     timeline = Fold.start(Timeline())
-    view, run_fold = None, None
-    async for record in log.read(stream=stream):
-        if view is None or run_fold is None:
-            view = await view_of(log, record)
-            run_fold = await _start(log, view, shown)
-        timeline.push(record)
-        if record.position > run_fold.position:
-            run_fold.push(record)
-        if record.version == shown:
-            report = replace(run_report(view, run_fold.state, timeline.state), head=head)
-            return await _with_liveness(log, report)
-    raise RunNotFound(f"there is no run {run_id!r} in this log")
-
-
-async def _start(log: EventLog, view: RunView, version: int) -> Fold[RunFacts]:
-    """Return the log's snapshot of a run, or the fold of no records if there is none up to this version."""
-    snapshot = await latest_fold(log, view)
-    return snapshot if snapshot.state.run.version <= version else Fold.start(view)
+    moment = await read_moment(log, run_id, version=version, timeline=timeline)
+    report = run_report(moment.view, moment.facts, timeline.state)
+    return await _with_liveness(log, replace(report, head=moment.head))
 
 
 async def _with_liveness(log: EventLog, report: RunReport) -> RunReport:
     """Return the report as it is, or as that of a stopped run if it is of now and no process owns the run."""
     if report.status != "running" or report.version != report.head or await log.is_live(report.run):
         return report
-    if (
-        await log.head(run_stream(report.run)) != report.head
-    ):  # the run went on, and has perhaps finished since
+    has_more = await log.head(run_stream(report.run)) != report.head
+    if has_more:  # the run went on after it was read, and may have finished
         return report
     return replace(report, status="stopped", message="its owner has ended without releasing it")
 

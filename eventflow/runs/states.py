@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from eventflow.events import run_stream
 from eventflow.ports import EventLog
-from eventflow.projections import Fold, RunNotFound, RunStates, view_of
-from eventflow.runs.report import VersionNotFound
-from eventflow.views.run import RunFacts, RunView
+from eventflow.projections import RunStates
+from eventflow.runs.moment import read_moment
 
 __all__ = ["read_states"]
 
@@ -43,20 +41,5 @@ async def read_states(log: EventLog, run_id: str, *, version: int | None = None)
     Pending
     ```
     """
-    view: RunView | None = None
-    run_fold: Fold[RunFacts] | None = None
-    async for record in log.read(stream=run_stream(run_id)):
-        if view is None or run_fold is None:
-            view = await view_of(log, record)
-            run_fold = Fold.start(view)
-        run_fold.push(record)
-        if record.version == version:
-            break
-    if view is None or run_fold is None:
-        raise RunNotFound(f"there is no run {run_id!r} in this log")
-    run_states = RunStates(view, run_fold.state, peek=log.peek)
-    if version not in (None, run_states.version):
-        raise VersionNotFound(
-            f"run {run_id!r} has events 1 to {run_states.version}, and none with the number {version}"
-        )
-    return run_states
+    moment = await read_moment(log, run_id, version=version)
+    return RunStates(moment.view, moment.facts, peek=log.peek)

@@ -13,7 +13,8 @@ from eventflow.events import Record
 from eventflow.ports import EventLog
 from eventflow.projections import Fold, RunNotFound, Timeline, dump, open_run, run_report
 from eventflow.runs.find import EntryNotRecorded, RunAmbiguous, find_run, list_runs, recorded_entry, status_of
-from eventflow.runs.report import VersionNotFound, read_report
+from eventflow.runs.moment import VersionNotFound
+from eventflow.runs.report import read_report
 from eventflow.testing.crash_log import Crash, CrashingLog
 
 

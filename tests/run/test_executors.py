@@ -30,14 +30,14 @@ from eventflow.testing.virtual import StillExecutor, VirtualWorld
 
 
 def perform(message: bytes) -> Outcome:
-    """Do what another process does with the bytes of a call: find the function, open the arguments, run it."""
+    """Do what another process does with the bytes of a call: find the task, open the arguments, run it, and serialize."""
     call = msgspec.msgpack.decode(message, type=RemoteCall)
-    serializer = Serializer()
+    called = resolve_name(call.entry)
     current.set(TaskContext(call.run, call.task, call.attempt, call.started_us))
     try:
-        arguments = {name: serializer.deserialize(value) for name, value in call.arguments.items()}
-        value = resolve_name(call.entry).fn(**arguments)
-        return BodyReturned(serializer.serialize(value))
+        arguments = {name: Serializer().deserialize(value) for name, value in call.arguments.items()}
+        value = called.fn(**arguments)
+        return BodyReturned(called.definition.body.serializer.serialize(value))
     except Exception as error:
         return BodyRaised(failure_of(error))
 
@@ -135,6 +135,7 @@ def test_a_body_is_sent_by_reference_and_its_values_as_bytes() -> None:
     assert state.result["total"].result == 12
     assert state.result["double[2]"].result == {"twice": 6, "task": "double[2]", "attempt": 1}
     assert {call.entry for call in calls} == {f"{__name__}:double", f"{__name__}:total"}
+    assert {call.entry for call in calls} == {known.entry for known in made.graph.tasks}
     assert all(isinstance(value, Inline) for call in calls for value in call.arguments.values())
 
 

@@ -283,11 +283,12 @@ class Lanes:
         """Lanes that are asked for, and those that were given since; the pool's lock guards them."""
         self.waits = False
         """Whether it is in the pool's queue."""
+        self._outer: _Stay | None = None
         outer = _stay.get()
         # In a forked child a call's own pool is not the one in use, and its lock may be taken for ever.
-        self._outer = outer if outer is not None and outer.pool is self._pool else None
-        if self._outer is not None:
-            self._pool.lend(self._outer)
+        if outer is not None and outer.pool is self._pool:
+            self._outer = outer
+            self._pool.lend(outer)
 
     @property
     def _pool(self) -> Pool:

@@ -77,7 +77,9 @@ class KeyMaker:
         try:
             known = await self._values.opened(facts, slot, self._known_parts)
             keyer = self._values.body(facts.run.node(slot)).cache_key
-            return known if keyer is None else known + await self._answer(facts, slot, keyer)
+            if keyer is None:
+                return known
+            return known + await self._answer(facts, slot, keyer)
         except Opaque:
             raise
         except Exception as error:  # opening runs code of users: serializers, `__getitem__`

@@ -120,16 +120,21 @@ class CacheLookup:
         if entry.at > max(now, self._world.now()):  # the entry may be made after this round began
             return "future", _in_the_future(entry, now)
         since = self._expired_us(node, entry, entry.event, now)
-        return entry if since is None else ("expired", _out_of_date(entry, since))
+        if since is not None:
+            return "expired", _out_of_date(entry, since)
+        return entry
 
     def _expired_us(self, node: int, entry: Record, event: TaskSucceeded, now: int) -> int | None:
         """Return the time since an entry expired, by its record or by the task's options of today; None if it did not."""
-        ends = [] if event.expires_at is None else [event.expires_at]
+        ends: list[int] = []
+        if event.expires_at is not None:
+            ends.append(event.expires_at)
         policy = self._plan.graph.task_of(node).policy.cache
         if policy is not None and policy.for_us:
             ends.append(entry.at + policy.for_us)
-        over = now - min(ends, default=now + 1)
-        return over if over >= 0 else None
+        if not ends or min(ends) > now:
+            return None
+        return now - min(ends)
 
     async def _unusable(self, facts: RunFacts, hits: Sequence[ReuseTask]) -> dict[int, _Miss]:
         """Return the slots whose entries have no usable value, each with the reason."""

@@ -127,7 +127,9 @@ def _check_types(serializers: RunSerializers, today: Graph, facts: RunFacts, run
 def of_another_type(message: str, held: Mapping[str, tuple[Difference, ...]], fix: str) -> FlowChanged:
     """Return the error for values whose types differ; `held` has them in words, such as `the result of 'fetch'`."""
     names = [*held]
-    more = f" and {len(names) - _NAMED_MAX} more" if len(names) > _NAMED_MAX else ""
+    more = ""
+    if len(names) > _NAMED_MAX:
+        more = f" and {len(names) - _NAMED_MAX} more"
     rows = dict.fromkeys(row for value_differences in held.values() for row in value_differences)
     return FlowChanged(
         f"{message} ({', '.join(names[:_NAMED_MAX])}{more}):",
@@ -164,14 +166,18 @@ def _rows(graph: Graph) -> dict[str, str]:
     """Describe each node in words, and the flow itself."""
     rows = {node.name: _describe(graph, i) for i, node in enumerate(graph.nodes)}
     judged = ", ".join(graph.nodes[i].name for i in graph.reference) or "the terminal tasks"
-    returned = "nothing" if graph.value is None else _text(graph, graph.value)
+    returned = "nothing"
+    if graph.value is not None:
+        returned = _text(graph, graph.value)
     return {**rows, "(the flow)": f"returns {returned}; judged on {judged}"}
 
 
 def _describe(graph: Graph, index: int) -> str:
     if index in graph.parameter_nodes:
         parameter = graph.parameter_nodes[index]
-        default = "required" if parameter.required else f"default {_text(graph, parameter.default)}"
+        default = "required"
+        if not parameter.required:
+            default = f"default {_text(graph, parameter.default)}"
         return f"parameter: {parameter.annotation or 'any type'}, {default}"
     node = graph.task_nodes[index]
     inputs = [f"{item.name}={'each of ' * item.each}{_text(graph, item.arg)}" for item in node.inputs]
@@ -223,4 +229,6 @@ def _table(changes: tuple[Change, ...]) -> Iterator[str]:
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= _CELL_MAX else f"{text[: _CELL_MAX - 1]}…"
+    if len(text) <= _CELL_MAX:
+        return text
+    return f"{text[: _CELL_MAX - 1]}…"

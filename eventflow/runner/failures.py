@@ -130,7 +130,9 @@ def _parts_of(error: BaseException, *, deep: bool) -> tuple[list[BaseException],
     """
     if not _is_group(error):
         return [], 0
-    parts = list(_bottom(error)) if deep else list(_members(error))
+    parts = list(_members(error))
+    if deep:
+        parts = list(_bottom(error))
     return parts[:_MEMBERS_MAX], max(0, len(parts) - _MEMBERS_MAX)
 
 

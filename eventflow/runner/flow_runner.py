@@ -131,7 +131,7 @@ class FlowRunner:
         view, log, world, executor = self._view, self._log, self._world, self._executor
         inbox = Inbox()
         values = LiveValues(self._serializers, self._bindings, log)
-        gate = StartGate(view.plan, executor, values.needs_thread, inbox)
+        gate = StartGate(executor, values, inbox)
         cache = CacheLookup(view, values, log, world)
         scheduler = Scheduler(view.plan, values, cache, gate, RetryTimers(world), inbox)
         workers = Workers(view.run_id, inbox)

@@ -53,12 +53,7 @@ class LiveValues:
         """The serializers that write and open these values."""
         self._plan = plan = serializers.plan
         self._log = log
-        self._bodies: list[Body | None] = [
-            bindings[plan.graph.task_of(node).name] if node in plan.tasks else None
-            for node in range(len(plan.nodes))
-        ]
-        self.needs_thread = [body is not None and not body.is_async for body in self._bodies]
-        """For each node, whether its body is a plain function, which runs in a thread."""
+        self._bodies = [bindings[task.name] for task in plan.graph.tasks]
         self._live: dict[int, Any] = {}
         """Slot → a value that is shared."""
         self._payloads: dict[int, Inline] = {}
@@ -77,9 +72,12 @@ class LiveValues:
 
     def body(self, node: int) -> Body:
         """Return the body of a task node."""
-        body = self._bodies[node]
-        assert body is not None, f"node {node} is a parameter"
-        return body
+        return self._bodies[self._plan.tasks[node].task]
+
+    @property
+    def needs_threads(self) -> bool:
+        """Whether the body of any task is a plain function, which runs in a thread."""
+        return not all(body.is_async for body in self._bodies)
 
     def put(self, run: RunState, slot: int, value: Any, payload: Inline, *, share: bool) -> None:
         """Keep a new result for the downstream tasks, if there are any."""
@@ -203,8 +201,9 @@ class LiveValues:
 
     def leaf(self, facts: RunFacts, leaf: Leaf) -> Any:
         """Return the value at a leaf; to be called by a function that is given to `opened`."""
-        values = [self._value(facts, up) for up in leaf.slots]
-        value: Any = values[0] if leaf.children is None else values
+        value: Any = [self._value(facts, up) for up in leaf.slots]
+        if leaf.children is None:
+            (value,) = value
         if not leaf.path:
             return value
         try:
@@ -238,13 +237,14 @@ class LiveValues:
         """Open a recorded value; a large one is kept in memory, as if it had just been made."""
         payload = self.payload(facts, slot)
         if isinstance(payload, Stored):
-            payload = (
-                self._fetched.get(payload.digest) or self._lent.get(payload.digest) or self._peek(payload)
-            )
+            digest = payload.digest
+            payload = self._fetched.get(digest) or self._lent.get(digest) or self._peek(payload)
         if type(payload) is not Inline:
             name = facts.run.name(self._plan, slot)
             if isinstance(payload, Ending):
-                return NoResult if payload.failure is None else TaskError(name, payload.failure)
+                if payload.failure is None:
+                    return NoResult
+                return TaskError(name, payload.failure)
             raise ResultNotLoaded(f"the result of {name!r} is not in the log: {payload!r}")
         serializer = self.serializers.deserializer_of(slot, facts)  # another process may have recorded it
         value = reopen(payload, serializer)

@@ -27,7 +27,9 @@ class RetryTimers:
     @property
     def wake_at(self) -> int | None:
         """When the next retry is due, by the monotonic clock; None when there is none."""
-        return self._timers[0][0] if self._timers else None
+        if not self._timers:
+            return None
+        return self._timers[0][0]
 
     def restore(self, facts: RunFacts) -> None:
         """Continue from facts that were folded from the log; timers that run already are kept."""

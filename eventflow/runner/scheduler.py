@@ -79,7 +79,9 @@ class Scheduler:
             if len(this_round.drafts) > ROUND_EVENTS_MAX:
                 self._inbox.request_round()
                 break
-        self.wake_at = self._timers.wake_at if run.running < IN_FLIGHT_MAX else None
+        self.wake_at = None
+        if run.running < IN_FLIGHT_MAX:
+            self.wake_at = self._timers.wake_at
         if all_bodies_began and not this_round.started:
             self._start(this_round, self._gate.take_suspect())
 
@@ -102,8 +104,9 @@ class Scheduler:
             slots = slots + self._timers.due(run, room - len(slots))
         has_reused = False
         if slots:
-            asks = self._plan.cached
-            commands = await self._cache.ask(facts, slots, this_round.now) if asks else map(StartTask, slots)
+            commands: Iterable[StartTask | ReuseTask] = map(StartTask, slots)
+            if self._plan.cached:
+                commands = await self._cache.ask(facts, slots, this_round.now)
             has_reused = self._start(this_round, self._gate.admit(run, commands))
         settles = bool(due.skip or due.block or due.map)
         if settles or due.finished:

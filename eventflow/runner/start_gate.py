@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 
-from eventflow.machine import Plan, ReuseTask, RunState, StartTask
+from eventflow.machine import ReuseTask, RunState, StartTask
 from eventflow.ports import Executor
 from eventflow.runner.inbox import Inbox
+from eventflow.runner.live_values import LiveValues
 
 __all__ = ["StartGate"]
 
@@ -21,14 +22,13 @@ __all__ = ["StartGate"]
 class StartGate:
     """Starts of one run that are due and wait until their body can begin."""
 
-    def __init__(self, plan: Plan, executor: Executor, needs_thread: list[bool], inbox: Inbox) -> None:
-        """`needs_thread` says it of the body of each node; `inbox` learns when one is free."""
-        self._plan = plan
+    def __init__(self, executor: Executor, values: LiveValues, inbox: Inbox) -> None:
+        """`values` has the bodies, some of which may need threads; `inbox` learns when a thread is free."""
         self._executor = executor
-        self._needs_thread = needs_thread
-        self._uses_threads = True in needs_thread
+        self._values = values
         self._inbox = inbox
-        if self._uses_threads:
+        self._needs_threads = values.needs_threads
+        if self._needs_threads:
             self._claim(0)  # an executor that cannot be used raises here, before anything is appended
         self._for_thread: deque[StartTask] = deque()
         self._suspects: deque[StartTask] = deque()
@@ -48,7 +48,7 @@ class StartGate:
         self, run: RunState, commands: Iterable[StartTask | ReuseTask]
     ) -> Iterable[StartTask | ReuseTask]:
         """Return the commands that may be decided on now; the others wait here."""
-        if not self._uses_threads and not run.crashes:
+        if not self._needs_threads and not run.crashes:
             return commands
         admitted: list[StartTask | ReuseTask] = []
         plain: list[StartTask] = []
@@ -56,14 +56,16 @@ class StartGate:
             slot = command.slot
             if type(command) is not StartTask:
                 admitted.append(command)
-            elif self._needs_thread[slot if run.parent[slot] < 0 else run.node(slot)]:
+            elif not self._values.body(run.node(slot)).is_async:
                 plain.append(command)
             elif slot in run.crashes:
                 self._suspects.append(command)
             else:
                 admitted.append(command)
         if plain:
-            free = 0 if self._for_thread else self._claim(len(plain))
+            free = 0
+            if not self._for_thread:  # those that wait come first
+                free = self._claim(len(plain))
             admitted += plain[:free]
             self._for_thread.extend(plain[free:])
         return admitted
@@ -80,11 +82,13 @@ class StartGate:
 
     def take_suspect(self) -> list[StartTask]:
         """Take the next of those that begin one at a time."""
-        return [self._suspects.popleft()] if self._suspects else []
+        if not self._suspects:
+            return []
+        return [self._suspects.popleft()]
 
     def give_back(self, run: RunState, command: StartTask) -> None:
         """Give back the thread of a start that did not apply."""
-        if self._needs_thread[run.node(command.slot)]:
+        if not self._values.body(run.node(command.slot)).is_async:
             self._executor.give_up(1)
 
     def _claim(self, wanted: int) -> int:

@@ -83,12 +83,13 @@ def _content(value: object, payload: Inline, serializer: ResultSerializer) -> by
     Only the bytes of the engine's own serializer are known to determine the value. With any other serializer the digest
     is that of the value that downstream tasks will be given.
     """
-    is_own = type(serializer) is Serializer
-    quick = quick_content(payload) if is_own else None
-    if quick == payload.digest:
-        return b""
     try:
-        return quick or content_of(value if is_own else serializer.deserialize(payload))
+        if type(serializer) is not Serializer:
+            return content_of(serializer.deserialize(payload))
+        quick = quick_content(payload)
+        if quick == payload.digest:
+            return b""
+        return quick or content_of(value)
     except _PASSES_THROUGH:
         raise
     except BaseException:  # noqa: BLE001 - it has none, or does not open: downstream tasks will report it
@@ -338,8 +339,9 @@ class TaskRunner:
         if policy.backoff == "callable":
             assert attempt.body.delay is not None, "a callable backoff has its callable in the bindings"
             delay: float | timedelta = attempt.body.delay(failures)
-            seconds = delay.total_seconds() if isinstance(delay, timedelta) else delay
-            return min(max(0, round(seconds * 1e6)), _DELAY_MAX_US)
+            if isinstance(delay, timedelta):
+                delay = delay.total_seconds()
+            return min(max(0, round(delay * 1e6)), _DELAY_MAX_US)
         if policy.backoff == "exponential":
             limit_us = policy.backoff_max_us or _DELAY_MAX_US
             delay_us = min(policy.retry_delay_us << min(failures - 1, 62), limit_us)

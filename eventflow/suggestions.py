@@ -1,11 +1,11 @@
-"""The end of an error message about an unknown name: the name that was probably meant."""
+"""Parts of error messages: the name that was probably meant, and a noun with its article."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-__all__ = ["did_you_mean"]
+__all__ = ["did_you_mean", "with_article"]
 
 
 def did_you_mean(name: str, known: Iterable[str], otherwise: str | None = None) -> str:
@@ -25,3 +25,8 @@ def did_you_mean(name: str, known: Iterable[str], otherwise: str | None = None) 
     if otherwise is None:
         otherwise = f"there is {', '.join(map(repr, names)) or 'none'}"
     return f"; {otherwise}" if otherwise else ""
+
+
+def with_article(noun: str) -> str:
+    """Return a noun after `a` or `an`: `a str`, `an int`."""
+    return f"{'an' if noun[:1].lower() in 'aeiou' else 'a'} {noun}"

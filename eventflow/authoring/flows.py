@@ -101,7 +101,10 @@ class Flow(Generic[P, R]):
 
     @property
     def entry(self) -> str:
-        """Where its code can be loaded from: `module:qualname`, `file:qualname` of a script, or module or file of its block."""
+        """The place from which its code can be loaded.
+
+        Of a function: `module:qualname`, or `file:qualname` in a script. Of a `with` block: its module or its file.
+        """
         return self._entry
 
     @entry.setter
@@ -137,21 +140,24 @@ class Flow(Generic[P, R]):
         return f"<flow {self.name!r} ({self.entry})>"
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> NoReturn:  # noqa: ARG002 - see below
-        """Refused with any arguments: a flow is run, not called."""
+        """Raise `BuildError`: run a flow with `.run()`."""
         building = active.get()
         if building is not None:
             raise BuildError(
                 f"flow {self.name!r} was called inside flow {building.name!r}: a flow inside a flow is not "
                 f"possible; call its tasks here, or share a plain function that calls them"
             )
-        raise BuildError(f"flow {self.name!r} was called: a flow is run, with `await ….run(...)`")
+        raise BuildError(
+            f"flow {self.name!r} was called: a flow is run, with `asyncio.run(….run(...))`, or with `await ….run(...)` in "
+            "a coroutine"
+        )
 
     # ── running ────────────────────────────────────────────────────────────────────────────────────────
 
     def options(self, **options: Unpack[RunOptions]) -> Launch[P, R]:
         """Return the flow with engine options; `RunOptions` describes each of them.
 
-        They are apart from the parameters, so that no parameter name is reserved.
+        Options are separate, so a parameter may have any name.
         Raises `TypeError` or `ValueError` for an invalid option, `BuildError` for a flow that cannot be built.
 
         ```python

@@ -55,7 +55,8 @@ class TaskOptions(TypedDict, total=False):
     """The inputs that must be equal for a cache hit: `inputs(...)`, `parameters(...)`, both joined by `|`, or
     `nothing`. All inputs by default."""
     cache_key: Callable[..., Any] | None
-    """A function of the task's arguments whose answer must be equal for a cache hit, instead of the inputs."""
+    """A function of the task's arguments whose answer must be equal for a cache hit, instead of the inputs. With
+    `cache_on`, too, both count."""
     cache_namespace: str | None
     """Tasks of one namespace with the same code share cache entries. By default the function's full name."""
     share: bool
@@ -97,7 +98,8 @@ def checked_options(function: TaskFunction, options: TaskOptions) -> tuple[Polic
     label = function.label
     for name in options:
         if name not in _KNOWN:
-            raise TypeError(f"{label}: there is no option {name!r}{did_you_mean(name, sorted(_KNOWN))}")
+            hint = "; did you mean 'cache_for'?" if name == "cache" else did_you_mean(name, sorted(_KNOWN))
+            raise TypeError(f"{label}: there is no option {name!r}{hint}")
     version: Any = options.get("version")
     serializer: Any = options.get("serializer")
     if version is not None and not (isinstance(version, str) and version):

@@ -30,6 +30,7 @@ from eventflow.authoring.options import TaskFunction, TaskOptions, checked_optio
 from eventflow.fingerprints.code import Code
 from eventflow.fingerprints.content import full_name
 from eventflow.graph import Policy
+from eventflow.runner.task_context import current
 
 __all__ = ["Task", "task"]
 
@@ -195,9 +196,20 @@ class Task(Generic[P, R]):
 
     def _no_flow(self, tried: str) -> NoReturn:
         name, takes = self._definition.name, self._definition.signature
+        call = f"{name}.fn({takes})"
+        if inspect.iscoroutinefunction(self._definition.fn):
+            call = f"await {call}"
+        if tried == "mapped":
+            call = f"[{call} for ... in ...]"
+        running = current.get(None)
+        if running is not None:
+            raise BuildError(
+                f"task {name!r} was {tried} in the body of task {running.task!r}, and a body calls no tasks: call its "
+                f"plain function as {call}, or call the task in the flow and pass its value to {running.task!r}"
+            )
         raise BuildError(
             f"task {name!r} was {tried} outside a flow, where nothing runs it: call its plain function as "
-            f"{name}.fn({takes}), or write {name}({takes}) in a function under @flow or a `with Flow(...)` block"
+            f"{call}, or write {name}({takes}) in a function under @flow or a `with Flow(...)` block"
         )
 
 

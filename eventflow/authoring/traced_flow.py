@@ -17,8 +17,10 @@ from eventflow.authoring.callables import Signature, in_class
 from eventflow.authoring.flows import Flow, Reference, entry_of
 from eventflow.authoring.nodes import BuildError
 from eventflow.authoring.option_values import check_name
+from eventflow.runner.request import RunOptions
 from eventflow.runs.built_flow import BuiltFlow
 from eventflow.runs.parameters import FlowParameter
+from eventflow.suggestions import did_you_mean
 
 __all__ = ["flow"]
 
@@ -97,7 +99,7 @@ class _Decorator(Protocol):
 def flow(fn: Callable[P, R], /) -> Flow[P, R]: ...
 @overload
 def flow(*, name: str | None = None, reference: Reference = ()) -> _Decorator: ...
-def flow(fn: Any = None, /, *, name: str | None = None, reference: Reference = ()) -> Any:
+def flow(fn: Any = None, /, *, name: str | None = None, reference: Reference = (), **unknown: Any) -> Any:
     """Make a flow of a function that calls tasks: `@flow`, or `@flow(...)` with options.
 
     The function is called once, when the flow is first used, with nodes for its parameters. The node that it returns,
@@ -127,6 +129,12 @@ def flow(fn: Any = None, /, *, name: str | None = None, reference: Reference = (
     6
     ```
     """
+    for option in unknown:
+        if option in RunOptions.__annotations__:
+            raise TypeError(
+                f"@flow: {option}= is an option of a run: write FLOW.options({option}=...).run(...)"
+            )
+        raise TypeError(f"@flow: there is no option {option!r}{did_you_mean(option, ('name', 'reference'))}")
 
     def make(fn: Any, visible: Mapping[str, Any]) -> Flow[..., Any]:
         if not isinstance(fn, FunctionType):

@@ -27,7 +27,7 @@ def main() -> None:
     try:
         import click  # noqa: F401, PLC0415 - may not be installed
     except ModuleNotFoundError:
-        sys.stderr.write("eventflow's commands need one thing more: pip install 'eventflow[cli]'\n")
+        sys.stderr.write("the commands need the extra `cli`: pip install 'PATH/TO/eventflow[cli]'\n")
         sys.exit(2)
     from eventflow.cli.app import eventflow  # noqa: PLC0415 - needs click
 

@@ -14,6 +14,7 @@ import click
 
 from eventflow.cli.errors import Exit
 from eventflow.cli.output import say
+from eventflow.suggestions import did_you_mean
 
 __all__ = ["eventflow"]
 
@@ -46,6 +47,14 @@ class _LazyGroup(click.Group):
             return None
         command: click.Command = pkgutil.resolve_name(_COMMANDS[cmd_name])
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; the error for an unknown one names the nearest, or all."""
+        if args and args[0] not in _COMMANDS and not args[0].startswith("-"):
+            ctx.fail(f"there is no command {args[0]!r}{did_you_mean(args[0], _COMMANDS)}")
+        return super().resolve_command(ctx, args)
 
     def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
         """Run a command and exit with its code."""

@@ -19,6 +19,7 @@ from eventflow.authoring.loader import FlowNotLoaded
 from eventflow.authoring.nodes import BuildError
 from eventflow.cli.output import say
 from eventflow.history.cache_explain import NotExplainable, TaskNotFound
+from eventflow.logs.urls import MEMORY, default_url, path_of
 from eventflow.ports import LogUnusable, LogWriteFailed
 from eventflow.project import InvalidSetting
 from eventflow.projections import RunNotFound
@@ -106,6 +107,7 @@ def in_shell(text: str, log: str | None) -> str:
     def rerun(match: re.Match[str]) -> str:
         return f"`{command_line('rerun', match[1], log=log)}`"
 
+    text = re.sub(r"^there is no run .* in this log(?=$|;)", lambda match: _named(match[0], log), text)
     run = re.search(_RERUN, text)
     keep = command_line("resume", run[1] if run else "RUN", "--keep-changed", log=log)
     text = re.sub(_RERUN, rerun, text).replace("`options(on_change='keep')`", f"`{keep}`")
@@ -114,12 +116,19 @@ def in_shell(text: str, log: str | None) -> str:
     return text
 
 
+def _named(text: str, log: str | None) -> str:
+    """Name the log in a message about a run that is not in it, and the command that lists its runs."""
+    url = default_url() if log is None else log
+    if url != MEMORY:
+        text = f"{text.removesuffix('this log')}the log {path_of(url)}"
+    return f"{text}; see `{command_line('runs', log=log)}`"
+
+
 _RERUN: Final = r"`rerun\('([^']+)'\)`"
 _PHRASES: Final = (
     (r", options: run_id=", ": --run-id "),
     (r"\banother run_id\b", "another --run-id"),
     (r": write (\w+)=\.\.\.$", r": write -p \1=..."),
     (r": name the flow's code$", ": name the code with --flow FILE:FLOW"),
-    (r"^(there is no run .* in this log)$", r"\1; see `eventflow runs`"),
 )
 """Advice in Python → the same for a shell."""

@@ -210,7 +210,7 @@ def _slot_of(view: RunView, facts: RunFacts, task: str) -> int:
     if facts.run.node(slot) in view.plan.parameters:
         raise NotExplainable(f"{task!r} is a parameter: name a task")
     if slot in facts.run.maps:
-        raise NotExplainable(f"{task!r} is mapped: name one of its children, like {task}[0]")
+        raise NotExplainable(f"{task!r} is mapped: name one of its children, like '{task}[0]'")
     return slot
 
 

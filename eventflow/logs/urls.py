@@ -50,7 +50,7 @@ class InvalidLogURL(InvalidSetting):
 
 def check_url(url: str, where: str) -> str:
     """Return the URL if it is valid; raise `InvalidLogURL` with a message that begins with `where` otherwise."""
-    scheme, colon, _ = url.partition(":")
+    scheme = url.partition(":")[0]
     if url == MEMORY or (url.startswith(SQLITE) and len(url) > len(SQLITE)):
         parts = urlsplit(url)
         if parts.query or parts.fragment:
@@ -60,10 +60,20 @@ def check_url(url: str, where: str) -> str:
         return url
     if scheme in _LATER_SCHEMES:
         raise InvalidLogURL(f"{where}: {url!r}: there is no PostgreSQL log yet; use a file, {SQLITE}runs.db")
-    path = url
-    if colon:
-        path = url.split("://", 1)[-1].lstrip("/")
-    raise InvalidLogURL(f"{where}: {url!r} names no log; a file is written {SQLITE}{path or 'runs.db'}")
+    raise InvalidLogURL(f"{where}: {url!r} names no log; {_meant(url)}")
+
+
+def _meant(url: str) -> str:
+    """Return the URL that was probably meant, in words."""
+    scheme, colon, rest = url.partition(":")
+    if scheme == "memory":
+        return f"the memory of this process is written {MEMORY}"
+    path = url.split("://", 1)[-1].lstrip("/") if colon else url
+    if scheme == "sqlite":
+        path = rest.lstrip("/")
+        if path and rest.startswith("/") and not rest.startswith("//"):
+            return f"a file is written {SQLITE}{path} in the current folder, or {SQLITE}/{path} from the root"
+    return f"a file is written {SQLITE}{path or 'runs.db'}"
 
 
 def default_url() -> str:

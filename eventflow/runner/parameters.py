@@ -7,10 +7,12 @@ order, and the value is the same: so where bytes differ, both values are opened 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from reprlib import repr as short_repr
 from typing import Any
 
 from eventflow.equality.identical import identical
 from eventflow.fingerprints.content import NoContent, content_of
+from eventflow.machine import Phase
 from eventflow.ports import EventLog, Value, inline_of
 from eventflow.result import Inline, KeyUnavailable, Payload, ResultNotLoaded, Stored, UnknownEncoding
 from eventflow.runner.failures import one_line
@@ -40,16 +42,17 @@ async def check_parameters(
             differing.append(f"{name!r}")
         elif not _same_bytes(then, now):
             try:
-                if not await _same_values(log, serializers, facts, request, name):
-                    differing.append(f"{name!r}")
+                difference = await _difference(log, serializers, facts, request, name)
+                if difference:
+                    differing.append(f"{name!r} {difference}")
             except (KeyUnavailable, UnknownEncoding):
                 raise
             except Exception as error:  # noqa: BLE001 - opening and comparing run what users wrote
                 differing.append(f"{name!r} (not comparable: {type(error).__qualname__}: {one_line(error)})")
     if differing:
         raise ParametersDiffer(
-            f"run {run_id!r} was started with other values of {', '.join(differing)}: "
-            "leave them out to resume it, or use another run_id"
+            f"run {run_id!r} was started with other values of {', '.join(differing)}: leave them out to "
+            f"{'get its recorded state' if facts.run.phase is Phase.FINISHED else 'resume it'}, or use another run_id"
         )
 
 
@@ -59,15 +62,19 @@ def _same_bytes(then: Payload, now: Payload) -> bool:
     return (then.codec, then.digest) == (now.codec, now.digest)
 
 
-async def _same_values(
+async def _difference(
     log: EventLog, serializers: RunSerializers, facts: RunFacts, request: Request, name: str
-) -> bool:
+) -> str:
+    """Return both values of a parameter in words; empty if they are equal."""
     slot = serializers.plan.graph.index[name]
     lent = {value.digest: value for value in request.extra_values}
     then = await _inline(log, facts.parameters[name], lent)
     now = await _inline(log, request.parameters[name], lent)
     opened = serializers.deserializer_of(slot, facts).deserialize(then)
-    return _are_equal(opened, serializers.serializer_of(slot, facts.run).deserialize(now))
+    given = serializers.serializer_of(slot, facts.run).deserialize(now)
+    if _are_equal(opened, given):
+        return ""
+    return f"(was {short_repr(opened)}, now {short_repr(given)})"
 
 
 async def _inline(log: EventLog, payload: Payload, lent: Mapping[bytes, Value]) -> Inline:

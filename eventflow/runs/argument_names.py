@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from eventflow.runner.request import RunOptions
 from eventflow.suggestions import did_you_mean
 
 __all__ = ["ArgumentNames"]
@@ -51,7 +52,7 @@ class ArgumentNames:
             if name in given:
                 raise TypeError(f"{self.label} got {self.kind} {name!r} twice: by position and by name")
             if name not in self._known:
-                raise TypeError(f"{self.label} has no parameter {name!r}{did_you_mean(name, self.names)}")
+                raise TypeError(f"{self.label} has no parameter {name!r}{self._hint(name)}")
             given[name] = value
         return {name: given[name] for name in self.names if name in given}
 
@@ -62,7 +63,15 @@ class ArgumentNames:
         return ", ".join(shown)
 
     def _too_many(self, given: int) -> str:
+        were_given = "1 was given" if given == 1 else f"{given} were given"
+        if not self.names:
+            return f"{self.label} takes no {self.kind}s, but {were_given}"
         limit = f"{self.positional} positional {self.kind}"
         if self.positional != 1:
             limit += "s"
-        return f"{self.label} takes {limit} ({self}), but {given} were given"
+        return f"{self.label} takes {limit} ({self}), but {were_given}"
+
+    def _hint(self, name: str) -> str:
+        if self.kind == "parameter" and name in RunOptions.__annotations__:
+            return f"; options go into ….options({name}=...).run(...)"
+        return did_you_mean(name, self.names)

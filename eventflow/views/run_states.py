@@ -44,6 +44,8 @@ STATES: Final[Mapping[int, type[State]]] = {
     Status.CRASHED: states.Crashed,
 }
 """The class of state that shows a status."""
+_NAMED_MAX: Final = 8
+"""Number of names in an error message."""
 _CHILD: Final = re.compile(r"([^\[]*)((?:\[(?:0|[1-9][0-9]{0,8})\])+)")
 """The name of a mapped child: the name of its node, then indices such as `[3]` or `[3][0]`."""
 
@@ -181,7 +183,10 @@ class RunStates(Mapping[Any, State]):
             node, indices = child.groups()
             with suppress(LookupError):
                 return self._facts.run.slot((index[node], *map(int, indices[1:-1].split("]["))))
-        hint = did_you_mean(name.partition("[")[0], index, otherwise="")
+        some = [node.name for node in self._view.plan.nodes[:_NAMED_MAX]]
+        more = ", …" if len(index) > _NAMED_MAX else ""
+        otherwise = f"there is {', '.join(map(repr, some))}{more}" if some else ""
+        hint = did_you_mean(name.partition("[")[0], index, otherwise=otherwise)
         raise KeyError(f"the run has no task {name!r}{hint}")
 
     def at_ref(self, ref: Ref) -> State:

@@ -14,6 +14,8 @@ from collections import UserString, abc
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
+from eventflow.suggestions import with_article
+
 __all__ = ["Refusal", "elements_of", "follow_path", "item_at", "length_of", "refused", "refused_type"]
 
 _TEXTS: Final = (str, UserString, bytes, bytearray, memoryview)
@@ -23,7 +25,7 @@ def length_of(value: Any) -> int:
     """Return the number of elements; raises `TypeError` for anything but a sequence, and says what to write instead."""
     refusal = refused(value)
     if refusal is not None:
-        kind = f"a {type(value).__qualname__}"
+        kind = with_article(type(value).__qualname__)
         if " of " in refusal.what:  # an array, with its dimensions
             kind = refusal.what
         raise TypeError(f"cannot map over {kind}: {refusal.fix}")
@@ -93,7 +95,7 @@ def refused(value: Any) -> Refusal | None:
     refusal = refused_type(kind)
     if refusal is not None:
         return refusal
-    name = f"a {kind.__qualname__}"
+    name = with_article(kind.__qualname__)
     dimensions = _dimensions(value)
     if dimensions is not None:
         fix = "write `list(value)` for its rows, or `value.ravel()`"
@@ -105,7 +107,7 @@ def refused_type(kind: Any) -> Refusal | None:  # noqa: PLR0911 - one return for
     """Return the reason why no value of a type can be mapped over; None if that depends on the value."""
     if not isinstance(kind, type):
         return None
-    name = f"a {kind.__qualname__}"
+    name = with_article(kind.__qualname__)
     if issubclass(kind, str):
         return Refusal("text", "write `value.split()`, or `list(value)` for its characters")
     if issubclass(kind, _TEXTS):

@@ -144,6 +144,8 @@ def test_show_of_a_task_prints_the_traceback_of_its_failure(folder: Path) -> Non
         (["run", "flows:good", "-p", "n"], "is not NAME=VALUE"),
         (["run", "flows:good", "--run-id", "a b"], "--run-id 'a b'"),
         (["run", "flows:good", "--log", "runs.db"], "names no log"),
+        (["event", "x"], "there is no command 'event'; did you mean 'events'?"),
+        (["log"], "there is no command 'log'; there is 'cache', 'demo', 'events'"),
     ],
 )
 def test_wrong_usage_exits_with_2_says_what_to_do_and_makes_no_log(
@@ -158,7 +160,8 @@ def test_wrong_usage_exits_with_2_says_what_to_do_and_makes_no_log(
 def test_reading_makes_no_log_and_exits_with_5_where_there_is_none(folder: Path) -> None:
     """Neither the file nor its folder appears; what is no log is told."""
     for words in (["runs"], ["show", "x"], ["events", "x"], ["resume", "x"]):
-        assert "there is no log" in command(*words, cwd=folder, code=5).stderr
+        said = command(*words, cwd=folder, code=5).stderr
+        assert re.search(r"there is no log .*log\.db .*: run a flow here first, change to the folder", said)
     assert sorted(path.name for path in folder.iterdir() if path.name != "__pycache__") == ["flows.py"]
     (folder / "text.db").write_text("no log at all, but some text " * 100)
     assert "text.db" in command("runs", "--log", "sqlite:///text.db", cwd=folder, code=5).stderr
@@ -168,6 +171,10 @@ def test_an_unknown_run_exits_with_3_and_a_changed_one_with_6(folder: Path) -> N
     """The nearest id is named; other parameters of the same run are refused."""
     command("run", "flows:good", "--run-id", "nightly", cwd=folder)
     assert "did you mean 'nightly'" in command("show", "nigthly", cwd=folder, code=3).stderr
+    missing = command("show", "zzz", cwd=folder, code=3).stderr
+    assert f"no run 'zzz' in the log {folder}/.eventflow/log.db; see `eventflow runs`" in missing
+    missing = command("cache", "explain", "nightly", "zzz", cwd=folder, code=3).stderr
+    assert "the run has no task 'zzz'; there is 'n', 'name', 'add', 'add-2'" in missing
     command("run", "flows:good", "--run-id", "nightly", "-p", "n=9", cwd=folder, code=6)
 
 
@@ -226,7 +233,7 @@ def test_without_the_extra_it_says_what_to_install() -> None:
         [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
-    assert "pip install 'eventflow[cli]'" in done.stderr
+    assert "pip install 'PATH/TO/eventflow[cli]'" in done.stderr
 
 
 def test_colour_is_for_terminals_and_as_the_variables_say(folder: Path) -> None:

@@ -107,7 +107,7 @@ def test_cache_explain(cached: Path) -> None:
     ("task", "code", "message"),
     [
         ("enrch", 3, "did you mean 'enrich'?"),
-        ("score", 2, "'score' is mapped: name one of its children, like score[0]"),
+        ("score", 2, "'score' is mapped: name one of its children, like 'score[0]'"),
         ("score[9]", 3, "no task 'score[9]'"),
         ("day", 2, "'day' is a parameter"),
     ],

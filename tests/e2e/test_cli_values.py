@@ -175,7 +175,7 @@ def test_advice_is_what_one_can_type_here(folder: Path) -> None:
     assert "flow 'makes' needs parameter 'what' (str): write -p what=..." in said
     command("run", "flows:makes", "-p", "what=a", "--run-id", "a", *log, cwd=folder)
     said = command("run", "flows:makes", "-p", "what=b", "--run-id", "a", *log, cwd=folder, code=6).stderr
-    assert "leave them out to resume it, or use another --run-id" in said
+    assert "leave them out to get its recorded state, or use another --run-id" in said
     said = command("rerun", "a", "--run-id", "a", *log, cwd=folder, code=2).stderr
     assert "choose another --run-id, or none" in said
     said = command("run", "flows:makes", "-p", "what=a", "--log", "x.db", cwd=folder, code=2).stderr

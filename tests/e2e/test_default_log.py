@@ -129,6 +129,21 @@ def test_what_names_no_log_is_refused_before_anything_runs(url: str) -> None:
         check_url(url, "here")
 
 
+@pytest.mark.parametrize(
+    ("url", "meant"),
+    [
+        ("memory", "is written memory:"),
+        ("sqlite:", "is written sqlite:///runs.db"),
+        ("sqlite://x.db", "is written sqlite:///x.db"),
+        ("sqlite:/x.db", "is written sqlite:///x.db in the current folder, or sqlite:////x.db from the root"),
+    ],
+)
+def test_a_url_that_is_nearly_right_is_answered_with_the_right_one(url: str, meant: str) -> None:
+    """The URL that was probably meant, not the wrong one with a prefix."""
+    with pytest.raises(InvalidLogURL, match=f"{re.escape(meant)}$"):
+        check_url(url, "here")
+
+
 async def test_runs_share_one_handle_of_a_log(tmp_path: Path) -> None:
     """Runs of one event loop on one file use one handle, however the file is spelled."""
     url = f"sqlite:///{tmp_path}/x.db"

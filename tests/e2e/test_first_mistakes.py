@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from eventflow import MemoryLog, flow, open_run, replay, task
+from eventflow.views.sequences import length_of
 
 
 @task
@@ -41,3 +44,62 @@ async def test_a_view_of_a_run_folded_over_the_whole_log_says_what_was_forgotten
     with pytest.raises(ValueError, match=r"view of run 'a' .* stream=view\.stream"):
         await replay(log, view)
     assert (await replay(log, view, stream=view.stream)).position == await log.head()
+
+
+@task
+def calls_a_task(x: int) -> int:
+    """A body that calls a task."""
+    return double(x)
+
+
+@task
+async def maps_a_task(x: int) -> list[int]:
+    """A body that maps a task."""
+    return waiting.map([x])
+
+
+@task
+async def waiting(x: int) -> int:
+    """An async task."""
+    return x
+
+
+async def test_a_task_called_in_a_body_is_answered_with_its_function() -> None:
+    """The message names the body, and the call of the plain function, awaited if it is async."""
+
+    @flow
+    def both(x: int) -> list[object]:
+        return [calls_a_task(x), maps_a_task(x)]
+
+    state = await both.options(log=MemoryLog()).run(x=1)
+    called, mapped = state.result["calls_a_task"].message, state.result["maps_a_task"].message
+    assert "task 'double' was called in the body of task 'calls_a_task', and a body calls no tasks" in called
+    assert "call its plain function as double.fn(x), or" in called
+    assert "as [await waiting.fn(x) for ... in ...], or" in mapped
+
+
+def test_options_in_the_wrong_place_are_answered_with_the_right_one() -> None:
+    """An option of a run given to `@flow`, an unknown option of `@flow`, and `cache=` of a task."""
+    decorate: Any = flow
+    with pytest.raises(
+        TypeError, match=r"@flow: log= is an option of a run: write FLOW\.options\(log=\.\.\.\)"
+    ):
+        decorate(log="memory:")
+    with pytest.raises(TypeError, match="@flow: there is no option 'names'; did you mean 'name'"):
+        decorate(names="x")
+    with pytest.raises(TypeError, match="there is no option 'cache'; did you mean 'cache_for'"):
+        task(cache=True)(lambda: 1)  # type: ignore[call-arg]
+
+
+def test_too_many_arguments_are_counted_in_words() -> None:
+    """One argument for a flow that takes none, and an element that cannot be mapped over."""
+
+    @flow
+    def alone() -> int:
+        return double(1)
+
+    run: Any = alone.built.bind
+    with pytest.raises(TypeError, match="flow 'alone' takes no parameters, but 1 was given"):
+        run((1,), {})
+    with pytest.raises(TypeError, match="cannot map over an int"):
+        length_of(3)

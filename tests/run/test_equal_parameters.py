@@ -122,6 +122,15 @@ def test_other_values_are(case: str) -> None:
     assert "not comparable" not in told
 
 
+def test_both_values_are_named() -> None:
+    """The error shows the recorded value, the given one, and how to read a run that has finished."""
+    told = resumed(str, "monday", "tuesday")
+    assert (
+        "other values of 'value' (was 'monday', now 'tuesday'): leave them out to get its recorded state"
+        in told
+    )
+
+
 def test_a_pickle_that_is_signed_with_another_key_is_the_same_value() -> None:
     """The key was changed between, and the old one is still there."""
     assert resumed(Any, Table(a=[1]), Table(a=[1]), new_key=True) == ""

@@ -728,6 +728,11 @@ def test_values_are_converted_and_completed() -> None:
         ((), {}, r"needs parameter 'day' \(date\): write day="),
         (("2026-11-22",), {"conut": 2}, "has no parameter 'conut'; did you mean 'count'?"),
         (("2026-11-22",), {"zzz": 2}, "has no parameter 'zzz'; there is 'day', 'count'"),
+        (
+            ("2026-11-22",),
+            {"run_id": "a"},
+            r"no parameter 'run_id'; options go into ….options\(run_id=...\).run",
+        ),
         (("2026-11-22",), {"day": "2026-11-23"}, "parameter 'day' twice"),
         (
             ("2026-11-22", 1, [], 2.0),

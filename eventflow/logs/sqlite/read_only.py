@@ -102,7 +102,10 @@ def check_readable(path: Path) -> None:
     try:
         status = path.stat()
     except OSError as error:
-        raise LogUnusable(f"there is no log {path} to look at ({error.strerror})") from error
+        raise LogUnusable(
+            f"there is no log {path} ({error.strerror}): run a flow here first, change to the folder of your project, or "
+            f"name another log by its URL"
+        ) from error
     if stat.S_ISDIR(status.st_mode):
         raise LogUnusable(f"{path} is a folder: name a file in it, like {path / 'log.db'}")
     if not stat.S_ISREG(status.st_mode):

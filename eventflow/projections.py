@@ -41,10 +41,10 @@ from eventflow.events import (
     run_of,
     run_stream,
 )
-from eventflow.graph import Graph
+from eventflow.graph import Graph, outline
 from eventflow.machine import Plan
 from eventflow.ports import EventLog
-from eventflow.records import LogDamaged, checksum
+from eventflow.records import LogDamaged, checksum, flow_of_birth
 from eventflow.views.cache import CacheHits
 from eventflow.views.run import RunFacts, RunView
 from eventflow.views.run_list import Runs
@@ -362,24 +362,29 @@ async def open_run(log: EventLog, run_id: str) -> RunView:
 
 
 async def view_of(log: EventLog, first: Record) -> RunView:
-    """Return the view of the run whose first record is at hand, as `open_run` does."""
+    """Return the view of the run whose first record is at hand, as `open_run` does.
+
+    A run that begins with an event of a newer version has a view without tasks, if that event does not name a graph.
+    """
     run_id = run_of(first.stream)
-    if isinstance(first.event, RunStarted):
-        return RunView(run_id, Plan(await read_graph(log, first.event.flow)))
-    if isinstance(first.event, Unknown):
-        raise RunNotFound(f"run {run_id!r} begins with events of a newer eventflow: show it with that one")
-    raise LogDamaged(f"run {run_id!r} begins with a {kind_of(first.event)!r}")
+    match first.event:
+        case RunStarted(flow=flow):
+            graph = await read_graph(log, flow)
+        case Unknown() as event:
+            flow = flow_of_birth(event)
+            graph = await read_graph(log, flow) if flow else Graph(name="")
+        case event:
+            raise LogDamaged(f"run {run_id!r} begins with a {kind_of(event)!r}")
+    return RunView(run_id, Plan(graph))
 
 
 async def read_graph(log: EventLog, digest: str) -> Graph:
-    """Return the graph with this digest; raises `RunNotFound` if a newer eventflow wrote it."""
+    """Return the graph with this digest; of one that a newer version wrote, and that does not decode, its `outline`."""
     async for record in log.read(stream=flow_stream(digest)):
         if isinstance(record.event, FlowDefined):
             return record.event.graph
         if isinstance(record.event, Unknown):
-            raise RunNotFound(
-                f"flow {digest} is recorded as a {record.event.kind!r}: a newer eventflow wrote it"
-            )
+            return outline(record.event.kind, record.event.data)
     raise LogDamaged(f"the log has no flow {digest}, which one of its runs is of")
 
 

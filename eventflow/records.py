@@ -38,6 +38,7 @@ __all__ = [
     "decode",
     "encode",
     "encode_event",
+    "flow_of_birth",
     "name_digest",
 ]
 
@@ -210,6 +211,29 @@ def _requires_more(kind: str, data: msgspec.Raw) -> bool:
         return bool(missing_features(msgspec.convert(words, tuple[str, ...])))
     except (*_BROKEN, LookupError, TypeError):
         return False
+
+
+def flow_of_birth(event: Unknown) -> str:
+    """Return the digest of the graph that a `run_started` names which does not decode; empty for other events.
+
+    ```python
+    import msgspec
+    from eventflow.events import Unknown
+    from eventflow.records import flow_of_birth
+
+    print(flow_of_birth(Unknown("run_started", msgspec.msgpack.encode(["run_started", "5f2a", "no parameters"]))))
+    ```
+    ```text
+    5f2a
+    ```
+    """
+    if event.kind != "run_started":
+        return ""
+    try:
+        _, flow, *_ = msgspec.msgpack.decode(event.data, type=list)
+    except (*_BROKEN, ValueError):
+        return ""
+    return flow if isinstance(flow, str) else ""
 
 
 def _lift(position: int, stream: str, kind: str, data: msgspec.Raw) -> Event:

@@ -6,6 +6,7 @@ A `Graph` is recorded by `FlowDefined`, so any run can be folded, drawn and expl
     tasks         task functions: policy, cache, digests of code and types
     flow_graph    nodes, declared types, and the graph itself
     soundness     whether a graph that was read is one
+    outline       what can be shown of a graph of a later version
 """
 
 from eventflow.graph.arguments import (
@@ -33,6 +34,7 @@ from eventflow.graph.flow_graph import (
     described,
     unequal,
 )
+from eventflow.graph.outline import outline
 from eventflow.graph.soundness import fault_of
 from eventflow.graph.tasks import CachePolicy, Policy, TaskDef
 
@@ -60,6 +62,7 @@ __all__ = [
     "consts",
     "described",
     "fault_of",
+    "outline",
     "refs",
     "unequal",
 ]

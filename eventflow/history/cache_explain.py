@@ -13,7 +13,7 @@ from typing import Final, NamedTuple, TypeAlias
 import msgspec
 
 from eventflow.codecs.plain import unpack
-from eventflow.events import CacheMiss, Origin, Record, TaskReused, TaskStarted, run_of
+from eventflow.events import CacheMiss, Origin, Record, TaskReused, TaskStarted, missing_features, run_of
 from eventflow.graph import Const, Graph, KeyPart, TaskDef
 from eventflow.ports import EventLog
 from eventflow.projections import (
@@ -54,7 +54,10 @@ class TaskNotFound(LookupError):
 
 
 class NotExplainable(ValueError):
-    """The name is that of a parameter, or of a mapped task as a whole; neither is looked up in the cache."""
+    """The name is that of a parameter, or of a mapped task as a whole; neither is looked up in the cache.
+
+    Also raised for a run that a newer version wrote to: its lookups may have followed other rules.
+    """
 
 
 class Uncached(msgspec.Struct, frozen=True, kw_only=True):
@@ -172,6 +175,8 @@ async def explain(log: EventLog, run_id: str, task: str) -> Explanation:
     Raises `RunNotFound`, `TaskNotFound`, `NotExplainable`, and `LogDamaged`.
     """
     view, facts = await _fold(log, run_id)
+    if facts.is_newer:
+        raise _of_newer(run_id)
     slot = _slot_of(view, facts, task)
     call = _Call(log, view, facts, slot)
     decision = await _last_decision(call)
@@ -200,6 +205,10 @@ async def _fold(log: EventLog, run_id: str) -> tuple[RunView, RunFacts]:
     # From the first record: a snapshot is only as trustworthy as the process that wrote the file.
     fold = await replay(log, view, stream=view.stream, start=Fold.start(view))
     return view, fold.state
+
+
+def _of_newer(run_id: str) -> NotExplainable:
+    return NotExplainable(f"a newer eventflow wrote to run {run_id!r}: have that one explain it")
 
 
 def _slot_of(view: RunView, facts: RunFacts, task: str) -> int:
@@ -231,6 +240,8 @@ async def _graph_in_force(call: _Call, decision: Record) -> Graph:
     if digest == view.plan.graph.digest:
         return view.plan.graph
     graph = await read_graph(call.log, digest)
+    if missing_features(graph.requires):
+        raise _of_newer(view.run_id)
     if list(graph.index) != list(view.plan.graph.index):
         raise LogDamaged(f"run {view.run_id!r} was claimed for another flow, {digest}")
     return graph

@@ -33,9 +33,9 @@ from eventflow.events import (
 from eventflow.graph import Input, ListOf, TupleOf, refs
 from eventflow.machine.plan import Plan
 from eventflow.machine.rules import CRASHES, RUN_TRANSITIONS, IllegalEvent, admit, outcome_of
-from eventflow.machine.state import FAILED, FINISHED, MapState, RunState, Status
+from eventflow.machine.state import FAILED, FINISHED, MapState, Phase, RunState, Status
 
-__all__ = ["evolve"]
+__all__ = ["evolve", "evolve_beyond"]
 
 _PENDING: Final = int(Status.PENDING)
 _RUNNING: Final = int(Status.RUNNING)
@@ -58,6 +58,27 @@ def evolve(plan: Plan, run: RunState, version: int, draft: Draft | Record) -> Ru
     run.version = version
     run.at = draft.at
     return run
+
+
+def evolve_beyond(run: RunState, version: int, draft: Draft | Record) -> None:
+    """Fold an event that a later version allows and `evolve` does not; what it means for the tasks is not known.
+
+    The phase of the run follows its own events, so that a run is shown as finished when it is. Raises `IllegalEvent`,
+    with nothing changed, if `version` is not the next one.
+    """
+    event = draft.event
+    if version != run.version + 1:
+        raise IllegalEvent(f"{kind_of(event)} cannot be version {version} after {run.version}")
+    match event:
+        case RunClaimed():
+            run.phase, run.claim, run.flow = Phase.CLAIMED, version, event.flow
+        case RunReleased():
+            run.phase = Phase.RELEASED
+        case RunFinished():
+            run.phase, run.outcome = Phase.FINISHED, event.outcome
+        case _:
+            pass
+    run.version, run.at = version, draft.at
 
 
 def _task_started(plan: Plan, run: RunState, slot: int, version: int, event: TaskStarted) -> None:

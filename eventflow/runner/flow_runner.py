@@ -77,12 +77,13 @@ class FlowRunner:
         graph = view.plan.graph
         facts = await ownership.read_run(log, view)
         run = facts.run
-        if (
-            run.phase == Phase.NEW or facts.unknown or facts.missing
-        ):  # its owner refuses events of a newer version
+        if run.phase == Phase.NEW:
             return facts
         await read_graphs(log, facts, serializers.graphs)
-        is_continued = run.phase != Phase.FINISHED  # a finished run is only shown
+        for recorded in serializers.graphs.values():
+            facts.note_missing(recorded.requires)
+        # A finished run, or one that a newer version wrote to, is only shown.
+        is_continued = run.phase != Phase.FINISHED and not facts.is_newer
         if is_continued and run.flow != graph.digest and request.options["on_change"] != "keep":
             check_finished(await read_graph(log, run.flow), graph, facts, serializers, view.run_id)
         await check_parameters(log, view.run_id, serializers, facts, request)

@@ -19,10 +19,11 @@ from typing import Final
 import anyio
 
 from eventflow.events import RunFinished, RunReleased, RunStarted, missing_features
+from eventflow.graph import Graph
 from eventflow.machine import Phase
 from eventflow.ports import EventLog
 from eventflow.projections import Fold, dump, latest_fold, read_graph
-from eventflow.runner.compatibility import check_shape
+from eventflow.runner.compatibility import FlowChanged, check_shape
 from eventflow.runner.task_context import current
 from eventflow.views.run import RunFacts, RunView
 
@@ -36,6 +37,7 @@ __all__ = [
     "is_over",
     "keep_snapshot",
     "read_run",
+    "unknown_events",
     "watch",
 ]
 
@@ -43,6 +45,9 @@ _logger: Final = getLogger("eventflow.runner")
 
 SNAPSHOT_EVENTS_MIN: Final = 4_096
 """Shorter runs are folded as fast as a snapshot of them is read."""
+
+_NAMED_MAX: Final = 5
+"""Number of words in a message."""
 
 WATCH_S: Final = 0.5
 """How long a follower listens before it asks whether the owner still lives."""
@@ -73,20 +78,34 @@ def check_not_awaited(run_id: str) -> None:
 
 
 async def read_run(log: EventLog, view: RunView) -> RunFacts:
-    """Read a run from the log and fold it; raises `FlowChanged` when it is of another flow or shape."""
+    """Read a run from the log and fold it.
+
+    Raises `FlowChanged` when it is of another flow or shape than the view's plan, `UnknownEvents` when that is so
+    because a newer version wrote its graph.
+    """
     snapshot = await latest_fold(log, view)
     facts, graph = snapshot.state, view.plan.graph
     async for record in log.read(stream=view.stream, after=snapshot.position):
         event = record.event
-        if isinstance(event, RunStarted) and _has_other_graph(event, graph.digest):
-            check_shape(await read_graph(log, event.flow), graph, view.run_id)
+        if isinstance(event, RunStarted) and event.flow != graph.digest:
+            recorded = await read_graph(log, event.flow)
+            facts.note_missing((*recorded.requires, *event.requires))
+            _check_graph(recorded, facts, view)
         facts = view.apply(facts, record)
     return facts
 
 
-def _has_other_graph(event: RunStarted, digest: str) -> bool:
-    """Whether a run was started with another graph, and its features are known, so that the graph can be compared."""
-    return event.flow != digest and not missing_features(event.requires)
+def _check_graph(recorded: Graph, facts: RunFacts, view: RunView) -> None:
+    """Refuse to fold the events of a graph by the plan of another one, whose nodes have other numbers."""
+    graph = view.plan.graph
+    if recorded.digest == graph.digest:  # the view is of an outline, whose digest is its own
+        return
+    try:
+        check_shape(recorded, graph, view.run_id)
+    except FlowChanged as error:
+        if missing_features(recorded.requires) and recorded.name == graph.name:
+            raise unknown_events(facts, view.run_id) from error
+        raise
 
 
 async def keep_snapshot(log: EventLog, view: RunView, facts: RunFacts, position: int) -> None:
@@ -104,16 +123,21 @@ def check_known(facts: RunFacts, run_id: str) -> None:
 
     Raises `UnknownEvents`.
     """
-    if facts.unknown:
-        raise UnknownEvents(
-            f"run {run_id!r} has events of kinds that this version does not know "
-            f"({', '.join(facts.unknown)}): a newer eventflow wrote them, so run it with that one"
-        )
-    if facts.missing:
-        raise UnknownEvents(
-            f"run {run_id!r} requires features that this version does not know ({', '.join(facts.missing)}): a newer "
-            "eventflow wrote it, so run it with that one"
-        )
+    if facts.is_newer:
+        raise unknown_events(facts, run_id)
+
+
+def unknown_events(facts: RunFacts, run_id: str) -> UnknownEvents:
+    """Return the error for a run that a newer version wrote to."""
+    has, words = "has events of kinds", facts.unknown
+    if not words:
+        has, words = "requires features", facts.missing
+    named = ", ".join(word if word.isprintable() else repr(word) for word in words[:_NAMED_MAX])
+    more = f" and {len(words) - _NAMED_MAX} more" if len(words) > _NAMED_MAX else ""
+    return UnknownEvents(
+        f"run {run_id!r} {has} that this version does not know ({named}{more}): a newer eventflow wrote it, so run it "
+        "with that one"
+    )
 
 
 @cache

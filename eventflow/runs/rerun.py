@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from eventflow.events import Origin
 from eventflow.fingerprints.type_defs import Difference
-from eventflow.graph import ParameterNode
+from eventflow.graph import Graph, ParameterNode
 from eventflow.history.rerun import kept_results
 from eventflow.machine import Phase
 from eventflow.ports import EventLog, Value
-from eventflow.projections import open_run, read_graph
+from eventflow.projections import open_run, read_graph, read_graphs
 from eventflow.result import Inline, Payload, Result, ResultError, identical
 from eventflow.runner.compatibility import of_another_type
-from eventflow.runner.ownership import read_run
+from eventflow.runner.ownership import check_known, read_run
 from eventflow.runner.request import Request, RunOptions
 from eventflow.runner.stored_values import to_store
 from eventflow.runs.birth import birth_of
@@ -31,11 +31,13 @@ class RunNotFinished(RuntimeError):
 async def rerun_request(built: BuiltFlow, options: RunOptions, log: EventLog, run_id: str) -> Request:
     """Return the request for a new run of a flow that keeps the results of the run `run_id`.
 
-    Raises `RunNotFound`, `RunNotFinished` if the run is live, `ValueError` for a run of another flow or a target run
-    that exists, and `FlowChanged` or `TypeChanged` if a recorded parameter is not a value of today's type.
+    Raises `RunNotFound`, `RunNotFinished` if the run is live, `UnknownEvents` if a newer version wrote to it, `ValueError`
+    for a run of another flow or a target run that exists, and `FlowChanged` or `TypeChanged` if a recorded parameter is
+    not a value of today's type.
     """
     old = await open_run(log, run_id)
     facts = await _settled_facts(log, old)
+    await _check_known(log, old, facts)
     _check_flow(built, old, facts)
     await _check_types(built, log, old, facts)
     await _check_target(log, options, old)
@@ -59,6 +61,15 @@ async def _settled_facts(log: EventLog, old: RunView) -> RunFacts:
     if is_live and facts.run.phase != Phase.FINISHED:
         raise RunNotFinished(f"run {old.run_id!r} is live: rerun it once it has ended or was released")
     return facts
+
+
+async def _check_known(log: EventLog, old: RunView, facts: RunFacts) -> None:
+    """Refuse a run that a newer version wrote to: by its rules a success may count no more."""
+    graphs: dict[str, Graph] = {}
+    await read_graphs(log, facts, graphs)
+    for recorded in graphs.values():
+        facts.note_missing(recorded.requires)
+    check_known(facts, old.run_id)
 
 
 def _check_flow(built: BuiltFlow, old: RunView, facts: RunFacts) -> None:

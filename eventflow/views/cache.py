@@ -36,6 +36,7 @@ from eventflow.events import (
     TaskSucceeded,
     Unknown,
     flow_stream,
+    missing_features,
 )
 from eventflow.graph import CachePolicy, KeyPart, TaskDef
 from eventflow.records import LogDamaged
@@ -126,7 +127,8 @@ class CachedRun(msgspec.Struct, array_like=True, tag="run"):
     """A run with cached tasks."""
 
     flow: str
-    """Digest of the graph in force."""
+    """Digest of the graph in force; empty for a run that requires features that are not known here. Its calls are not
+    counted: by other rules other nodes may be cached."""
     parts: dict[str, bytes] = {}
     """Address as text → the parts of the key of the attempt under way."""
 
@@ -183,7 +185,7 @@ class CacheHits:
             case FlowDefined():
                 _add_flow(state, record, event)
             case RunStarted() | RunClaimed():
-                _add_run(state, record.stream, event.flow)
+                _add_run(state, record.stream, event)
             case RunFinished():
                 state.pop(record.stream, None)
             case TaskStarted() | TaskSucceeded() | TaskReused():
@@ -251,6 +253,8 @@ def entries_under(namespace: str) -> str:
 
 def _add_flow(rows: _CacheRows, record: Record, event: FlowDefined) -> None:
     graph = event.graph
+    if missing_features(graph.requires):
+        return
     tasks: dict[int, int] = {}
     key_parts: dict[tuple[KeyPart, ...], int] = {}
     nodes: dict[int, tuple[str, int, int]] = {}
@@ -264,10 +268,13 @@ def _add_flow(rows: _CacheRows, record: Record, event: FlowDefined) -> None:
         rows[record.stream] = CachedFlow(graph.name, definitions, list(key_parts), nodes)
 
 
-def _add_run(rows: _CacheRows, stream: str, flow: str) -> None:
+def _add_run(rows: _CacheRows, stream: str, event: RunStarted | RunClaimed) -> None:
     """Add a run with its graph, or replace the graph by that of a later claim."""
-    if isinstance(rows.get(flow_stream(flow)), CachedFlow):
-        rows[stream] = CachedRun(flow)
+    run = rows.get(stream)
+    if missing_features(event.requires) or (isinstance(run, CachedRun) and not run.flow):
+        rows[stream] = CachedRun("")
+    elif isinstance(rows.get(flow_stream(event.flow)), CachedFlow):
+        rows[stream] = CachedRun(event.flow)
     else:
         rows.pop(stream, None)
 

@@ -28,7 +28,7 @@ class EventReport(msgspec.Struct, frozen=True):
     task: str
     """The name of the task; empty for an event of the run."""
     details: dict[str, Any]
-    """The fields that are not empty: numbers, short texts, and mappings of these."""
+    """The fields that are not empty: numbers, short texts, and mappings and lists of these."""
 
 
 def event_report(graph: Graph, record: Record) -> EventReport:
@@ -69,7 +69,7 @@ def event_report(graph: Graph, record: Record) -> EventReport:
     details: dict[str, Any] = {}
     for field in event.__struct_fields__:
         shown = _brief(getattr(event, field))
-        if field not in _NOT_SHOWN and shown not in (None, "", {}):
+        if field not in _NOT_SHOWN and shown not in (None, "", {}, []):
             details[field] = shown
     return EventReport(
         version=record.version,
@@ -101,6 +101,8 @@ def _brief(value: Any) -> Any:  # noqa: PLR0911 - one return for each shape
             return cut(", ".join(f"{f} {_brief(getattr(value, f))}" for f in value.__struct_fields__))
         case dict():
             return {cut(str(key)): _brief(part) for key, part in value.items()}
+        case tuple():
+            return [_brief(part) for part in value]
         case int() | float() | None:
             return value
         case _:

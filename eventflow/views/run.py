@@ -11,7 +11,7 @@ the states that it returns and a replay agree.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from operator import itemgetter
 from typing import Any, Final
 
@@ -39,7 +39,7 @@ from eventflow.events import (
     run_stream,
 )
 from eventflow.machine import IllegalEvent, Plan, RunState, causes
-from eventflow.machine.evolve import evolve
+from eventflow.machine.evolve import evolve, evolve_beyond
 from eventflow.records import LogDamaged
 from eventflow.result import Payload
 
@@ -88,6 +88,8 @@ class RunView:
     name: Final = "run"
     version: Final = 1
     modules: Final = (
+        "eventflow.events",  # which features are known
+        "eventflow.records",
         "eventflow.machine.evolve",
         "eventflow.machine.state",
         "eventflow.machine.rules",
@@ -172,8 +174,19 @@ class RunFacts(msgspec.Struct):
     def initial(cls, plan: Plan) -> RunFacts:
         """Return the facts before the first record."""
         facts = cls(RunState.initial(plan), {}, {}, {}, {}, {}, {}, [])
-        facts.missing = missing_features(plan.graph.requires)
+        facts.note_missing(plan.graph.requires)
         return facts
+
+    @property
+    def is_newer(self) -> bool:
+        """Whether a newer version wrote to the run, by rules that are not known here."""
+        return bool(self.unknown or self.missing)
+
+    def note_missing(self, requires: Iterable[str]) -> None:
+        """Note those of the required features that this version does not know."""
+        missing = missing_features(requires)
+        if missing:
+            self.missing = tuple(dict.fromkeys((*self.missing, *missing)))
 
     def flow_at(self, version: int) -> str:
         """Return the digest of the graph that was in force when a record was written."""
@@ -184,28 +197,31 @@ class RunFacts(msgspec.Struct):
 def advance(plan: Plan, facts: RunFacts, version: int, draft: Draft | Record) -> RunFacts:
     """Fold one event into `facts`, in place; raises `IllegalEvent` as `evolve` does.
 
-    An event of an unknown kind changes only the version and the list of unknown kinds. The same holds for an event that
-    is illegal here, if it follows one of an unknown kind, or if the run requires features that are not known here: by
-    the rules of a newer version it is legal.
+    An event of an unknown kind changes only the version and the list of unknown kinds. An event that is illegal here is
+    legal by the rules of a newer version if it follows one of an unknown kind, or if the run or the event itself
+    requires features that are not known here. Then it changes nothing about tasks, and the phase of the run follows it.
     """
     event = draft.event
     if isinstance(event, Unknown):
         return _note_unknown(facts, version, draft)
+    if type(event) is RunStarted or type(event) is RunClaimed:
+        facts.note_missing(event.requires)
     try:
         evolve(plan, facts.run, version, draft)
     except IllegalEvent:
-        if facts.unknown or facts.missing:
-            return _note_unknown(facts, version, draft)
-        raise
-    keep = _KEEPERS.get(type(event))
-    if keep is not None:
-        keep(facts, version, event)
+        if not facts.is_newer:
+            raise
+        evolve_beyond(facts.run, version, draft)
+        if type(event) is RunFinished:
+            _keep_finished(facts, version, event)
+    else:
+        keep = _KEEPERS.get(type(event))
+        if keep is not None:
+            keep(facts, version, event)
     if version == 1:
         facts.started_us = draft.at
     if type(event) is RunStarted or type(event) is RunClaimed:
         _keep_flow(plan, facts, version, event.flow)
-        if event.requires:
-            facts.missing = tuple(dict.fromkeys((*facts.missing, *missing_features(event.requires))))
     return facts
 
 
@@ -217,9 +233,9 @@ def _keep_flow(plan: Plan, facts: RunFacts, version: int, flow: str) -> None:
 
 def _note_unknown(facts: RunFacts, version: int, draft: Draft | Record) -> RunFacts:
     """Note an event of a kind that a newer version of eventflow wrote; its meaning is not known here."""
-    if version != facts.run.version + 1:
-        raise IllegalEvent(f"{kind_of(draft.event)} cannot be version {version} after {facts.run.version}")
-    facts.run.version, facts.run.at = version, draft.at
+    evolve_beyond(facts.run, version, draft)
+    if version == 1:
+        facts.started_us = draft.at
     facts.unknown = tuple(dict.fromkeys((*facts.unknown, kind_of(draft.event))))
     return facts
 

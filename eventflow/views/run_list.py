@@ -24,9 +24,13 @@ from eventflow.events import (
     TaskReused,
     TaskSkipped,
     TaskSucceeded,
+    Unknown,
     flow_stream,
     run_of,
+    run_stream,
 )
+from eventflow.graph import Graph, outline
+from eventflow.records import flow_of_birth
 from eventflow.result import Payload
 
 __all__ = ["FlowRow", "RunRow", "Runs", "RunsRow"]
@@ -107,7 +111,7 @@ class Runs:
 
     name = "runs"
     version = 1
-    modules = ("eventflow.events", "eventflow.records")
+    modules = ("eventflow.events", "eventflow.records", "eventflow.graph.outline")
 
     def initial(self) -> dict[str, RunsRow]:
         """Return no rows."""
@@ -120,6 +124,8 @@ class Runs:
             return (record.stream, flow_stream(event.flow))
         if type(event) in _HANDLERS or isinstance(event, FlowDefined):
             return (record.stream,)
+        if isinstance(event, Unknown) and record.version == 1:
+            return (record.stream, flow_stream(flow_of_birth(event)))
         return ()
 
     def apply(self, state: MutableMapping[str, RunsRow], record: Record) -> MutableMapping[str, RunsRow]:
@@ -133,8 +139,9 @@ class Runs:
             handler(state, row, record, event)
             state[record.stream] = row
         elif isinstance(event, FlowDefined):
-            tasks = len(event.graph.task_nodes)
-            state[record.stream] = FlowRow(event.graph.name, tasks)
+            state[record.stream] = _flow_row(event.graph)
+        elif isinstance(event, Unknown) and record.version == 1:
+            _unknown(state, record, event)
         return state
 
     @staticmethod
@@ -145,6 +152,20 @@ class Runs:
 
 
 _RunRows: TypeAlias = MutableMapping[str, RunsRow]
+
+
+def _flow_row(graph: Graph) -> FlowRow:
+    return FlowRow(graph.name, len(graph.task_nodes))
+
+
+def _unknown(rows: _RunRows, record: Record, event: Unknown) -> None:
+    """Note the first record of a stream, if it is of a newer version: a graph or a run, as far as it can be shown."""
+    if record.stream.startswith(flow_stream("")):
+        rows[record.stream] = _flow_row(outline(event.kind, event.data))
+    elif record.stream.startswith(run_stream("")):
+        row = RunRow(run_of(record.stream), started_at=record.at)
+        _set_flow(rows, row, flow_of_birth(event))
+        rows[record.stream] = row
 
 
 def _set_flow(rows: _RunRows, row: RunRow, flow: str) -> None:

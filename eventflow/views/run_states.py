@@ -335,7 +335,18 @@ class RunStates(Mapping[Any, State]):
         return self._reader.result(self._facts, source, slot)
 
     def inputs(self, slot: int) -> dict[str, Result]:
-        """Return the inputs of a task's last attempt by argument, joined with their Results."""
+        """Return the inputs of a task's last attempt by argument, joined with their Results.
+
+        Of a run that a newer version wrote to, none are returned where they do not fit the graph.
+        """
+        try:
+            return self._inputs(slot)
+        except LogDamaged:
+            if self._facts.is_newer:
+                return {}
+            raise
+
+    def _inputs(self, slot: int) -> dict[str, Result]:
         facts, plan = self._facts, self._view.plan
         recorded = facts.inputs.get(slot)
         if recorded is None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 
-import anyio
 import msgspec
 
 from eventflow.machine.commands import Command
@@ -85,6 +84,22 @@ class Inbox:
         if seconds is None:
             await self._woken.wait()
             return True
-        with anyio.move_on_after(max(0.0, seconds)) as timer:
+        timer = _Timer(self._woken)
+        handle = asyncio.get_running_loop().call_later(max(0.0, seconds), timer.fire)
+        try:
             await self._woken.wait()
-        return not timer.cancelled_caught
+        finally:
+            handle.cancel()
+        return not timer.has_fired
+
+
+class _Timer:
+    """Ends a wait without cancelling the waiting task: a cancelled keeper means that the run is to be stopped."""
+
+    def __init__(self, woken: asyncio.Event) -> None:
+        self._woken = woken
+        self.has_fired = False
+
+    def fire(self) -> None:
+        self.has_fired = True
+        self._woken.set()

@@ -108,8 +108,8 @@ class RunLoop:
             workers.grow(self._work)
             if inbox.has_work and not inbox.attended:
                 await self._drive()
-            elif scheduler.wake_at is None:
-                await inbox.wait()
+            elif scheduler.wake_at is None or inbox.attended:
+                await inbox.wait()  # the end of the rounds that are being made wakes the keeper, too
             else:
                 woken = await inbox.wait((scheduler.wake_at - self._monotonic()) / 1e6)
                 if not woken and not inbox.attended:
@@ -153,16 +153,18 @@ class RunLoop:
     # -- rounds -----------------------------------------------------------------------------------
 
     async def _drive(self) -> None:
-        """Make rounds until none is due."""
+        """Make rounds until none is due.
+
+        When a round raises, the state is ahead of the log and no other task may decide on it: `attended` stays true until
+        the error has reached the keeper, which ends the ownership.
+        """
         inbox = self._inbox
         inbox.attended = True
-        try:
-            while True:
-                await self._make_round()
-                if not inbox.has_work:
-                    break
-        finally:
-            inbox.attended = False
+        while True:
+            await self._make_round()
+            if not inbox.has_work:
+                break
+        inbox.attended = False
         if self._writer.is_over or self._scheduler.wake_at is not None:
             inbox.wake()
 
@@ -218,6 +220,7 @@ class RunLoop:
         """Stop the bodies, then record their reports and release the run."""
         if not self._writer.claim:
             return
+        self._inbox.attended = False
         with anyio.CancelScope(shield=True):
             await self._stop()
         if isinstance(error, OwnershipLost):

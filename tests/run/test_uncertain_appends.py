@@ -135,3 +135,68 @@ async def test_another_entry_after_a_refused_append(world: VirtualWorld) -> None
     state = await second.options(log=log, world=world, run_id="r").run()
     assert state.result["many"].is_cached()
     assert state.result["total"].result == sum(state.result["many"].result) == 7 * 5_000
+
+
+@simulated
+async def test_finished_work_is_recorded_although_an_append_raised(world: VirtualWorld) -> None:
+    """A round that failed is not made again on the state that ran ahead of it: its reports are stored on release."""
+    ran: Counter[str] = Counter()
+
+    @task(version="1")
+    async def pay(number: int) -> int:
+        ran[f"pay {number}"] += 1
+        return number
+
+    @task(version="1")
+    async def wait(number: int) -> int:
+        await anyio.sleep(1)
+        return number
+
+    with Flow("payments") as payments:
+        pay(1)
+        pay(2)
+        wait(3)
+    log = Uncertain(2, OSError("disk full"), stored=False)
+    options = payments.options(log=log, world=world, run_id="r")
+    with pytest.raises(OSError, match="disk full"):
+        await options.run()
+    assert (await options.run()).is_successful()
+    assert ran == {"pay 1": 1, "pay 2": 1}
+
+
+class Slow(Uncertain):
+    """A log whose uncertain append takes two seconds."""
+
+    async def append(self, *writes: Write, **options: Any) -> Any:
+        """Append, and take two seconds the one time."""
+        if self.appends + 1 == self.at:
+            await anyio.sleep(2)
+        return await super().append(*writes, **options)
+
+
+@simulated
+async def test_a_retry_that_comes_due_while_an_append_is_uncertain(world: VirtualWorld) -> None:
+    """Its timer cancels no task, so an append whose outcome is unknown is not taken for an interruption."""
+    ran: Counter[str] = Counter()
+
+    @task(retries=1, retry_delay=10, version="1")
+    async def flaky() -> int:
+        ran["flaky"] += 1
+        if ran["flaky"] == 1:
+            raise ValueError
+        return 1
+
+    @task(version="1")
+    async def steady() -> int:
+        ran["steady"] += 1
+        await anyio.sleep(9)
+        return 2
+
+    with Flow("both") as both:
+        flaky()
+        steady()
+    log = Slow(3, OutcomeUnknown(), stored=False)  # the append of `steady`, from second 9 to 11
+    state = await both.options(log=log, world=world, run_id="r").run()
+    assert state.is_successful()
+    assert log.appends > 3
+    assert ran == {"flaky": 2, "steady": 1}

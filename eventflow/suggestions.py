@@ -29,4 +29,5 @@ def did_you_mean(name: str, known: Iterable[str], otherwise: str | None = None) 
 
 def with_article(noun: str) -> str:
     """Return a noun after `a` or `an`: `a str`, `an int`."""
-    return f"{'an' if noun[:1].lower() in 'aeiou' else 'a'} {noun}"
+    begins_with_vowel = noun[:1].lower() in tuple("aeio")  # a `u` is mostly said as in `UserDict`
+    return f"an {noun}" if begins_with_vowel else f"a {noun}"

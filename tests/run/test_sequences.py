@@ -124,7 +124,7 @@ OTHERS: dict[str, tuple[Callable[[], Any], str]] = {
     "a frame of polars": (lambda: Polars.DataFrame(2, 2), r"a Polars.DataFrame: write `value.to_dicts\(\)`"),
     "two dimensions": (lambda: Shaped(2, 2), r"a Shaped of 2 dimensions: write `list\(value\)` for its rows"),
     "no dimension": (Shaped, "a Shaped of 0 dimensions"),
-    "number": (lambda: 3, "a int: give a list"),
+    "number": (lambda: 3, "an int: give a list"),
     "None": (lambda: None, "a NoneType: give a list"),
 }
 

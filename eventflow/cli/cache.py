@@ -9,7 +9,7 @@ from typing import Any, Final, assert_never
 import click
 
 from eventflow.cli.options import json_option, log_option, read_log
-from eventflow.cli.output import when, write_json, write_line, write_table
+from eventflow.cli.output import duration, when, write_json, write_line, write_table
 from eventflow.events import run_of
 from eventflow.graph import KeyPart, KeyPartKind
 from eventflow.history.cache_explain import (
@@ -87,7 +87,7 @@ def entries(log: str | None, as_json: bool) -> None:
             row["flow"],
             row["run"],
             str(row["hits"]),
-            f"{row['took_s']:.2f}s",
+            duration(row["took_s"]),
             str(row["size_bytes"]),
             when(row["made_us"]),
             _when(row["expires_us"]),
@@ -143,12 +143,13 @@ def stats(log: str | None, as_json: bool) -> None:
             row["task"],
             str(row["hits"]),
             str(sum(row["misses"].values())),
+            duration(row["saved_s"]),
             _reasons(row["misses"]),
-            f"{row['saved_s']:.2f}s",
         )
         for row in rows
     ]
-    write_table(("FLOW", "TASK", "HITS", "MISSES", "", "SAVED"), table)
+    head = ("FLOW", "TASK", "HITS", "MISSES", "SAVED", "REASONS OF MISSES")
+    write_table(head, table, ends_in_prose=True)
 
 
 def _reasons(misses: Mapping[str, int]) -> str:
@@ -274,9 +275,9 @@ def _lines(answer: dict[str, Any]) -> list[str]:
     if answer["decision"] == "hit":
         source = f"run {answer['source_run']}, event {answer['source_event']}"
         if answer["age_s"] is not None:
-            source += f", made {answer['age_s']:.0f} s before"
+            source += f", made {duration(answer['age_s'])} before"
         lines.append(f"  taken from {source}")
-        lines.append(f"  saved {answer['saved_s']:.3f} s")
+        lines.append(f"  saved {duration(answer['saved_s'])}")
         if answer["expires_us"] is not None:
             lines.append(f"  good until {when(answer['expires_us'])}")
     if "key" in answer:

@@ -24,7 +24,7 @@ from eventflow.cli.options import (
     run_id_option,
     running_options,
 )
-from eventflow.cli.output import Colored, Unprintable, as_json, data_stream, say, write_json
+from eventflow.cli.output import Colored, Unprintable, as_json, data_stream, duration, say, write_json
 from eventflow.cli.progress import show_progress
 from eventflow.logs.open import open_log
 from eventflow.logs.urls import check_url
@@ -299,7 +299,7 @@ def _say_outcome(outcome: _Outcome, settings: _Settings) -> None:
     facts = ""
     if outcome.counts is not None:
         facts = _in_words(outcome.counts)
-    facts += f", {outcome.took_s:.1f} s"
+    facts += f", {duration(outcome.took_s)}"
     if word != "success":
         facts += f": {outcome.state.message}"
     say(f"{run_id} ", Colored(word, word, bold=True), facts)
@@ -313,5 +313,5 @@ def _in_words(counts: Counts) -> str:
     if rest := ended_badly(counts.failed.total(), counts.blocked.total()):
         words += f" done, {rest}"
     if counts.cached:
-        words += f", {counts.cached} cached (saved {counts.saved_us / 1e6:.1f} s)"
+        words += f", {counts.cached} cached (saved {duration(counts.saved_us / 1e6)})"
     return words

@@ -5,8 +5,9 @@ terminal (escape sequences, other controls, marks that change the direction of t
 as Python writes them: `\x1b`, `\u202e`.  All text is escaped in this module before it is written.  Colour is added
 after that, so no other text can bring its own.
 
-On a terminal tables are drawn by rich, which is imported for that only.  Into a pipe they go as text with a tab between
-two cells; a tab inside a cell is written as `\t`.
+On a terminal tables are drawn with the help of rich, which is imported for that only.  No cell is cut, since ids, numbers
+and dates are copied from tables.  Into a pipe they go as text with a tab between two cells; a tab inside a cell is written
+as `\t`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 from unicodedata import category
@@ -33,9 +34,9 @@ __all__ = [
     "Unprintable",
     "as_json",
     "data_stream",
+    "duration",
     "escaped",
     "say",
-    "seconds",
     "terminal",
     "wants_color",
     "when",
@@ -58,6 +59,12 @@ _UNSAFE: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 """Categories of what is not shown as it is: controls, formats, surrogates, separators of lines and paragraphs."""
 _JOINERS: Final = "\u200c\u200d"
 """Formats that spelling needs: Persian and Hindi words, families of emoji."""
+_GAP: Final = "  "
+"""Between two columns on a terminal."""
+_INDENT: Final = "    "
+"""Before the columns of a row that are drawn in a line below."""
+_PROSE_MIN: Final = 24
+"""Width on a terminal in which prose can be read."""
 
 
 class Colored(NamedTuple):
@@ -126,10 +133,13 @@ def write_line(*parts: Cell) -> None:
     _send(_line(parts, sys.stdout), sys.stdout)
 
 
-def write_table(head: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
-    """Write a table to stdout: drawn on a terminal, with a tab between two cells otherwise."""
+def write_table(head: Sequence[str], rows: Sequence[Sequence[Cell]], *, ends_in_prose: bool = False) -> None:
+    """Write a table to stdout: drawn on a terminal, with a tab between two cells otherwise.
+
+    With `ends_in_prose` the last column may be folded between two words; no other cell is folded, and none is cut.
+    """
     if sys.stdout.isatty():
-        _draw_table(head, rows)
+        _draw_table(head, rows, ends_in_prose=ends_in_prose)
     else:
         _send("\n".join(map(_tabbed, (head, *rows))), sys.stdout)
 
@@ -138,26 +148,78 @@ def _tabbed(row: Sequence[Cell]) -> str:
     return "\t".join(_line([cell], sys.stdout) for cell in row)
 
 
-def _draw_table(head: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
-    """Draw a table as wide as the terminal; long text in its first and last column is folded."""
-    from rich.table import Table  # noqa: PLC0415 - costs 45 ms, and is for terminals only
-    from rich.text import Text  # noqa: PLC0415
+def _draw_table(head: Sequence[str], rows: Sequence[Sequence[Cell]], *, ends_in_prose: bool) -> None:
+    """Draw a table on a terminal. If its columns do not fit into one line, each row takes several lines."""
+    room = terminal(sys.stdout).width
+    titles = [Colored(title, "", bold=True) for title in head]
+    table = [[_shown(cell, sys.stdout) for cell in row] for row in (titles, *rows)]
+    widths = [max(_width(cell.text) for cell in column) for column in zip(*table, strict=True)]
+    if ends_in_prose:
+        widths[-1] = min(widths[-1], _PROSE_MIN)
+    layout = _columns_by_line(widths, room)
+    last_line = layout[-1]
+    prose_at = len(_INDENT if len(layout) > 1 else "") + sum(widths[n] + len(_GAP) for n in last_line[:-1])
+    drawn: list[str] = []
+    for row in table:
+        more_prose: list[str] = []
+        if ends_in_prose:
+            prose, *more_prose = _folded(row[-1].text, max(room - prose_at, _PROSE_MIN))
+            row[-1] = row[-1]._replace(text=prose)
+        drawn += _drawn_row(row, widths, layout)
+        drawn += (" " * prose_at + line for line in more_prose)
+    _send("\n".join(drawn), sys.stdout)
 
-    console = terminal(sys.stdout)
-    table = Table(box=None, pad_edge=False, header_style="" if console.no_color else "bold")
-    for i, name in enumerate(head):
-        table.add_column(name, overflow="fold", no_wrap=0 < i < len(head) - 1)
-    for row in rows:
+
+def _columns_by_line(widths: Sequence[int], room: int) -> list[list[int]]:
+    """Distribute columns over as few lines as have room for them, each line below the first one indented."""
+    lines: list[list[int]] = [[0]]
+    used = widths[0]
+    for column, width in enumerate(widths[1:], 1):
+        used += len(_GAP) + width
+        if used <= room:
+            lines[-1].append(column)
+        else:
+            lines.append([column])
+            used = len(_INDENT) + width
+    return lines
+
+
+def _drawn_row(
+    row: Sequence[Colored], widths: Sequence[int], layout: Sequence[Sequence[int]]
+) -> Iterator[str]:
+    """Yield the lines of one row, its cells padded to the widths of their columns."""
+    for nth, columns in enumerate(layout):
         cells = []
-        for text, state, _ in map(_safe, row):
-            cells.append(Text(_encodable(text, sys.stdout, _python_escape), style=COLORS.get(state, "")))
-        table.add_row(*cells)
-    console.print(table)
+        for column in columns:
+            padding = " " * (widths[column] - _width(row[column].text))
+            cells.append(_styled(row[column], sys.stdout) + padding)
+        line = (_INDENT if nth else "") + _GAP.join(cells)
+        if not nth or not line.isspace():
+            yield line.rstrip()
+
+
+def _folded(text: str, width: int) -> list[str]:
+    """Return a text as lines of a width, broken between words only; a longer word has a line of its own."""
+    lines = [""]
+    for word in text.split(" "):
+        longer = f"{lines[-1]} {word}" if lines[-1] else word
+        if lines[-1] and _width(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
+
+
+def _width(text: str) -> int:
+    """The columns that a text takes on a terminal: two for each Chinese character and most emoji."""
+    from rich.cells import cell_len  # noqa: PLC0415 - costs 45 ms, and is for terminals only
+
+    return cell_len(text)
 
 
 def terminal(stream: IO[str]) -> Console:
     """Return a rich console for a terminal that shows text as it is, coloured if that is wanted."""
-    from rich.console import Console  # noqa: PLC0415 - as above
+    from rich.console import Console  # noqa: PLC0415 - costs 45 ms, and is for terminals only
 
     return Console(file=stream, highlight=False, markup=False, emoji=False, no_color=not wants_color(stream))
 
@@ -168,28 +230,31 @@ def when(at_us: int) -> str:
     return datetime.fromtimestamp(shown_us / 1e6, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
-def seconds(number: float | None) -> str:
-    """Return a duration in seconds as a cell of a table; empty for None."""
-    if number is None:
+def duration(seconds: float | None) -> str:
+    """Return a duration as people read it: `3.04s` or, below a second, `41.2ms`; empty for None."""
+    if seconds is None:
         return ""
-    return f"{number:.2f}s"
+    if seconds >= 0.9995:
+        return f"{seconds:.2f}s"
+    return f"{seconds * 1000:.3g}ms"
 
 
-def _safe(cell: Cell, *, lines: bool = False) -> Colored:
-    if isinstance(cell, Colored):
-        return cell._replace(text=escaped(cell.text, lines=lines))
-    return Colored(escaped(cell, lines=lines), "")
+def _shown(cell: Cell, stream: IO[Any], *, lines: bool = False) -> Colored:
+    """Return a cell with its text escaped, in characters of the stream."""
+    colored = cell if isinstance(cell, Colored) else Colored(cell, "")
+    text = _encodable(escaped(colored.text, lines=lines), stream, _python_escape)
+    return colored._replace(text=text)
 
 
 def _line(parts: Sequence[Cell], stream: IO[Any], *, lines: bool = False) -> str:
-    shown = []
-    for part in parts:
-        text, state, bold = _safe(part, lines=lines)
-        text = _encodable(text, stream, _python_escape)
-        if state in COLORS and wants_color(stream):
-            text = click.style(text, fg=COLORS[state], bold=bold or None)
-        shown.append(text)
-    return "".join(shown)
+    return "".join(_styled(_shown(part, stream, lines=lines), stream) for part in parts)
+
+
+def _styled(cell: Colored, stream: IO[Any]) -> str:
+    """Return a text that was escaped in its colour, if colours are wanted."""
+    if not wants_color(stream) or not (cell.bold or cell.state in COLORS):
+        return cell.text
+    return click.style(cell.text, fg=COLORS.get(cell.state), bold=cell.bold or None)
 
 
 def _send(text: str, stream: IO[Any]) -> None:

@@ -14,7 +14,7 @@ import msgspec
 
 from eventflow.cli.errors import command_line
 from eventflow.cli.options import json_option, log_option, read_log
-from eventflow.cli.output import Cell, Colored, seconds, when, write_json, write_line, write_table
+from eventflow.cli.output import Cell, Colored, duration, when, write_json, write_line, write_table
 from eventflow.events import Failure
 from eventflow.history.cache_explain import TaskNotFound
 from eventflow.ports import EventLog
@@ -51,7 +51,7 @@ def runs(log: str | None, as_json: bool) -> None:
             Colored(row["state"], row["state"]),
             f"{row['done']}/{max(row['tasks'], row['done'])}",
             when(row["started_us"]),
-            seconds(row["took_s"]),
+            duration(row["took_s"]),
         )
         for row in rows
     ]
@@ -96,10 +96,13 @@ def show(run: str, task: str | None, at: int | None, log: str | None, as_json: b
         write_json(json.dumps(_report(report)))
         return
     past = f"as of event {report.version} of {report.head}"
-    write_line(f"{report.flow} {report.run}  {report.status}: {report.message}  ({past})")
+    status = report.status
+    if status != "failed":  # its message is that of a task, which is shown below
+        status += f": {report.message}"
+    write_line(f"{report.flow} {report.run}  {status}  ({past})")
     cells = [[column.cell(task) for column in _TASK_COLUMNS] for task in report.tasks]
-    write_table([column.head for column in _TASK_COLUMNS], cells)
-    for name, message in _whole_messages(report):
+    write_table([column.head for column in _TASK_COLUMNS], cells, ends_in_prose=True)
+    for name, message in _more_messages(report):
         first, *rest = message.split("\n")
         write_line(f"{name}: {first}")
         for line in rest:
@@ -184,7 +187,8 @@ def _seconds(task: TaskReport) -> float | None:
 def _remark(task: TaskReport) -> str:
     """The first line of a task's message; of a map how many children are in which state."""
     if task.children is None:
-        return task.message.partition("\n")[0]
+        first, *rest = task.message.split("\n", 1)
+        return f"{first} …" if rest else first
     return ", ".join(f"{count} {state}" for state, count in task.children.states.items())
 
 
@@ -192,8 +196,8 @@ _TASK_COLUMNS: Final = (
     _Column("TASK", lambda task: task.name, "task", lambda task: task.name),
     _Column("STATE", _state_cell, "state", lambda task: task.state),
     _Column("ATTEMPT", lambda task: str(task.attempt or ""), "attempt", lambda task: task.attempt),
-    _Column("TOOK", lambda task: seconds(_seconds(task)), "seconds", _seconds),
-    _Column("", _remark, "message", lambda task: task.message),
+    _Column("TOOK", lambda task: duration(_seconds(task)), "seconds", _seconds),
+    _Column("REMARK", _remark, "message", lambda task: task.message),
 )
 
 
@@ -218,11 +222,12 @@ def _task(task: TaskReport) -> dict[str, Any]:
     return row
 
 
-def _whole_messages(report: RunReport) -> Iterator[tuple[str, str]]:
-    """Names and messages that a line of the table cannot show: of several lines, or of a child."""
+def _more_messages(report: RunReport) -> Iterator[tuple[str, str]]:
+    """Names and messages that are not in the table: the further lines of a task's message, and messages of children."""
     for task in report.tasks:
-        if "\n" in task.message:
-            yield task.name, task.message
+        _, newline, rest = task.message.partition("\n")
+        if newline:
+            yield task.name, f"…\n{rest}"
         if task.children is not None:
             yield from task.children.failures.items()
 
@@ -255,11 +260,20 @@ def events(run: str, log: str | None, as_json: bool) -> None:
         )
         for row in rows
     ]
-    write_table(("N", "TIME", "EVENT", "TASK", "DETAILS"), table)
+    write_table(("N", "TIME", "EVENT", "TASK", "DETAILS"), table, ends_in_prose=True)
 
 
 def _details(details: Mapping[str, Any]) -> str:
-    return " ".join(f"{field}={_one_line(value)}" for field, value in details.items())
+    return " ".join(_detail(field, value) for field, value in details.items())
+
+
+def _detail(field: str, value: Any) -> str:
+    """A field of an event; a moment and a duration as people read them."""
+    if field.endswith("_at"):
+        return f"{field}={when(value).replace(' ', 'T')}"
+    if field.endswith("_us"):
+        return f"{field.removesuffix('_us')}={duration(value / 1e6)}"
+    return f"{field}={_one_line(value)}"
 
 
 def _one_line(value: Any) -> str:

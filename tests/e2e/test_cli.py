@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
@@ -243,60 +242,6 @@ def test_colour_is_for_terminals_and_as_the_variables_say(folder: Path) -> None:
     assert "\x1b[" in command("runs", cwd=folder, FORCE_COLOR="1").stdout
     assert "\x1b[" not in command("runs", cwd=folder, FORCE_COLOR="1", NO_COLOR="1").stdout
     assert "\x1b[" not in command("runs", "--json", cwd=folder, FORCE_COLOR="1").stdout
-
-
-TABLE = """
-import sys
-from eventflow.cli import main
-sys.argv = ["eventflow", "runs"]
-try:
-    main()
-except SystemExit as ended:
-    sys.stderr.write(f"{ended.code} {'rich' in sys.modules}")
-"""
-
-
-def drawn(folder: Path, **more: str) -> str:
-    """What `eventflow runs` writes to a terminal, 80 columns wide; rich draws it."""
-    controller, terminal = os.openpty()
-    with os.fdopen(controller, "rb", buffering=0) as output:
-        child = subprocess.Popen(
-            [sys.executable, "-c", TABLE], cwd=folder, env=environment(COLUMNS="80", TERM="xterm", **more),
-            stdout=terminal, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        said = child.communicate(timeout=30)[1]
-        os.close(terminal)
-        text = output.read(100_000).decode()
-    assert said == "0 True"
-    return text
-
-
-def test_a_table_is_drawn_on_a_terminal_and_tabbed_in_a_pipe(folder: Path) -> None:
-    """Rich is loaded for a terminal only; there long ids are folded, and nothing is left out."""
-    run_id = "long-" * 12
-    command("run", "flows:good", "--run-id", run_id, "-q", cwd=folder)
-    piped = command("runs", cwd=folder).stdout
-    assert [line.split("\t")[:4] for line in piped.splitlines()] == [
-        ["RUN", "FLOW", "STATE", "TASKS"],
-        [run_id, "good", "success", "2/2"],
-    ]
-    silent = subprocess.run(
-        [sys.executable, "-c", TABLE],
-        cwd=folder,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert (silent.stdout, silent.stderr) == (piped, "0 False")
-    plain = drawn(folder, NO_COLOR="1")
-    assert "\x1b[" not in plain
-    assert all(len(line) <= 80 for line in plain.splitlines())
-    head, first, *rest = plain.splitlines()
-    assert head.split() == ["RUN", "FLOW", "STATE", "TASKS", "STARTED", "TOOK"]
-    assert first.split()[1:4] == ["good", "success", "2/2"]
-    assert "".join([first.split()[0], *map(str.strip, rest)]) == run_id
-    assert "\x1b[32m" in drawn(folder)
 
 
 def test_the_children_of_a_map_are_counted_and_their_failures_named(folder: Path) -> None:

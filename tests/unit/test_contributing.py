@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import tomllib
 from pathlib import Path
@@ -38,3 +39,21 @@ def test_every_file_that_is_named_exists() -> None:
     named = re.findall(r"`([\w.-]+/[\w./-]*)`", PAGE)
     assert len(named) > 30
     assert [name for name in named if name != "site/" and not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("module", sorted(ROOT.glob("eventflow/**/*.py")), ids=lambda path: path.stem)
+def test_modules_and_functions_are_short(module: Path) -> None:
+    """A module has at most 500 lines, a function at most 60 without its docstring."""
+    source = module.read_text()
+    assert source.count("\n") <= 500
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+    nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, functions)]
+    assert [node.name for node in nodes if lines_of(node) > 60] == []
+
+
+def lines_of(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Count the lines of a function without its docstring."""
+    first = function.body[0]
+    is_docstring = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
+    spared = (first.end_lineno or 0) - first.lineno + 1 if is_docstring else 0
+    return (function.end_lineno or 0) - function.lineno + 1 - spared

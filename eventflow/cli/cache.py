@@ -209,10 +209,10 @@ def _answer(explanation: Explanation) -> dict[str, Any]:
 
 
 def _hit(hit: Hit) -> dict[str, Any]:
-    equal = ", ".join(("its code", *map(_words, hit.key_parts)))
+    equal = ", ".join(("the code", *map(_words, hit.key_parts)))
     return {
         "decision": "hit",
-        "why": f"{equal} and the type of its result were the same",
+        "why": f"{equal} and the result type are the same",
         "key": hit.key,
         "source_run": run_of(hit.source.stream),
         "source_event": hit.source.version,
@@ -269,7 +269,8 @@ def _cut_around_difference(now: str, then: str) -> tuple[str, str]:
 
 def _lines(answer: dict[str, Any]) -> list[str]:
     """An explanation as people read it."""
-    lines = [f"{answer['task']} of run {answer['run']}: {answer['decision']}, {answer['why']}"]
+    decision = "not cached" if answer["decision"] == "uncached" else answer["decision"]
+    lines = [f"{answer['task']} of run {answer['run']}: {decision}: {answer['why']}"]
     if answer.get("detail"):
         lines.append(f"  {answer['detail']}")
     if answer["decision"] == "hit":

@@ -96,7 +96,7 @@ def resume(run: str, spec: str | None, keep_changed: bool, **shared: Any) -> Non
 @click.command()
 @click.argument("run")
 @flow_option
-@run_id_option
+@click.option("--run-id", metavar="ID", help="Id of the new run.")
 @running_options
 def rerun(run: str, spec: str | None, run_id: str | None, **shared: Any) -> None:
     """Make a new run that keeps a run's successes, with today's code."""
@@ -225,6 +225,8 @@ async def _run(
                 origin = f", a rerun of {old}"
             say(f"{flow.name} {run_id}{origin}")
         was_over = await has_finished(log, run_id)
+        if not settings.quiet and not was_over and await log.is_live(run_id):
+            say("another process runs it; following")
         watching = asyncio.create_task(
             show_progress(log, flow.graph, run_id, quiet=settings.quiet or was_over)
         )
@@ -305,7 +307,7 @@ def _say_outcome(outcome: _Outcome, settings: _Settings) -> None:
     say(f"{run_id} ", Colored(word, word, bold=True), facts)
     if word != "success":
         say(f"look at it with: {command_line('show', run_id, log=settings.log)}")
-        say(f"run the rest once it is mended: {command_line('rerun', run_id, log=settings.log)}")
+        say(f"after fixing it: {command_line('rerun', run_id, log=settings.log)}")
 
 
 def _in_words(counts: Counts) -> str:

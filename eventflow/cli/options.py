@@ -69,7 +69,7 @@ parameters_option: Final = click.option(
     callback=_pairs,
     multiple=True,
     metavar="NAME=VALUE",
-    help="A parameter, as text or JSON; NAME:=JSON.",
+    help="Set a parameter. NAME:=VALUE reads VALUE as JSON.",
 )
 labels_option: Final = click.option(
     "--label",
@@ -87,7 +87,12 @@ def running_options(command: Callable[..., None]) -> Callable[..., None]:
         log_option,
         json_option,
         click.option("--quiet", "-q", is_flag=True, help="No progress and no summary on stderr."),
-        click.option("--durability", type=click.Choice(["full", "normal", "pipelined"]), default="full"),
+        click.option(
+            "--durability",
+            type=click.Choice(["full", "normal", "pipelined"]),
+            default="full",
+            help="Results survive a power cut (full), the end of the process (normal), or neither (pipelined).",
+        ),
     ):
         command = option(command)
     return command

@@ -6,6 +6,7 @@ Bars are drawn at most ten times a second, whatever the number of events. Rich i
 from __future__ import annotations
 
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ from eventflow.views.progress import Counts, Progress, ended_badly
 __all__ = ["show_progress"]
 
 _LINES = 12
+_SILENCE_S = 2.0
+"""Seconds without news, after which an event makes a line with the counts."""
 
 
 async def show_progress(log: EventLog, graph: Graph, run_id: str, *, quiet: bool) -> Counts:
@@ -43,13 +46,24 @@ def _display(name: str, *, quiet: bool) -> Iterator[Callable[[Counts], None]]:
         with _bars(name) as show:
             yield show
     else:
-        yield _print_news
+        yield _Lines().show
 
 
-def _print_news(counts: Counts) -> None:
-    for line in counts.news:
-        say(line)
-    counts.news.clear()
+class _Lines:
+    """Writes the news line by line, and the counts if there was no news for some seconds."""
+
+    def __init__(self) -> None:
+        self._written_s = time.monotonic()
+
+    def show(self, counts: Counts) -> None:
+        """Write the news, or the counts."""
+        lines = list(counts.news)
+        counts.news.clear()
+        if not lines and time.monotonic() >= self._written_s + _SILENCE_S:
+            lines.append(f"{counts.done.total():>3} of {counts.total.total()} done")
+        for line in lines:
+            say(line)
+            self._written_s = time.monotonic()
 
 
 @contextmanager

@@ -79,7 +79,7 @@ class Progress:
     ```
 
     ```text
-    success Counter({'double': 1}) ['  1 of 1 done, all of double']
+    success Counter({'double': 1}) ['  1 of 1 done; double finished']
     ```
     """
 
@@ -140,8 +140,8 @@ class Progress:
         if done + failed + blocked != state.total[group]:
             return
         rest = ended_badly(failed, blocked)
-        ended = f"of {group} {rest}" if rest else f"all of {group}"
-        state.news.append(f"{state.done.total():>3} of {state.total.total()} done, {ended}")
+        ended = f"{group}: {rest}" if rest else f"{group} finished"
+        state.news.append(f"{state.done.total():>3} of {state.total.total()} done; {ended}")
 
     def _add_saved_time(self, state: Counts, event: TaskSucceeded | TaskReused | TaskSkipped) -> None:
         if isinstance(event, TaskReused) and event.why == "cache":

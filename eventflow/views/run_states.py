@@ -156,7 +156,7 @@ class RunStates(Mapping[Any, State]):
             case Phase.FINISHED:
                 return self._finished(result)
             case Phase.CLAIMED:
-                return states.Running(message=f"{facts.run.running} tasks running", _result=result)
+                return states.Running(message=_running(facts.run.running), _result=result)
             case Phase.NEW | Phase.STARTED | Phase.RELEASED:
                 return states.Pending(message="not running", _result=result)
             case _:
@@ -166,7 +166,7 @@ class RunStates(Mapping[Any, State]):
         message = self._facts.message
         match self._facts.run.outcome:
             case "success":
-                return states.Success(message="all reference tasks succeeded", _result=result)
+                return states.Success(message="all tasks that decide the outcome succeeded", _result=result)
             case "cancelled":
                 return states.Cancelled(message=message, _result=result)
             case _:  # `failed`: the words are a closed list, and another one is refused when it is decoded
@@ -368,6 +368,13 @@ class RunStates(Mapping[Any, State]):
                 result = self._reader.result(facts, facts.run.source[child], child)
                 results[f"{leaf.label}[{nth}]"] = result
         return {label: result for label, result in results.items() if isinstance(result, Result)}
+
+
+def _running(count: int) -> str:
+    """Say how many tasks of an owned run are running."""
+    if count == 0:
+        return "started, no task running at this moment"
+    return f"{count} task running" if count == 1 else f"{count} tasks running"
 
 
 def _moment(at_us: int | None) -> datetime | None:

@@ -93,6 +93,13 @@ def test_a_failed_run_exits_with_1_and_is_rerun_from_another_folder(folder: Path
     """A file's flow is found again by what the log recorded, wherever the command is given."""
     failed = command("run", "flows.py:bad", "--run-id", "b1", cwd=folder, code=1)
     assert "boom: attempt 1 failed: ValueError: no 2" in failed.stderr
+    assert "2 done; boom: 1 failed" in failed.stderr
+    assert "after fixing it: eventflow rerun b1" in failed.stderr
+    listed = command("events", "b1", cwd=folder).stdout
+    assert re.search(r"task_succeeded\tadd\t.*body=", listed)
+    assert "requires=" not in listed
+    at_its_claim = command("show", "b1", "--at", "2", cwd=folder).stdout
+    assert "running: started, no task running at this moment" in at_its_claim
     assert "ValueError: no 2" in command("show", "b1", cwd=folder).stdout
     elsewhere = folder / "elsewhere"
     elsewhere.mkdir()

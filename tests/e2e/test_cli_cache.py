@@ -174,7 +174,7 @@ def test_what_differs_is_seen_however_long_it_is(tmp_path: Path) -> None:
 def test_a_hit_says_what_was_the_same(cached: Path) -> None:
     """Not more than what the task is cached on."""
     said = call_explain(cached, "b", "score[0]")
-    assert "hit, its code, input 'row', parameter 'day' and the type of its result were the same" in said
+    assert "hit: the code, input 'row', parameter 'day' and the result type are the same" in said
 
 
 def call_explain(folder: Path, run: str, task: str) -> str:

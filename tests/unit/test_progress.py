@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import pytest
+
 from eventflow import Flow, MemoryLog, Skip, task
+from eventflow.cli import progress
 from eventflow.testing.virtual import VirtualWorld, simulate
 from eventflow.views.progress import Counts, Progress
 
@@ -67,8 +70,28 @@ def test_news_are_failures_and_groups_that_have_ended() -> None:
         "third[0]: attempt 2 failed: ZeroDivisionError: division by zero",
     ]
     assert "; again in " in failures[0]
-    assert [line.partition("done, ")[2] for line in counts.news if "done, " in line] == [
-        "all of numbers",
-        "of third 1 failed",
-        "of last 1 not run",
+    assert [line.partition("done; ")[2] for line in counts.news if "done; " in line] == [
+        "numbers finished",
+        "third: 1 failed",
+        "last: 1 not run",
     ]
+
+
+def test_lines_of_a_pipe_come_at_intervals(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without news, an event after some silence makes a line with the counts; news come at once."""
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    none: Counter[str] = Counter()
+    counts = Counts(Counter(step=50), none, Counter(step=3), none, none)
+    lines = progress._Lines()
+    lines.show(counts)
+    now[0] = 102.5
+    lines.show(counts)
+    lines.show(counts)
+    counts.news.append("step[4]: attempt 1 failed")
+    lines.show(counts)
+    now[0] = 104.0
+    lines.show(counts)
+    assert capsys.readouterr().err.splitlines() == ["  3 of 50 done", "step[4]: attempt 1 failed"]

@@ -282,7 +282,7 @@ def test_a_report_joins_states_and_timings() -> None:
         report = run_report(view, facts, timeline)
         assert (report.run, report.flow, report.status) == ("r", "example", "success")
         assert report.version == records[-1].version
-        assert report.message == "all reference tasks succeeded"
+        assert report.message == "all tasks that decide the outcome succeeded"
         numbers_row, third_row, last_row, ok_row = report.tasks
         assert (numbers_row.name, numbers_row.state, numbers_row.attempt) == ("numbers", "Success", 1)
         assert numbers_row.elapsed_us == 0

@@ -184,7 +184,10 @@ class Flow(Generic[P, R]):
         return Launch(self.built, checked_run_options(self.name, options))
 
     async def run(self, /, *args: P.args, **kwargs: P.kwargs) -> State:
-        """Run the flow to its end and return its final State; see `Launch.run` for the contract.
+        """Run the flow to its end and return its final State; `state.result` maps tasks to their States.
+
+        Raises `ParameterError` before anything is recorded. A failed task raises nothing: its failure is part of the State.
+        If cancelled, the bodies are cancelled and the run is released. `.options(run_id=...)` can resume it.
 
         ```python
         from eventflow import flow, task
@@ -208,7 +211,10 @@ class Flow(Generic[P, R]):
         return await self.options().run(*args, **kwargs)
 
     async def value(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run the flow and return its value, or raise the `TaskError` of the failed task; see `Launch.value`.
+        """Run the flow and return its value, or raise the `TaskError` of the failed task.
+
+        The live exception is the cause of the `TaskError`. Raises `NoValue` if the returned task was skipped or the run was
+        cancelled, and `TypeError` for a flow that was spelled out in a `with` block.
 
         ```python
         from eventflow import TaskError, flow, task
@@ -238,7 +244,8 @@ class Flow(Generic[P, R]):
     async def rerun(self, run_id: str, /) -> State:
         """Make a new run that keeps a finished run's successes and runs the rest with today's code.
 
-        It goes to the default log, as `run` does; `options(log=...).rerun(run_id)` names another. See `Launch.rerun`.
+        It goes to the default log, as `run` does; `options(log=...).rerun(run_id)` names another. Raises
+        `RunNotFound`, `RunNotFinished` for a run that is live, and `ValueError` for a run of another flow.
 
         ```python
         from eventflow import flow, task

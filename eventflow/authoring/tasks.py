@@ -229,7 +229,12 @@ def task(fn: Callable[P, R], /) -> Task[P, R]: ...
 @overload
 def task(**options: Unpack[TaskOptions]) -> _Decorator: ...
 def task(fn: Any = None, /, **options: Unpack[TaskOptions]) -> Any:
-    """Make a task of a function: `@task`, or `@task(...)` with options: the fields of `TaskOptions`.
+    """Make a task of a function: `@task`, or `@task(...)` with options. `TaskOptions` describes each option.
+
+    name, version, depends_on                      its name, and the code that counts as its own
+    retries, retry_delay, timeout                  its attempts
+    cache_for, cache_on, cache_key, cache_namespace   its cache entries
+    share, serializer                              its result
 
     An async function runs on the event loop, a plain one in a worker thread. Raises `TypeError` or `ValueError` for a
     function or an option that cannot work.

@@ -94,4 +94,7 @@ class _Context:
 
 
 context: Final[TaskContext] = _Context()  # type: ignore[assignment]  # it is a proxy of one
-"""The running task's context; outside a body each attribute raises `NoContext`."""
+"""The running task's context: `run`, `task`, `attempt`, `idempotency_key`, `date`, `logger`.
+
+Outside a body each attribute raises `NoContext`.
+"""

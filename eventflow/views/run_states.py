@@ -53,6 +53,9 @@ _CHILD: Final = re.compile(r"([^\[]*)((?:\[(?:0|[1-9][0-9]{0,8})\])+)")
 class RunStates(Mapping[Any, State]):
     """The states of a run's tasks by name (`enrich`, `enrich[3]`), by address, or by node.
 
+    You get one as `state.result`. Build one yourself only to look at the past. A *slot* is the number of a task or child in a
+    run; an address is the index of a node, followed by map indices.
+
     Iterating gives the names of the nodes; mapped children are not listed, but can be looked up by name.
 
     ```python

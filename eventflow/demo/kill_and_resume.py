@@ -48,9 +48,13 @@ class _Kill(msgspec.Struct):
     executed: Counter[str]
     """Task → how often its body has run."""
 
-    def tasks(self, state: str) -> set[str]:
-        """Names of the tasks in a state."""
-        return {task.name for task in self.report.tasks if task.state == state}
+    def finished(self) -> set[str]:
+        """Return the names of the tasks that had succeeded."""
+        return {task.name for task in self.report.tasks if task.state == "Success"}
+
+    def in_flight(self) -> set[str]:
+        """Return the names of the tasks whose attempt had not ended."""
+        return {task.name for task in self.report.tasks if task.attempt and task.elapsed_us is None}
 
 
 def play(seconds: float, keep: str | None) -> int:
@@ -89,7 +93,7 @@ class _Demo:
                 click.echo("The run ended before it could be killed: give it more --seconds.", err=True)
                 return 1
             _heading("2. kill -9")
-            finished, in_flight = kill.tasks("Success"), kill.tasks("Running")
+            finished, in_flight = kill.finished(), kill.in_flight()
             click.echo(f"The process is gone. The log has {kill.report.version} events:")
             click.echo(f"{len(finished)} tasks had finished, {len(in_flight)} were in flight.")
             _heading("3. A new process resumes it")
@@ -134,7 +138,7 @@ class _Demo:
 
     def _check_counts(self, kill: _Kill) -> bool:
         """Show how many tasks ran and ran again; return whether only those in flight did."""
-        finished, in_flight = kill.tasks("Success"), kill.tasks("Running")
+        finished, in_flight = kill.finished(), kill.in_flight()
         executed = self._executed()
         after = executed - kill.executed
         again = [name for name in finished if after[name]]

@@ -22,6 +22,7 @@ from eventflow.runner.request import Request, RunOptions
 from eventflow.runner.stored_values import to_store
 from eventflow.runs.birth import birth_of
 from eventflow.runs.built_flow import BuiltFlow
+from eventflow.runs.moment import is_stopped
 from eventflow.runs.rerun import RunNotFinished, rerun_request
 from eventflow.runs.world import RealWorld
 from eventflow.states import Failed, Mapped, State
@@ -77,7 +78,7 @@ class Launch(Generic[P, R]):
         A new `run_id` starts a run. The id of an unfinished run resumes it: finished tasks are not run again. The id
         of a finished run returns its recorded State and executes nothing. A run that is live elsewhere is followed,
         and taken over if its owner dies. With `wait=False` nothing is started or resumed: the State is the recorded
-        one. Then `RunNotFound` is raised if there is no such run, and `LogUnusable` if there is no log at the URL.
+        one, `Pending` if the run's owner has ended without releasing it. Then `RunNotFound` is raised if there is no such run, and `LogUnusable` if there is no log at the URL.
 
         Raises `ParameterError` before anything is appended, `ParametersDiffer` or `FlowChanged` if an existing run was
         started with other parameters or other code. A failed task raises nothing: its failure is part of the State.
@@ -180,6 +181,7 @@ class Launch(Generic[P, R]):
             serializers=serializers,
             locate=built.locate,
             errors=dict(runner.errors),
+            is_stopped=await is_stopped(log, view.run_id, facts),
         )
 
 
@@ -189,7 +191,7 @@ async def state_of(run_id: str, *, log: EventLog | str | None = None) -> State:
     `log` is a log or a URL; without it, the default log. Nothing is run or written. Results of plain data can be read.
     Results of declared classes and pickled ones raise `DeserializationError`, since they need the flow's code: use
     `flow.options(run_id=..., wait=False).run()` for them. Raises `RunNotFound`, and `LogUnusable` if there is no log
-    at the URL.
+    at the URL. The State of a run whose owner has ended without releasing it is `Pending`.
 
     ```python
     from eventflow import MemoryLog, flow, state_of, task
@@ -214,7 +216,9 @@ async def state_of(run_id: str, *, log: EventLog | str | None = None) -> State:
     """
     async with log_of(log, read_only=True) as opened:
         view = await open_run(opened, run_id)
-        return RunStates(view, await read_run(opened, view), peek=opened.peek).state
+        facts = await read_run(opened, view)
+        stopped = await is_stopped(opened, run_id, facts)
+        return RunStates(view, facts, peek=opened.peek, is_stopped=stopped).state
 
 
 def _evaluate(arg: Arg, states: RunStates) -> Any:

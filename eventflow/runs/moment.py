@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from eventflow.events import run_stream
+from eventflow.machine import Phase
 from eventflow.ports import EventLog
 from eventflow.projections import Fold, RunNotFound, latest_fold, view_of
 from eventflow.views.run import RunFacts, RunView
 from eventflow.views.timeline import TimelineState
 
-__all__ = ["RunMoment", "VersionNotFound", "read_moment"]
+__all__ = ["RunMoment", "VersionNotFound", "is_stopped", "read_moment"]
 
 
 class VersionNotFound(LookupError):
@@ -51,6 +52,16 @@ async def read_moment(
         if record.version == last:
             return RunMoment(view, run_fold.state, head)
     raise RunNotFound(f"there is no run {run_id!r} in this log")
+
+
+async def is_stopped(log: EventLog, run_id: str, facts: RunFacts) -> bool:
+    """Return whether the owner of a run has ended without releasing it; False for facts that are not those of now.
+
+    The log is asked, since events do not contain whether the owner lives.
+    """
+    if facts.run.phase != Phase.CLAIMED or await log.is_live(run_id):
+        return False
+    return await log.head(run_stream(run_id)) == facts.run.version  # else it went on, and may have finished
 
 
 async def _start(log: EventLog, view: RunView, version: int) -> Fold[RunFacts]:

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from eventflow.events import run_stream
 from eventflow.ports import EventLog
 from eventflow.projections import Fold, RunNotFound, RunReport, Timeline, run_report, view_of
-from eventflow.runs.moment import read_moment
+from eventflow.runs.moment import is_stopped, read_moment
 from eventflow.views.event_report import EventReport, event_report
 from eventflow.views.run import RunView
 
@@ -49,18 +49,9 @@ async def read_report(log: EventLog, run_id: str, *, version: int | None = None)
     """
     timeline = Fold.start(Timeline())
     moment = await read_moment(log, run_id, version=version, timeline=timeline)
-    report = run_report(moment.view, moment.facts, timeline.state)
-    return await _with_liveness(log, replace(report, head=moment.head))
-
-
-async def _with_liveness(log: EventLog, report: RunReport) -> RunReport:
-    """Return the report as it is, or as that of a stopped run if it is of now and no process owns the run."""
-    if report.status != "running" or report.version != report.head or await log.is_live(report.run):
-        return report
-    has_more = await log.head(run_stream(report.run)) != report.head
-    if has_more:  # the run went on after it was read, and may have finished
-        return report
-    return replace(report, status="stopped", message="its owner has ended without releasing it")
+    stopped = await is_stopped(log, run_id, moment.facts)
+    report = run_report(moment.view, moment.facts, timeline.state, is_stopped=stopped)
+    return replace(report, head=moment.head)
 
 
 async def read_events(log: EventLog, run_id: str) -> AsyncIterator[EventReport]:

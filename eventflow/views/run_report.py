@@ -16,7 +16,7 @@ from eventflow.views.timeline import TaskLine, TimelineState
 
 __all__ = ["MapReport", "RunReport", "TaskReport", "run_report"]
 
-MapOutcome: TypeAlias = Literal["Running", "Failed", "Success"]
+MapOutcome: TypeAlias = Literal["Pending", "Running", "Failed", "Success"]
 
 _STATUSES: Final = {
     Phase.NEW: "started",
@@ -31,7 +31,8 @@ class MapReport(msgspec.Struct, frozen=True):
     """The children of a mapped task, all together."""
 
     outcome: MapOutcome
-    """`Running` until the last child has finished, then `Failed` if any child failed, else `Success`."""
+    """`Running` until the last child has finished, or `Pending` in a stopped run; then `Failed` if any child failed, else
+    `Success`."""
     states: Mapping[str, int]
     """Name of a state class → the number of children in that state."""
     failures: Mapping[str, str]
@@ -45,7 +46,7 @@ class TaskReport(msgspec.Struct, frozen=True):
     state: str
     """The name of its class in `eventflow.states`; `Mapped` as soon as a mapped task has its children."""
     message: str
-    """The failure, of a task that failed; otherwise empty."""
+    """The failure, of a task that failed; that its attempt was interrupted, in a stopped run; otherwise empty."""
     attempt: int
     """The number of the last attempt; 0 for a task that has not run."""
     elapsed_us: int | None
@@ -71,11 +72,14 @@ class RunReport(msgspec.Struct, frozen=True):
     """In the order of the flow's nodes."""
 
 
-def run_report(view: RunView, facts: RunFacts, timeline: TimelineState) -> RunReport:
+def run_report(
+    view: RunView, facts: RunFacts, timeline: TimelineState, *, is_stopped: bool = False
+) -> RunReport:
     """Join the facts of a run, as `view` has folded them, with its timeline; both folded up to the same event.
 
     No value is opened, and of the children of mapped tasks only the states of those that failed are built. The events
-    do not contain whether the owner lives, so a run is never `stopped` here: see `eventflow.runs.report.read_report`.
+    do not contain whether the owner lives: `is_stopped` says that it has ended without releasing the run. See
+    `eventflow.runs.report.read_report`, which asks.
 
     ```python
     from eventflow import MemoryLog, Timeline, flow, open_run, replay, run_report, task
@@ -108,15 +112,15 @@ def run_report(view: RunView, facts: RunFacts, timeline: TimelineState) -> RunRe
     True
     ```
     """
-    run_states, run = RunStates(view, facts), facts.run
+    run_states, run = RunStates(view, facts, is_stopped=is_stopped), facts.run
     tasks = [
-        _task_report(run_states, node, task.name, timeline.line(node))
+        _task_report(run_states, node, task.name, timeline.line(node), is_stopped=is_stopped)
         for node, task in view.plan.tasks.items()
     ]
     return RunReport(
         run=view.run_id,
         flow=view.plan.graph.name,
-        status=_STATUSES.get(run.phase, run.outcome),
+        status="stopped" if is_stopped else _STATUSES.get(run.phase, run.outcome),
         message=run_states.state.message,
         version=run.version,
         head=run.version,
@@ -124,9 +128,11 @@ def run_report(view: RunView, facts: RunFacts, timeline: TimelineState) -> RunRe
     )
 
 
-def _task_report(run_states: RunStates, node: int, name: str, line: TaskLine | None) -> TaskReport:
+def _task_report(
+    run_states: RunStates, node: int, name: str, line: TaskLine | None, *, is_stopped: bool
+) -> TaskReport:
     kind, message = "Mapped", ""
-    children = _map_report(run_states, node, name)
+    children = _map_report(run_states, node, name, is_stopped=is_stopped)
     if children is None:  # the state of a map would build the states of all its children
         state = run_states.at(node)  # by slot, since a log from elsewhere may contain any names
         kind = type(state).__name__
@@ -138,10 +144,12 @@ def _task_report(run_states: RunStates, node: int, name: str, line: TaskLine | N
         attempt = last.attempt
         if last.ended_us is not None:
             elapsed_us = last.ended_us - last.started_us
+        elif is_stopped and kind == "Pending":
+            message = f"attempt {attempt} was interrupted"
     return TaskReport(name, kind, message, attempt, elapsed_us, children)
 
 
-def _map_report(run_states: RunStates, node: int, name: str) -> MapReport | None:
+def _map_report(run_states: RunStates, node: int, name: str, *, is_stopped: bool) -> MapReport | None:
     statuses = run_states.statuses_below(node)
     if statuses is None:
         return None
@@ -151,7 +159,7 @@ def _map_report(run_states: RunStates, node: int, name: str) -> MapReport | None
         failed = [nth for nth, status in enumerate(statuses) if status in FAILED]
     outcome: MapOutcome = "Success"
     if not FINISHED.issuperset(counts):
-        outcome = "Running"
+        outcome = "Pending" if is_stopped else "Running"
     elif failed:
         outcome = "Failed"
     return MapReport(

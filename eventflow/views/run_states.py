@@ -109,18 +109,21 @@ class RunStates(Mapping[Any, State]):
         serializers: RunSerializers | None = None,
         locate: Locate | None = None,
         errors: Mapping[int, BaseException] | None = None,
+        is_stopped: bool = False,
     ) -> None:
         """Show `facts`, which `view` has folded.
 
         `peek` reads values that are stored outside the events: pass the log's own; without it they raise
         `ResultNotLoaded`. Without `serializers` plain data opens, typed and pickled values do not. `locate` allows nodes
-        as keys. `errors` are the exceptions at hand in this process, by slot.
+        as keys. `errors` are the exceptions at hand in this process, by slot. `is_stopped` says that the run's owner has
+        ended without releasing the run, which the events do not contain: then nothing is shown as running.
         """
         self._view = view
         self._facts = facts
         self._reader = ResultReader(view.run_id, serializers or RunSerializers(view.plan), peek)
         self._locate = locate
         self._errors = errors or {}
+        self._is_stopped = is_stopped
         self._built: dict[int, State] = {}
 
     def __iter__(self) -> Iterator[str]:
@@ -158,6 +161,9 @@ class RunStates(Mapping[Any, State]):
         match facts.run.phase:
             case Phase.FINISHED:
                 return self._finished(result)
+            case Phase.CLAIMED if self._is_stopped:
+                message = "its owner has ended without releasing it"
+                return states.Pending(message=message, _result=result)
             case Phase.CLAIMED:
                 return states.Running(message=_running(facts.run.running), _result=result)
             case Phase.NEW | Phase.STARTED | Phase.RELEASED:
@@ -223,14 +229,17 @@ class RunStates(Mapping[Any, State]):
         return cast(TaskError, first.result)
 
     def statuses_below(self, slot: int) -> bytes | None:
-        """Return the `Status` of each child of a mapped task, None if it has no children yet.
+        """Return the `Status` of each child of a mapped task as it is shown, None if it has no children yet.
 
         No states are built: there may be a million children.
         """
         children = self._facts.run.maps.get(slot)
         if children is None:
             return None
-        return bytes(self._facts.run.status[children.base : children.base + children.width])
+        statuses = bytes(self._facts.run.status[children.base : children.base + children.width])
+        if self._is_stopped:
+            return statuses.replace(bytes([Status.RUNNING]), bytes([Status.PENDING]))
+        return statuses
 
     def _find(self, key: Any) -> tuple[int, tuple[Subscript, ...]]:
         run = self._facts.run
@@ -279,6 +288,9 @@ class RunStates(Mapping[Any, State]):
         match status:
             case Status.PENDING:
                 return states.Pending(message=self._why_pending(slot), cached_inputs=self.inputs(slot))
+            case Status.RUNNING if self._is_stopped:
+                message = f"attempt {run.attempt[slot]} was interrupted"
+                return states.Pending(message=message, cached_inputs=self.inputs(slot))
             case Status.RUNNING:
                 message = f"attempt {run.attempt[slot]}"
                 return states.Running(message=message, cached_inputs=self.inputs(slot))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import signal
 import subprocess
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from eventflow import state_of
+from eventflow.states import Pending
 from tests.e2e.commands import command, document, environment
 from tests.logs import breaking_sqlite
 
@@ -307,7 +310,14 @@ def test_a_run_that_a_script_began_is_resumed_by_the_command(folder: Path) -> No
     (folder / "script.py").write_text(SCRIPT.format(plus=1))
     die_in_the_middle(folder)
     assert document("runs", cwd=folder)[0]["state"] == "stopped"  # its events end with a start
-    assert document("show", "s", cwd=folder)["state"] == "stopped"
+    shown = document("show", "s", cwd=folder)
+    assert shown["state"] == "stopped"
+    assert shown["message"] == "its owner has ended without releasing it"
+    assert [task["state"] for task in shown["tasks"]] == ["Success", "Pending"]
+    assert shown["tasks"][1]["message"] == "attempt 1 was interrupted"
+    state = asyncio.run(state_of("s", log=f"sqlite:///{folder}/.eventflow/log.db"))
+    assert type(state) is Pending
+    assert "running" not in command("show", "s", cwd=folder).stdout.lower()
     assert command("resume", "s", cwd=folder).stdout == "2\n"
     assert document("runs", cwd=folder)[0]["state"] == "success"
 

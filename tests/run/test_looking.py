@@ -9,7 +9,7 @@ import pytest
 
 from eventflow import MemoryLog, RunNotFinished, RunNotFound, flow, state_of, task
 from eventflow.result import DeserializationError
-from eventflow.states import Failed, Success
+from eventflow.states import Failed, Pending, Success
 from eventflow.testing.crash_log import Crash, CrashingLog
 from tests.run.pipeline import nightly
 
@@ -65,8 +65,11 @@ async def test_looking_at_a_run_that_nobody_runs_does_not_resume_it() -> None:
     head = await log.head()
     looking = orders.options(log=log, run_id="r", wait=False)
     state = await looking.run()
-    assert not state.is_finished()
-    assert state.result["order"].is_running()
+    assert type(state) is Pending
+    assert state.message == "its owner has ended without releasing it"
+    task_state = state.result["order"]
+    assert (type(task_state), task_state.message) == (Pending, "attempt 1 was interrupted")
+    assert (await state_of("r", log=log)).message == state.message
     with pytest.raises(RunNotFinished):
         await looking.value()
     assert (await log.head(), ran) == (head, [])

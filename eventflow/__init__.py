@@ -30,6 +30,7 @@ from eventflow.authoring.arguments import unmapped
 from eventflow.authoring.flows import Flow, Parameter
 from eventflow.authoring.nodes import BuildError, NodeIsNotAValue
 from eventflow.authoring.option_values import exponential, inputs, nothing, parameters
+from eventflow.authoring.options import TaskOptions
 from eventflow.authoring.tasks import task
 from eventflow.authoring.traced_flow import flow
 from eventflow.fingerprints.type_defs import TypeChanged
@@ -77,8 +78,9 @@ from eventflow.runner.compatibility import FlowChanged
 from eventflow.runner.live_values import InputError
 from eventflow.runner.ownership import RunAwaitsItself, UnknownEvents
 from eventflow.runner.parameters import ParametersDiffer
+from eventflow.runner.request import RunOptions
 from eventflow.runner.task_context import NoContext, Skip, context
-from eventflow.runs.launch import NoValue, state_of
+from eventflow.runs.launch import Launch, NoValue, state_of
 from eventflow.runs.parameters import ParameterError
 from eventflow.runs.rerun import RunNotFinished
 from eventflow.states import State, TaskError
@@ -96,6 +98,7 @@ __all__ = [
     "InputError",
     "InvalidLogURL",
     "KeyUnavailable",
+    "Launch",
     "LogClosed",
     "LogDamaged",
     "LogForked",
@@ -121,6 +124,7 @@ __all__ = [
     "RunAwaitsItself",
     "RunNotFinished",
     "RunNotFound",
+    "RunOptions",
     "RunStates",
     "RunView",
     "Runs",
@@ -129,6 +133,7 @@ __all__ = [
     "Skip",
     "State",
     "TaskError",
+    "TaskOptions",
     "Timeline",
     "TypeChanged",
     "UnknownEncoding",

@@ -7,9 +7,10 @@ ways that are allowed, and else says why not.
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Final, get_args, get_type_hints
@@ -23,7 +24,7 @@ from eventflow.codecs.tagged import Extension
 from eventflow.events import Known
 from eventflow.fingerprints import type_defs
 from eventflow.fingerprints.type_describer import describe
-from eventflow.logs.sqlite.schema import SCHEMA
+from eventflow.logs.sqlite.schema import SCHEMA, is_later
 from eventflow.result import Payload
 
 __all__ = ["CLOSED", "FILE", "NOT_FROZEN", "STRUCTS", "changes", "format_of_today", "of_struct"]
@@ -112,19 +113,33 @@ def changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Name every change that an older reader cannot do without; none for an appended optional field or a new kind."""
     return [
         *_changed_structs(then["structs"], now["structs"]),
-        *_changed(then["tables"], now["tables"], "x_"),
-        *_changed(then["numbers"], now["numbers"], "extension "),
+        *_changed(then["tables"], now["tables"], _later_parts(now["tables"])),
+        *_changed(then["numbers"], now["numbers"], [n for n in now["numbers"] if n.startswith("extension ")]),
         *(f"codec {name} is gone" for name in set(then["codecs"]) - set(now["codecs"])),
         *([] if then["digest"] == now["digest"] else [f"digests are {now['digest']}"]),
     ]
 
 
-def _changed(then: Mapping[str, Any], now: Mapping[str, Any], new: str) -> Iterator[str]:
-    """What is gone or another, and what is new without `new` in its name."""
+def _changed(then: Mapping[str, Any], now: Mapping[str, Any], allowed: Collection[str]) -> Iterator[str]:
+    """What is gone or another, and what is new without being allowed."""
     for name, value in then.items():
-        if now.get(name) != value:
+        if name not in now or now[name] != value:
             yield f"{name} is {'another' if name in now else 'gone'}"
-    yield from (f"{name} is new" for name in now if name not in then and new not in name)
+    yield from (f"{name} is new" for name in now if name not in then and name not in allowed)
+
+
+def _later_parts(tables: Mapping[str, str | None]) -> list[str]:
+    """The parts of a schema that every reader of format 1 passes over, as the check of a file decides it."""
+    return [
+        name for name, text in tables.items() if is_later((*name.split(" ", 1), _table_of(name, text), text))
+    ]
+
+
+def _table_of(name: str, text: str | None) -> str:
+    """The table that a part belongs to: an index names it, or is that of a constraint and named after it."""
+    if text is None:
+        return name.removeprefix("index sqlite_autoindex_").rpartition("_")[0]
+    return re.sub(r".* ON (\w+).*", r"\1", text, flags=re.DOTALL)
 
 
 def _changed_structs(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:

@@ -22,7 +22,7 @@ from eventflow.codecs.registry import RESERVED
 from eventflow.codecs.tagged import Extension
 from eventflow.events import Draft, Known, TaskSucceeded
 from eventflow.fingerprints import type_defs as typedefs
-from eventflow.logs.sqlite import files, packs
+from eventflow.logs.sqlite import files, packs, schema
 from eventflow.records import decode, encode
 from eventflow.result import Payload
 from eventflow.runner import stored_values
@@ -153,6 +153,12 @@ def test_the_numbers_on_the_page_are_those_of_the_code() -> None:
     assert f"`user_version` {files.FORMAT}, the number of the format" in PAGE
     assert f"values up to {stored_values.EVENT_INLINE_BYTES_MAX} bytes" in PAGE
     assert f"Values above {packs.ROW_BYTES_MAX >> 10} KiB" in PAGE
+
+
+def test_the_page_says_which_tables_and_indices_may_be_added() -> None:
+    """In the very expressions that the check of a file uses."""
+    for pattern in (schema._LATER_TABLE, schema._PLAIN_INDEX):
+        assert f"`{pattern.pattern}`" in PAGE
 
 
 def test_the_record_in_hex_is_what_the_page_says() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from copy import deepcopy
 from typing import Any
 
@@ -11,6 +13,8 @@ import msgspec
 import pytest
 
 from eventflow.events import TaskFailed, TaskSkipped
+from eventflow.logs.sqlite.schema import SCHEMA, check_schema
+from eventflow.records import LogDamaged
 from tests.golden.schema import CLOSED, FILE, NOT_FROZEN, STRUCTS, changes, format_of_today, of_struct
 
 FROZEN = json.loads(FILE.read_text(encoding="utf-8"))
@@ -79,6 +83,23 @@ REFUSED: dict[str, Change] = {
     "another digest": lambda now: now.update(digest="blake2b-128"),
 }  # fmt: skip
 
+LATER = (
+    "CREATE TABLE x_moon (a INTEGER PRIMARY KEY, b TEXT UNIQUE) STRICT",
+    "CREATE TABLE x_moon(a INTEGER) STRICT",
+    "CREATE INDEX x_kind ON event (kind, position)",
+    "CREATE INDEX x_kind ON event(kind,position)",
+)
+NOT_LATER = (
+    "CREATE INDEX idx_version ON event (version)",
+    "CREATE TABLE max_width (a INTEGER) STRICT",
+    "CREATE TABLE x_moon (a INTEGER PRIMARY KEY AUTOINCREMENT)",
+    "CREATE UNIQUE INDEX x_version ON event (version, kind)",
+    "CREATE INDEX x_version ON event (version) WHERE kind = 1",
+    "CREATE INDEX x_version ON event (length(body))",
+    "CREATE TRIGGER x_added AFTER INSERT ON event BEGIN DELETE FROM value; END",
+    "CREATE VIEW x_all AS SELECT 1 AS a",
+)
+
 
 @pytest.mark.parametrize("name", ALLOWED)
 def test_what_an_older_reader_can_do_without_is_allowed(name: str) -> None:
@@ -87,6 +108,23 @@ def test_what_an_older_reader_can_do_without_is_allowed(name: str) -> None:
     ALLOWED[name](now)
     assert now != FROZEN
     assert changes(FROZEN, now) == []
+
+
+@pytest.mark.parametrize("statement", [*LATER, *NOT_LATER])
+def test_what_may_be_added_to_the_tables_is_what_a_reader_passes_over(statement: str) -> None:
+    """The check of a file, which every reader of this format makes, and the freeze agree about each statement."""
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.executescript(SCHEMA.read_text(encoding="utf-8"))
+        connection.execute(statement)
+        parts = connection.execute("SELECT type, name, sql FROM sqlite_schema")
+        now = {**FROZEN, "tables": {f"{kind} {name}": text for kind, name, text in parts}}
+        if statement in LATER:
+            assert changes(FROZEN, now) == []
+            check_schema(connection, FILE)
+            return
+        assert changes(FROZEN, now)
+        with pytest.raises(LogDamaged):
+            check_schema(connection, FILE)
 
 
 @pytest.mark.parametrize("name", REFUSED)

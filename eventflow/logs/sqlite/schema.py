@@ -4,8 +4,9 @@ A database is also a program: a view in place of a table, a trigger, a generated
 runs when it is read or written, perhaps without end.  So a file is compared with `schema.sql`, text by text, before
 any other query, and within a bounded time: even reading the schema follows pages, which a forger may link in a circle.
 
-Later versions may add tables, and indices on columns.  Their names begin with `x_`; this version passes over them.  No
-code in them runs here: such a table is neither read nor written, and an index on columns evaluates nothing.
+Later versions may add tables, and indices on columns.  Their names begin with `x_`; this version passes over them,
+however many they are.  No code in them runs here: such a table is neither read nor written, and an index on columns
+evaluates nothing.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Final, TypeAlias
 
 from eventflow.records import LogDamaged
 
-__all__ = ["BLOB_MAX", "SCHEMA", "check_schema", "harden", "tables_in"]
+__all__ = ["BLOB_MAX", "SCHEMA", "check_schema", "harden", "is_later", "tables_in"]
 
 SCHEMA: Final = Path(__file__).with_name("schema.sql")
 
@@ -40,8 +42,11 @@ _HARDENED: Final = (
 _Part: TypeAlias = tuple[object, object, object, object]
 """Type, name, table, text."""
 _LATER_PREFIX: Final = "x_"
-_PLAIN_INDEX: Final = re.compile(r"CREATE INDEX x_\w+ ON \w+ \(\w+(, \w+)*\)")
-_READ: Final = "SELECT type, name, tbl_name, sql FROM sqlite_schema LIMIT 100"
+_LATER_TABLE: Final = re.compile(r"CREATE TABLE (x_\w+) ?\(", re.ASCII)
+_PLAIN_INDEX: Final = re.compile(r"CREATE INDEX x_\w+ ON \w+ ?\(\w+(, ?\w+)*\)", re.ASCII)
+_READ: Final = "SELECT type, name, tbl_name, sql FROM sqlite_schema"
+_PARTS_MAX: Final = 100
+"""Parts that are compared; a log has fewer, and no file may make us hold more."""
 
 
 @cache
@@ -71,7 +76,8 @@ def tables_in(connection: sqlite3.Connection) -> bool:
 def check_schema(connection: sqlite3.Connection, path: Path) -> None:
     """Raise `LogDamaged` unless a file has the schema of a log, and at most additions of a later version."""
     with _bounded(connection):
-        parts = [part for part in connection.execute(_READ) if not _is_later(part)]
+        ours = (part for part in connection.execute(_READ) if not is_later(part))
+        parts = list(islice(ours, _PARTS_MAX))
     expected = _expected()
     if len(parts) == len(expected) and expected.issuperset(parts):
         return
@@ -83,18 +89,13 @@ def check_schema(connection: sqlite3.Connection, path: Path) -> None:
     )
 
 
-def _is_later(part: _Part) -> bool:
+def is_later(part: _Part) -> bool:
     """Whether a part of a schema is a plain table, or an index without expressions, of a later version."""
     kind, name, table, text = part
-    if not (isinstance(name, str) and isinstance(table, str)):
-        return False
     if kind == "table":
-        return (
-            name.startswith(_LATER_PREFIX)
-            and isinstance(text, str)
-            and text.startswith(f"CREATE TABLE {name} (")
-        )
-    if kind != "index":
+        beginning = _LATER_TABLE.match(text) if isinstance(text, str) else None
+        return beginning is not None and beginning[1] == name
+    if kind != "index" or not isinstance(table, str):
         return False
     return table.startswith(_LATER_PREFIX) or (
         isinstance(text, str) and _PLAIN_INDEX.fullmatch(text) is not None

@@ -1,6 +1,6 @@
 """The commands that read runs from a log: `runs`, `show` and `events`.
 
-They open the log read-only: they take no lock, write nothing, create no log, and open no pickled value.
+They open the log read-only: they change nothing in it, create no log, and open no pickled value.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ def open_log(url: str | None = None, *, read_only: bool = False) -> AbstractAsyn
     5 events
     ```
 
-    With `read_only` nothing is written, locked or created, and calls that would write raise `LogUnusable`.
+    With `read_only` nothing of the log is written, locked or created, and calls that would write raise `LogUnusable`.
     `memory:` is the one log of this process's memory; it stays open.
 
     Raises `InvalidLogURL` if the URL is invalid. A SQLite log raises `LogUnusable` or `LogDamaged` if the file cannot

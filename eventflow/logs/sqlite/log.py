@@ -105,8 +105,8 @@ class SQLiteLog:
     `LogUnusable` or `LogDamaged`. Any number of handles and processes may share the file. `docs/logs.md` lists the
     files next to it, and how to copy them; `<file>.key` is secret. Values larger than 64 KiB are in `<file>.packs`.
 
-    With `read_only`, nothing is written, locked or created. The file and its folder may be read-only, and a write
-    raises `LogUnusable`.
+    With `read_only`, nothing of the log is written, locked or created (SQLite may write its `-shm`, see `read_only`).
+    The file and its folder may be read-only, and a write raises `LogUnusable`.
 
     A relative path is resolved when the handle is made. A handle belongs to one event loop: if another loop calls it
     before the first is closed, it raises `LogOfAnotherLoop`; in a forked child it raises `LogForked`. After a

@@ -1,7 +1,7 @@
 """Read-only access: a log is read, but nothing of it is written, locked or created.
 
-    with a `-wal`       opened for reading only.  SQLite still writes into `-shm`, which is not data, and takes shared
-                        reader locks, which block no other process
+    with a `-wal`       opened for reading only.  SQLite still writes into `-shm`, which is not data and which it creates
+                        if it is gone, and takes shared reader locks, which block no other process
     without             opened as immutable: SQLite takes no lock and creates no file
 
 Another process may write to a file that is open as immutable.  It then creates a `-wal` first, and changes the file

@@ -219,7 +219,8 @@ class EventLog(Protocol):
         Returns the records after the commit, at `durability`. A write is satisfied if its events and keys (not `at`)
         are already stored at those versions, also if the append has other writes that are new; so sending an append
         again succeeds again. Any other difference from `expect` raises `Conflict`. Writes to one stream may follow
-        each other. `at` is raised to its stream's last `at` if it would be less.
+        each other. `at` is raised to its stream's last `at` if it would be less. Raises `UnknownEncoding` if one of the
+        values is there in a form that only a later version can open: new records would have no value.
 
         Cancellation: before the append is accepted, nothing is stored. After that the append completes, then
         `CancelledError` is raised; if its outcome does not become known in time, `OutcomeUnknown`.

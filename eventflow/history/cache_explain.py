@@ -13,7 +13,7 @@ from typing import Final, NamedTuple, TypeAlias
 import msgspec
 
 from eventflow.codecs.plain import unpack
-from eventflow.events import CacheMiss, Origin, Record, TaskReused, TaskStarted, missing_features, run_of
+from eventflow.events import CacheMiss, Origin, Record, TaskReused, TaskStarted, run_of
 from eventflow.graph import Const, Graph, KeyPart, TaskDef
 from eventflow.ports import EventLog
 from eventflow.projections import (
@@ -29,6 +29,7 @@ from eventflow.projections import (
 from eventflow.read_models import ReadModel
 from eventflow.records import LogDamaged
 from eventflow.result import Inline, Result
+from eventflow.runner.ownership import check_known
 from eventflow.views.cache import CacheEntry, CacheRow, entries_under, key_differences, nearest_entry
 from eventflow.views.run import RunFacts
 
@@ -54,10 +55,7 @@ class TaskNotFound(LookupError):
 
 
 class NotExplainable(ValueError):
-    """The name is that of a parameter, or of a mapped task as a whole; neither is looked up in the cache.
-
-    Also raised for a run that a newer version wrote to: its lookups may have followed other rules.
-    """
+    """The name is that of a parameter, or of a mapped task as a whole; neither is looked up in the cache."""
 
 
 class Uncached(msgspec.Struct, frozen=True, kw_only=True):
@@ -172,11 +170,11 @@ async def explain(log: EventLog, run_id: str, task: str) -> Explanation:
     run/a
     ```
 
-    Raises `RunNotFound`, `TaskNotFound`, `NotExplainable`, and `LogDamaged`.
+    Raises `RunNotFound`, `TaskNotFound`, `NotExplainable`, `LogDamaged`, and `UnknownEvents` for a run that a newer version
+    wrote to, since its lookups may have followed other rules.
     """
     view, facts = await _fold(log, run_id)
-    if facts.is_newer:
-        raise _of_newer(run_id)
+    check_known(facts, run_id)
     slot = _slot_of(view, facts, task)
     call = _Call(log, view, facts, slot)
     decision = await _last_decision(call)
@@ -205,10 +203,6 @@ async def _fold(log: EventLog, run_id: str) -> tuple[RunView, RunFacts]:
     # From the first record: a snapshot is only as trustworthy as the process that wrote the file.
     fold = await replay(log, view, stream=view.stream, start=Fold.start(view))
     return view, fold.state
-
-
-def _of_newer(run_id: str) -> NotExplainable:
-    return NotExplainable(f"a newer eventflow wrote to run {run_id!r}: have that one explain it")
 
 
 def _slot_of(view: RunView, facts: RunFacts, task: str) -> int:
@@ -240,8 +234,8 @@ async def _graph_in_force(call: _Call, decision: Record) -> Graph:
     if digest == view.plan.graph.digest:
         return view.plan.graph
     graph = await read_graph(call.log, digest)
-    if missing_features(graph.requires):
-        raise _of_newer(view.run_id)
+    call.facts.note_missing(graph.requires)
+    check_known(call.facts, view.run_id)
     if list(graph.index) != list(view.plan.graph.index):
         raise LogDamaged(f"run {view.run_id!r} was claimed for another flow, {digest}")
     return graph

@@ -119,7 +119,7 @@ async def keep_snapshot(log: EventLog, view: RunView, facts: RunFacts, position:
 
 
 def check_known(facts: RunFacts, run_id: str) -> None:
-    """Refuse to write to a run with events, or of features, that this version does not know.
+    """Refuse to go on with a run, or to judge it, if it has events or features that this version does not know.
 
     Raises `UnknownEvents`.
     """
@@ -135,8 +135,8 @@ def unknown_events(facts: RunFacts, run_id: str) -> UnknownEvents:
     named = ", ".join(word if word.isprintable() else repr(word) for word in words[:_NAMED_MAX])
     more = f" and {len(words) - _NAMED_MAX} more" if len(words) > _NAMED_MAX else ""
     return UnknownEvents(
-        f"run {run_id!r} {has} that this version does not know ({named}{more}): a newer eventflow wrote it, so run it "
-        "with that one"
+        f"run {run_id!r} {has} that this version does not know ({named}{more}): a newer eventflow wrote it, so use "
+        "that one"
     )
 
 

@@ -283,6 +283,25 @@ async def test_a_row_that_was_changed(tmp_path: Path) -> None:
             SQLiteLog(path).peek(large(2).digest)
 
 
+@pytest.mark.parametrize("size", [10, (1 << 63) - 1])
+async def test_a_row_that_says_another_size_than_that_of_its_bytes(size: int, tmp_path: Path) -> None:
+    """It is damage though the bytes are right, and is repaired when the value is stored again."""
+    path, small = tmp_path / "log.db", value(b"x" * 2000)
+    for kept in (small, large(1)):
+        async with SQLiteLog(path) as log:
+            await log.append(values=[small])
+        if kept is not small:  # as a version with another threshold would have put it
+            breaking.insert_value(path, kept)
+        breaking.execute(path, ("UPDATE value SET stored_size = ? WHERE digest = ?", (size, kept.digest)))
+        async with SQLiteLog(path) as log:
+            with pytest.raises(LogDamaged, match=rf"names {size} bytes and has {len(kept.data)}"):
+                log.peek(kept.digest)
+            with pytest.raises(LogDamaged, match=kept.digest.hex()):
+                await log.values([kept.digest])
+            await log.append(values=[kept])
+            assert log.peek(kept.digest) == kept
+
+
 async def test_a_read_only_folder(tmp_path: Path) -> None:
     """The error names the pack, the append has stored nothing, smaller ones go on, and so does this one later."""
     path = await make(tmp_path / "log.db", large(1))

@@ -26,7 +26,7 @@ from eventflow.events import (
     missing_features,
     run_stream,
 )
-from eventflow.history.cache_explain import NotExplainable, explain
+from eventflow.history.cache_explain import explain
 from eventflow.ports import EventLog, Write
 from eventflow.projections import CacheHits, RunView, Timeline, replay
 from eventflow.records import LogDamaged, encode_event
@@ -168,7 +168,7 @@ async def test_a_rerun_keeps_nothing_of_a_run_that_a_newer_version_wrote_to(
     built = payment(charge, refund)
     log = await copied(built, NEWER[name])
     await is_refused(log, built, world)
-    with pytest.raises(NotExplainable, match="newer eventflow"):
+    with pytest.raises(UnknownEvents, match="newer eventflow"):
         await explain(log, "old", "refund")
     await replay(log, CacheHits())
 

@@ -27,7 +27,7 @@ from eventflow.events import (
     run_stream,
 )
 from eventflow.logs.sqlite.checksums import sum_of
-from eventflow.ports import EventLog, LogUnusable, Value, Write
+from eventflow.ports import Durability, EventLog, LogUnusable, Value, Write
 from eventflow.records import LogDamaged, decode, encode, encode_event, name_digest
 from eventflow.result import Inline, Stored, UnknownEncoding
 from eventflow.serializers import digest_of
@@ -290,13 +290,90 @@ async def test_an_unknown_encoding_of_a_value_is_named(
             log.peek(digests.pop())
         kinds = [kind_of(record.event) for record in await records_of(log)][head:]
         assert "task_failed" not in kinds
-        await log.append(values=[VALUE])  # an equal value that is stored again leaves the row alone
+        with pytest.raises(UnknownEncoding):  # it could not be read, and the row is left alone
+            await log.append(values=[VALUE])
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("SELECT encoding FROM value").fetchall() == [(encoding,)]
     alter(path, "")
     async with SQLiteLog(path) as log:
         state = await steps.options(run_id="old", log=log, world=world).run()
         assert state.result["second"].result == 2000
+
+
+@task(cache_for=3600)
+async def cached(n: int) -> str:
+    """As large as is asked for."""
+    return "x" * n
+
+
+@task
+async def length(text: str) -> int:
+    """Needs the value."""
+    return len(text)
+
+
+@flow
+def cached_steps(n: int) -> int:
+    """A value that an earlier run has stored."""
+    return length(cached(n))
+
+
+@pytest.mark.parametrize("durability", ["full", "pipelined"])
+@pytest.mark.parametrize("size", [2_000, 100_000])
+@simulated
+async def test_no_success_is_recorded_whose_value_is_in_an_unknown_encoding(
+    size: int, durability: Durability, world: VirtualWorld, tmp_path: Path
+) -> None:
+    """The value is there and does not open: the run stops, names it, and can be resumed."""
+    path = tmp_path / "log.db"
+    async with SQLiteLog(path) as log:
+        await cached_steps.options(run_id="old", log=log, world=world).run(size)
+    alter(path, "zstd")
+    async with SQLiteLog(path) as log:
+        with pytest.raises(UnknownEncoding, match=r"stored as 'zstd'.* newer eventflow"):
+            await cached_steps.options(run_id="new", log=log, world=world, durability=durability).run(size)
+        kinds = [kind_of(record.event) for record in await records_of(log, run_stream("new"))]
+        assert kinds == ["run_started", "run_claimed", "task_started", "task_abandoned", "run_released"]
+        with pytest.raises(UnknownEncoding):
+            await cached_steps.options(log=log, world=world).rerun("old")
+        assert [row[0] for row in rows_of(path)] == ["zstd"]
+    alter(path, "")
+    async with SQLiteLog(path) as log:
+        state = await cached_steps.options(run_id="new", log=log, world=world).run()
+        assert state.result["length"].result == size
+        assert state.result["cached"].is_cached()
+
+
+def rows_of(path: Path) -> list[tuple[Any, ...]]:
+    """Encoding and size of the values that are stored."""
+    with closing(sqlite3.connect(path)) as connection:
+        return connection.execute("SELECT encoding, stored_size FROM value").fetchall()
+
+
+@pytest.mark.parametrize("size", [2_000, 100_000])
+def test_only_the_append_that_needs_the_value_is_refused(size: int, tmp_path: Path) -> None:
+    """Others of its batch are stored; one that was stored before the value got its encoding is stored still."""
+    path = tmp_path / "log.db"
+    data = msgspec.msgpack.encode("x" * size)
+    value = Value(digest_of(data), "msgpack", data)
+    draft = Draft(1, Unknown("k", msgspec.msgpack.encode(["k"])))
+
+    async def use() -> None:
+        async with SQLiteLog(path) as log:
+            await log.append(Write("run/before", 0, [draft]), values=[value])
+        alter(path, "zstd")
+        async with SQLiteLog(path) as log:
+            outcomes = await asyncio.gather(
+                log.append(Write("run/a", 0, [draft])),
+                log.append(Write("run/b", 0, [draft]), values=[value]),
+                log.append(Write("run/before", 0, [draft]), values=[value]),
+                return_exceptions=True,
+            )
+            assert [type(outcome) for outcome in outcomes] == [list, UnknownEncoding, list]
+            assert [await log.head(f"run/{name}") for name in ("a", "b", "before")] == [1, 0, 1]
+        assert [row[0] for row in rows_of(path)] == ["zstd"]
+
+    asyncio.run(use())
 
 
 def alter(path: Path, encoding: str) -> None:
@@ -347,6 +424,10 @@ def test_a_log_of_another_algorithm_is_refused(tmp_path: Path) -> None:
         assert changed.rowcount == 1
     with pytest.raises(LogUnusable, match="'sha3-128', this eventflow knows 'sha256-128'"):
         asyncio.run(use())
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("DELETE FROM info WHERE name = 'digest'")
+    with pytest.raises(LogDamaged, match="algorithm of its digests"):
+        asyncio.run(use())
 
 
 def test_tables_of_a_later_version_are_passed_over(tmp_path: Path) -> None:
@@ -370,6 +451,7 @@ def test_tables_of_a_later_version_are_passed_over(tmp_path: Path) -> None:
         "CREATE TABLE x_moon (phase INTEGER PRIMARY KEY, name TEXT UNIQUE) STRICT",
         "CREATE INDEX x_name ON x_moon (name)",
         "CREATE INDEX x_kind ON event (kind, position)",
+        *(f"CREATE TABLE x_{number}(a INTEGER) STRICT" for number in range(300)),
     )
     for number, statement in enumerate(
         (

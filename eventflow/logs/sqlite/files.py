@@ -32,6 +32,7 @@ from eventflow.logs.sqlite.errors import has_journal
 from eventflow.logs.sqlite.process import identity_of, is_born
 from eventflow.logs.sqlite.schema import SCHEMA, check_schema, harden, tables_in
 from eventflow.ports import LogUnusable
+from eventflow.records import LogDamaged
 
 __all__ = [
     "APPLICATION_ID",
@@ -225,7 +226,7 @@ def _check_digests(connection: sqlite3.Connection, path: Path) -> None:
     """Refuse a log whose digests have an algorithm that this version does not know."""
     row = connection.execute("SELECT name, value, crc FROM info WHERE name = 'digest'").fetchone()
     if row is None:
-        return  # every log of ours has it, and the readers of `info` report its absence
+        raise LogDamaged(f"{path} has lost the row of info that names the algorithm of its digests")
     check_row(f"the row 'digest' of info in {path}", *row)
     if row[1] != ALGORITHM:
         raise LogUnusable(

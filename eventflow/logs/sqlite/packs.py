@@ -23,7 +23,7 @@ import sqlite3
 import stat
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
@@ -35,9 +35,18 @@ from eventflow.logs.sqlite.errors import explain_pack
 from eventflow.logs.sqlite.files import is_writable, sync_folder
 from eventflow.ports import LogReplaced, LogUnusable, Value
 from eventflow.records import LogDamaged
+from eventflow.result import UnknownEncoding
 from eventflow.serializers import has_digest
 
-__all__ = ["PLAINTEXT", "ROW_BYTES_MAX", "PackLocation", "PackReader", "PackWriter", "find_rows"]
+__all__ = [
+    "PLAINTEXT",
+    "ROW_BYTES_MAX",
+    "PackLocation",
+    "PackReader",
+    "PackWriter",
+    "find_rows",
+    "unknown_encoding",
+]
 
 ROW_BYTES_MAX: Final = 64 << 10
 """A larger value, in bytes, is in a pack and not in the database itself."""
@@ -223,21 +232,29 @@ class PackWriter:
         self._relied_on: set[int] = set()
         """Packs on which the current transaction relies."""
 
-    def keep(self, connection: Connection, values: Mapping[bytes, Value], *, full: bool) -> list[Any]:
+    def keep(
+        self,
+        connection: Connection,
+        values: Mapping[bytes, Value],
+        refuse: Callable[[bytes, str], None],
+        *,
+        full: bool,
+    ) -> list[Any]:
         """Write values that are missing or damaged; return their rows, as a flat list.
 
-        A row is digest, codec, encoding, stored size, pack, offset. With `full`, all the values are synced on
-        return, also those that were stored before. Raises `LogWriteFailed`.
+        A row is digest, codec, encoding, stored size, pack, offset. `refuse` is called for a stored value in another
+        encoding, and raises if it is needed. With `full`, all the values are synced on return, also those that were stored
+        before. Raises `LogWriteFailed`.
         """
         missing = dict(values)
         packs: set[int] = set()
         for digest, _, encoding, data, pack, offset, size in find_rows(connection, tuple(values)):
             large = values[digest].data
-            if encoding:  # a later version stored it; its bytes cannot be compared here
-                pass
+            if encoding != PLAINTEXT:
+                refuse(digest, encoding)
             elif data is None and self._reader.holds(PackLocation(pack, offset, size), large):
                 packs.add(pack)
-            elif data != large:
+            elif data != large or size != len(large):
                 connection.execute("DELETE FROM value WHERE digest = ?", (digest,))
                 continue
             del missing[digest]
@@ -347,6 +364,13 @@ def _is_at(descriptor: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except OSError:
         return False
+
+
+def unknown_encoding(digest: bytes, encoding: str) -> UnknownEncoding:
+    """Return the error for a value that a later version stored."""
+    return UnknownEncoding(
+        f"the value {digest.hex()} is stored as {encoding!r}, which this version cannot open: use a newer eventflow"
+    )
 
 
 def find_rows(connection: sqlite3.Connection, digests: Sequence[bytes]) -> Iterator[tuple[Any, ...]]:

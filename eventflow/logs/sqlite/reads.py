@@ -23,12 +23,11 @@ from eventflow.events import Record
 from eventflow.logs.sqlite.checksums import check_row, sum_of
 from eventflow.logs.sqlite.errors import is_busy
 from eventflow.logs.sqlite.lookups import check_stream, end_of_log, end_of_stream, one_moment, streams_named
-from eventflow.logs.sqlite.packs import PLAINTEXT, PackLocation, PackReader, find_rows
+from eventflow.logs.sqlite.packs import PLAINTEXT, PackLocation, PackReader, find_rows, unknown_encoding
 from eventflow.logs.sqlite.schema import BLOB_MAX
 from eventflow.logs.sqlite.transaction import digest_key
 from eventflow.ports import Value
 from eventflow.records import LogDamaged, checksum, decode
-from eventflow.result import UnknownEncoding
 from eventflow.serializers import has_digest
 
 __all__ = [
@@ -424,13 +423,14 @@ def find_values(
     values = {}
     for digest, codec, encoding, data, *location in find_rows(connection, tuple(digests)):
         if encoding != PLAINTEXT:
-            raise UnknownEncoding(
-                f"the value {digest.hex()} is stored as {encoding!r}, which this version cannot open: use a newer "
-                "eventflow"
-            )
+            raise unknown_encoding(digest, encoding)
         if data is None:
             data = packs.read(digest, PackLocation(*location))  # noqa: PLW2901 - the rest of the row
         elif not has_digest(data, digest):
             raise LogDamaged(f"the value {digest.hex()} does not have its bytes any more; run its task again")
+        elif location[-1] != len(data):
+            raise LogDamaged(
+                f"the row of the value {digest.hex()} names {location[-1]} bytes and has {len(data)}; run its task again"
+            )
         values[digest] = Value(digest, codec, data)
     return {digest: values[digest] for digest in digests if digest in values}

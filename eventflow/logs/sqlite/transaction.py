@@ -31,7 +31,7 @@ from eventflow.logs.sqlite.lookups import (
     segment_of,
     streams_named,
 )
-from eventflow.logs.sqlite.packs import PLAINTEXT, ROW_BYTES_MAX, PackWriter, find_rows
+from eventflow.logs.sqlite.packs import PLAINTEXT, ROW_BYTES_MAX, PackWriter, find_rows, unknown_encoding
 from eventflow.ports import Conflict, Value, Write
 from eventflow.records import LogDamaged, checksum, encode, name_digest
 
@@ -242,6 +242,7 @@ class _Transaction:
         self._events: list[Any] = []
         self._values: list[Any] = []
         self._large: dict[bytes, Value] = {}
+        self._accepted: list[Append] = []
 
     def take(self, append: Append) -> None:
         """Accept a whole append, or raise `Conflict` or `LogDamaged` and change nothing."""
@@ -280,6 +281,7 @@ class _Transaction:
         self._take_values(append.values)
         append.records = records
         append.stored = bool(events)
+        self._accepted.append(append)
 
     def _rows_of(
         self,
@@ -331,17 +333,30 @@ class _Transaction:
         self._values.clear()
 
     def _heal(self) -> None:
-        """Repair stored values whose bytes have changed."""
+        """Repair stored values whose rows have changed; refuse those that a later version stored."""
         connection, values = self._connection, self._values
         wanted = dict(zip(values[::5], values[4::5], strict=True))
-        for digest, _, encoding, data, *_ in list(find_rows(connection, tuple(wanted))):
-            if encoding == PLAINTEXT and data is not None and data != wanted[digest]:
+        for digest, _, encoding, data, _, _, size in list(find_rows(connection, tuple(wanted))):
+            if encoding != PLAINTEXT:
+                self._refuse(digest, encoding)
+            elif data is not None and (data != wanted[digest] or size != len(data)):
                 connection.execute("DELETE FROM value WHERE digest = ?", (digest,))
         _insert(connection, _KEEP_VALUES, values, 5)
 
+    def _refuse(self, digest: bytes, encoding: str) -> None:
+        """Raise `UnknownEncoding` if an append relies on a value that this version could not read.
+
+        Its bytes may not be stored in place of the row, and new records that name it would have no value. An append
+        whose records are all stored already needs nothing.
+        """
+        for append in self._accepted:
+            is_needed = append.stored or not append.writes
+            if is_needed and any(value.digest == digest for value in append.values):
+                raise unknown_encoding(digest, encoding)
+
     def keep_large(self, packs: PackWriter, *, full: bool) -> None:
         """Write all large values to a pack, and their locations to rows; the last step of a batch."""
-        rows = packs.keep(self._connection, self._large, full=full)
+        rows = packs.keep(self._connection, self._large, self._refuse, full=full)
         _insert(
             self._connection,
             "INSERT INTO value (digest, codec, encoding, stored_size, pack, offset)",

@@ -272,7 +272,7 @@ class TaskAbandoned(_Owned, frozen=True, kw_only=True, array_like=True, tag="tas
     task: Address
     attempt: _Index
     reason: str
-    """`lost`: its process died. `worker_lost`: the worker that ran it did. `interrupted`: its run was. `cancelled`:
+    """`lost`: its process died. `worker_lost`: its executor lost or cancelled it. `interrupted`: its run was. `cancelled`:
     it was cancelled. Any other word is read as `interrupted`."""
 
 

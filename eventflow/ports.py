@@ -24,6 +24,7 @@ __all__ = [
     "BodyLost",
     "BodyRaised",
     "BodyReturned",
+    "BodySkipped",
     "Checkpoint",
     "Conflict",
     "Durability",
@@ -387,7 +388,8 @@ class BodyReturned(msgspec.Struct, frozen=True):
     value: Any
     """The live value; of a remote call an `Inline` payload that the task's serializer opens.
 
-    The runner opens the payload when it arrives. If it does not open, the attempt has failed.
+    The runner opens the payload when it arrives. If it does not open, or its digest is not that of its bytes, the
+    attempt has failed. If it is signed with a key that is not at hand, the run stops and can be resumed.
     """
 
 
@@ -398,27 +400,46 @@ class BodyRaised(msgspec.Struct, frozen=True):
     """The live exception; of a remote call its description."""
 
 
+class BodySkipped(msgspec.Struct, frozen=True):
+    """The body raised `Skip`, or a subclass of it.
+
+    The process that ran the body answers this for a remote call, because a description does not show its base classes.
+    The exception of a live call may be answered with `BodyRaised`.
+    """
+
+    reason: str
+
+
 class BodyLost(msgspec.Struct, frozen=True):
-    """The process that ran the body died, so its outcome will never be known."""
+    """The process that ran the body died, so its outcome will never be known.
+
+    The call begins again, and uses up no retry. Three such outcomes in a row end its task as `Crashed`.
+    """
 
 
 class BodyCancelled(msgspec.Struct, frozen=True):
-    """The body was cancelled: before it began, or by an executor that can cancel bodies under way."""
+    """The body was cancelled: before it began, or by an executor that can cancel bodies under way.
+
+    It counts like `BodyLost`, unless the run is being interrupted.
+    """
 
 
-Outcome: TypeAlias = BodyReturned | BodyRaised | BodyLost | BodyCancelled
+Outcome: TypeAlias = BodyReturned | BodyRaised | BodySkipped | BodyLost | BodyCancelled
 
 
 class Executor(Protocol):
     """Runs bodies off the event loop: in threads, in other processes, on other machines.
 
     Every call that was submitted is answered once, with one outcome, until the executor is closed. An executor never
-    repeats a call: a retry is decided by the runner and is an event.
+    repeats a call: a retry is decided by the runner and is an event. An answer that is no outcome fails the attempt.
     """
 
     @property
     def in_process(self) -> bool:
-        """Whether it is given live calls; if not, it is given `RemoteCall`s and needs no memory of this process."""
+        """Whether it is given live calls; if not, it is given `RemoteCall`s and needs no memory of this process.
+
+        If not, a flow with a plain function that another process cannot import is refused before anything runs.
+        """
         ...
 
     @property
@@ -434,14 +455,15 @@ class Executor(Protocol):
         ...
 
     def give_up(self, count: int) -> None:
-        """Give back lanes that were claimed and are not needed."""
+        """Give back `count` lanes that were claimed and are not needed; never more than are claimed at the moment."""
         ...
 
     def submit(self, call: LiveCall | RemoteCall, done: Callable[[Outcome], None]) -> None:
         """Run `call`, then `done(outcome)` on the event loop; many outcomes may arrive at once.
 
         It begins at once if a lane was claimed for it, and otherwise waits for one. A live call runs in a copy of the
-        submitter's context variables. Raises `RuntimeError` when the executor is closed.
+        submitter's context variables. Raises `RuntimeError` when the executor is closed. If it raises any exception,
+        the attempt has failed, `done` is never called, and the lane is still claimed until it is given up.
         """
         ...
 

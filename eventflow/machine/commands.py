@@ -135,7 +135,7 @@ class AbandonTask(msgspec.Struct, frozen=True):
 
     slot: int
     attempt: int
-    reason: Literal["lost", "interrupted"]
+    reason: Literal["lost", "worker_lost", "interrupted"]
 
 
 Command: TypeAlias = (

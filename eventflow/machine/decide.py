@@ -125,7 +125,10 @@ def _abandon(plan: Plan, run: RunState, command: AbandonTask, now: int) -> TaskA
     slot, attempt = command.slot, command.attempt
     task = run.address(slot)
     if command.reason in CRASHES and run.crashes.get(slot, 0) + 1 >= CRASHES_MAX:
-        message = f"the process died during {CRASHES_MAX} attempts in a row; the last was {attempt}"
+        cause = "the process died"
+        if command.reason == "worker_lost":
+            cause = "the executor lost or cancelled the body"
+        message = f"{cause} during {CRASHES_MAX} attempts in a row; the last was {attempt}"
         failure = Failure(type="eventflow.Crashed", message=message)
         return TaskFailed(claim=run.claim, task=task, attempt=attempt, failure=failure, reason="crashed")
     return TaskAbandoned(claim=run.claim, task=task, attempt=attempt, reason=command.reason)

@@ -7,15 +7,44 @@ An executor in this process is given a function that closes over the body and it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from eventflow.ports import EventLog, Executor, Outcome, RemoteCall
+from eventflow.fingerprints.content import full_name
+from eventflow.graph import TaskDef
+from eventflow.ports import Bindings, EventLog, Executor, Outcome, RemoteCall
 from eventflow.runner.body import RunningAttempt
+from eventflow.runner.failures import one_line
 from eventflow.runner.task_context import current
 from eventflow.serializers import Serializer
 
-__all__ = ["ExecutorCalls"]
+__all__ = ["ExecutorCalls", "ExecutorFailed", "check_importable"]
+
+
+class ExecutorFailed(RuntimeError):
+    """The executor did not take a call, or did not answer it with an outcome. Its message names the executor."""
+
+
+def check_importable(executor: Executor, tasks: Iterable[TaskDef], bindings: Bindings) -> None:
+    """Raise `TypeError` for a plain function that has to run in another process, which cannot import it."""
+    if executor.in_process:
+        return
+    for task in tasks:
+        body = bindings[task.name]
+        if not body.is_async and not _is_importable(body.call):
+            raise TypeError(
+                f"task {task.name!r}: the executor {full_name(type(executor))} runs it in another process, which cannot "
+                f"import {task.entry!r}: define the function at the top level of a module, under its own name"
+            )
+
+
+def _is_importable(function: Callable[..., Any]) -> bool:
+    """Whether the name of a function leads to it or to its task; a name in `<locals>` leads nowhere."""
+    named: Any = sys.modules.get(function.__module__)
+    for part in function.__qualname__.split("."):
+        named = getattr(named, part, None)
+    return named is function or getattr(named, "fn", None) is function
 
 
 class ExecutorCalls:
@@ -32,17 +61,29 @@ class ExecutorCalls:
         """Whether outcomes hold live values."""
         return self._executor.in_process
 
+    @property
+    def executor_name(self) -> str:
+        """Module and name of the executor's class, for messages."""
+        return full_name(type(self._executor))
+
     def submit(
         self, attempt: RunningAttempt, arguments: Mapping[str, Any], done: Callable[[Outcome], None]
     ) -> None:
         """Submit a body; `done` is called once, on the event loop.
 
-        Raises the serializer's `SerializationError` if an argument has to be sent and cannot.
+        Raises the serializer's `SerializationError` if an argument has to be sent and cannot, and `ExecutorFailed` if the
+        executor raises. Then `done` is not called.
         """
+        call: Callable[[], Any] | RemoteCall
         if self._executor.in_process:
-            self._executor.submit(self._live_call(attempt, arguments), done)
+            call = self._live_call(attempt, arguments)
         else:
-            self._executor.submit(self._remote_call(attempt, arguments), self._timed(attempt, done))
+            call, done = self._remote_call(attempt, arguments), self._timed(attempt, done)
+        try:
+            self._executor.submit(call, done)
+        except Exception as error:
+            message = f"the executor {self.executor_name} did not take the call: {one_line(error)}"
+            raise ExecutorFailed(message) from error
 
     def give_up_lane(self) -> None:
         """Give back the lane of a body that will not be submitted."""

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from eventflow.events import Failure
+from eventflow.ports import BodySkipped
 
 __all__ = ["LiveErrors", "failure_of", "forget_frames", "one_line", "skip_reason", "text_of"]
 
@@ -164,10 +165,10 @@ def text_of(shown: object, show: Callable[[Any], str] = str) -> str:
         return f"<message unavailable: __{show.__name__}__ raised {_qualname(type(second))}>"
 
 
-def skip_reason(error: BaseException) -> str:
+def skip_reason(skip: BaseException | BodySkipped) -> str:
     """Return the reason for which a body skipped its task. Never raises."""
     try:
-        reason = getattr(error, "reason", None)
+        reason = getattr(skip, "reason", None)
     except BaseException:  # noqa: BLE001 - a property of a subclass
         reason = None
     return ("" if reason is None else text_of(reason)) or "its body said so"

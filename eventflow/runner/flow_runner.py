@@ -24,7 +24,7 @@ from eventflow.runner import ownership
 from eventflow.runner.body import Caller
 from eventflow.runner.cache_lookup import CacheLookup
 from eventflow.runner.compatibility import check_finished
-from eventflow.runner.executor_calls import ExecutorCalls
+from eventflow.runner.executor_calls import ExecutorCalls, check_importable
 from eventflow.runner.failures import LiveErrors
 from eventflow.runner.inbox import Inbox
 from eventflow.runner.live_values import LiveValues
@@ -123,6 +123,7 @@ class FlowRunner:
         check_known(facts, self._view.run_id)
         if is_over(facts):
             return facts
+        check_importable(self._executor, self._view.plan.graph.tasks, self._bindings)
         writer = RunWriter(self._view, self._log, self._world, self._request, facts, caller)
         await self._loop(writer, caller).run(self._request)
         return writer.facts

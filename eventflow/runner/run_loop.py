@@ -25,6 +25,7 @@ from typing import Final
 
 import anyio
 
+from eventflow.machine import StartTask
 from eventflow.ports import Conflict, Executor, OutcomeUnknown
 from eventflow.runner.body import CLEANUP_S
 from eventflow.runner.inbox import Inbox
@@ -33,7 +34,7 @@ from eventflow.runner.ownership import OwnershipLost
 from eventflow.runner.request import Request
 from eventflow.runner.round import Round
 from eventflow.runner.run_writer import RunWriter
-from eventflow.runner.scheduler import IN_FLIGHT_MAX, Scheduler
+from eventflow.runner.scheduler import Scheduler
 from eventflow.runner.task_runner import TaskRunner
 from eventflow.runner.workers import Workers
 
@@ -202,10 +203,14 @@ class RunLoop:
         """Continue from the log after the append of a round failed; if it is stored after all, its bodies begin."""
         await self._writer.refold()
         self._restore()
-        self._executor.give_up(IN_FLIGHT_MAX)  # bodies that start all the same wait for their threads
         run = self._writer.facts.run
-        known = (start for start in failed_round.started if start.slot < len(run.started))
-        stored = [start for start in known if run.started[start.slot] > failed_round.base]
+        stored: list[StartTask] = []
+        not_stored: list[StartTask] = []
+        for start in failed_round.started:
+            is_known = start.slot < len(run.started)
+            is_stored = is_known and run.started[start.slot] > failed_round.base
+            (stored if is_stored else not_stored).append(start)
+        self._scheduler.give_back(failed_round, not_stored)
         self._workers.start(stored, self._monotonic())
 
     def _restore(self) -> None:
@@ -233,6 +238,7 @@ class RunLoop:
 
     async def _stop(self) -> None:
         """Cancel the bodies and wait `CLEANUP_S` for them, and for those in threads, which cannot be cancelled."""
+        self._workers.stopping = True  # calls that are cancelled from here on were interrupted
         self._executor.cancel_queued()
         until = anyio.current_time() + CLEANUP_S
         names = await self._workers.stop(CLEANUP_S)

@@ -85,6 +85,11 @@ class Scheduler:
         if all_bodies_began and not this_round.started:
             self._start(this_round, self._gate.take_suspect())
 
+    def give_back(self, failed_round: Round, starts: Iterable[StartTask]) -> None:
+        """Give back the threads of starts of a round that is not stored."""
+        for command in starts:
+            self._gate.give_back(failed_round.facts.run, command)
+
     def _add_timers(self, this_round: Round) -> None:
         """Start the timers of tasks that failed and will be retried."""
         run = this_round.facts.run

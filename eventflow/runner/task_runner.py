@@ -11,12 +11,13 @@ import asyncio
 import types
 from contextvars import copy_context
 from datetime import timedelta
-from typing import Any, Final, Literal, TypeAlias, assert_never
+from typing import Any, Final, Literal, TypeAlias
 
+from eventflow.codecs.digests import digest_of
 from eventflow.events import Failure
 from eventflow.fingerprints.content import content_of, quick_content
 from eventflow.machine.commands import AbandonTask, FailTask, SkipTask, StartTask, SucceedTask
-from eventflow.ports import BodyCancelled, BodyLost, BodyRaised, BodyReturned, Outcome, World
+from eventflow.ports import BodyCancelled, BodyLost, BodyRaised, BodyReturned, BodySkipped, Outcome, World
 from eventflow.result import (
     Inline,
     KeyUnavailable,
@@ -32,7 +33,7 @@ from eventflow.runner.body import (
     run_in_context,
     undo_cancellations,
 )
-from eventflow.runner.executor_calls import ExecutorCalls
+from eventflow.runner.executor_calls import ExecutorCalls, ExecutorFailed
 from eventflow.runner.failures import LiveErrors, failure_of, forget_frames, skip_reason, text_of
 from eventflow.runner.inbox import Inbox, Report
 from eventflow.runner.live_values import LiveValues
@@ -51,7 +52,6 @@ JITTER: Final = 0.25
 """How far an exponential delay is varied, as a part of it: retries of many do not meet again."""
 _PASSES_THROUGH: Final = (KeyboardInterrupt, GeneratorExit)
 """Exceptions of a user's code that are never its failure."""
-_SKIP_TYPE: Final = "eventflow.Skip"
 Reason: TypeAlias = Literal["raised", "timed_out", "unserializable", "input"]
 
 
@@ -65,8 +65,8 @@ def _forgotten_await(value: Any) -> TypeError | None:
     )
 
 
-def _check(payload: object) -> None:
-    """Refuse a payload that cannot be encoded; a user's serializer may return anything."""
+def _check(payload: object, source: str) -> None:
+    """Refuse a payload that cannot be stored under its digest; `source`, which made it, may return anything."""
     if (
         type(payload) is not Inline
         or type(payload.codec) is not str
@@ -74,7 +74,9 @@ def _check(payload: object) -> None:
         or type(payload.digest) is not bytes
     ):
         text = text_of(payload, repr)[:80]
-        raise TypeError(f"the task's serializer returned {text}, not an Inline of str and bytes")
+        raise TypeError(f"{source} returned {text}, not an Inline of str and bytes")
+    if payload.digest != digest_of(payload.data):
+        raise ValueError(f"{source} returned a payload whose digest is not the digest_of its data")
 
 
 def _content(value: object, payload: Inline, serializer: ResultSerializer) -> bytes | None:
@@ -224,25 +226,35 @@ class TaskRunner:
         except SerializationError as error:
             self._calls.give_up_lane()
             return self._failed(attempt, error, "input")
+        except ExecutorFailed as error:
+            self._calls.give_up_lane()
+            return self._failed(attempt, error, "raised")
         return None
 
-    def _answered(self, attempt: RunningAttempt, outcome: Outcome) -> Report | None:
-        """Report the outcome of a body that an executor ran."""
+    def _answered(self, attempt: RunningAttempt, outcome: object) -> Report | None:
+        """Report the outcome of a body that an executor ran; executors are also written by others."""
+        report: Report | None
         match outcome:
-            case BodyReturned(value=value):
-                if self._calls.in_process:
-                    return self._returned(attempt, value)
-                return self._returned_payload(attempt, value)
-            case BodyRaised(error=error):
-                if isinstance(error, Failure):
-                    return self._raised_elsewhere(attempt, error)
-                return self._raised(attempt, error)
-            case BodyLost():
-                return Report(AbandonTask(attempt.slot, attempt.context.attempt, "lost"))
-            case BodyCancelled():
-                return Report(AbandonTask(attempt.slot, attempt.context.attempt, "interrupted"))
+            case BodyReturned(value=value) if self._calls.in_process:
+                report = self._returned(attempt, value)
+            case BodyReturned(value=payload):
+                report = self._returned_payload(attempt, payload)
+            case BodyRaised(error=Failure() as failure):
+                error = TaskError(attempt.context.task, failure)
+                report = self._failed(attempt, error, "raised", failure)
+            case BodyRaised(error=BaseException() as error):
+                report = self._raised(attempt, error)
+            case BodySkipped():
+                report = self._skipped(attempt, outcome)
+            case BodyCancelled() if self._workers.stopping:
+                report = Report(AbandonTask(attempt.slot, attempt.context.attempt, "interrupted"))
+            case BodyLost() | BodyCancelled():
+                report = Report(AbandonTask(attempt.slot, attempt.context.attempt, "worker_lost"))
             case _:
-                assert_never(outcome)
+                answer = text_of(outcome, repr)[:80]
+                message = f"the executor {self._calls.executor_name} answered {answer}, which is no outcome"
+                report = self._failed(attempt, ExecutorFailed(message), "raised")
+        return report
 
     # -- reports ----------------------------------------------------------------------------------
 
@@ -256,7 +268,7 @@ class TaskRunner:
             else:
                 refuse_once(value)
                 payload = serializer.serialize(value)
-                _check(payload)
+                _check(payload, "the task's serializer")
         except _PASSES_THROUGH:
             raise
         except KeyUnavailable as error:
@@ -270,7 +282,7 @@ class TaskRunner:
         """Report a result that another process has serialized."""
         serializer = self._values.serializers.serializer_of(attempt.slot, attempt.facts.run)
         try:
-            _check(payload)
+            _check(payload, f"the executor {self._calls.executor_name}")
             value = serializer.deserialize(payload)
         except _PASSES_THROUGH:
             raise
@@ -299,17 +311,13 @@ class TaskRunner:
 
     def _raised(self, attempt: RunningAttempt, error: BaseException) -> Report:
         if issubclass(type(error), Skip):  # `isinstance` would ask the error for its class, too
-            reason = skip_reason(error)
+            report = self._skipped(attempt, error)
             forget_frames(error)
-            return Report(SkipTask(attempt.slot, reason, attempt.context.attempt))
+            return report
         return self._failed(attempt, error, "raised")
 
-    def _raised_elsewhere(self, attempt: RunningAttempt, failure: Failure) -> Report:
-        """Report an exception that another process has described."""
-        if failure.type == _SKIP_TYPE:
-            return Report(SkipTask(attempt.slot, failure.message, attempt.context.attempt))
-        error = TaskError(attempt.context.task, failure)
-        return self._failed(attempt, error, "raised", failure)
+    def _skipped(self, attempt: RunningAttempt, skip: BaseException | BodySkipped) -> Report:
+        return Report(SkipTask(attempt.slot, skip_reason(skip), attempt.context.attempt))
 
     def _failed(
         self, attempt: RunningAttempt, error: BaseException, reason: Reason, failure: Failure | None = None

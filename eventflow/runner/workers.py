@@ -104,10 +104,9 @@ class Workers:
     async def stop(self, seconds: float) -> list[str]:
         """Cancel all bodies, wait for them for so many seconds, and leave the rest behind.
 
-        Returns the names of the tasks whose bodies were left behind. A body that its timeout has cancelled already is
+        `stopping` is set already. Returns the names of the tasks whose bodies were left behind. A body that its timeout has cancelled already is
         not cancelled again. Cancelled, it stops waiting and leaves behind all that have not ended.
         """
-        self.stopping = True
         workers = tuple(self._workers)
         for worker in workers:
             attempt = self._attempts.get(worker)

@@ -9,7 +9,7 @@ from typing import Any, Final, assert_never
 import click
 
 from eventflow.cli.options import json_option, log_option, read_log
-from eventflow.cli.output import duration, when, write_json, write_line, write_table
+from eventflow.cli.output import when, write_json, write_line, write_table
 from eventflow.events import run_of
 from eventflow.graph import KeyPart, KeyPartKind
 from eventflow.history.cache_explain import (
@@ -27,6 +27,7 @@ from eventflow.projections import CacheHits
 from eventflow.read_models import ReadModel
 from eventflow.runs.find import find_run
 from eventflow.views.cache import CachedTask, CacheEntry, CacheRow
+from eventflow.views.durations import duration
 
 __all__ = ["cache"]
 

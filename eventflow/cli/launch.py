@@ -24,7 +24,7 @@ from eventflow.cli.options import (
     run_id_option,
     running_options,
 )
-from eventflow.cli.output import Colored, Unprintable, as_json, data_stream, duration, say, write_json
+from eventflow.cli.output import Colored, Unprintable, as_json, data_stream, say, write_json
 from eventflow.cli.progress import show_progress
 from eventflow.logs.open import open_log
 from eventflow.logs.urls import check_url
@@ -38,6 +38,7 @@ from eventflow.runs.parameters import from_text, type_text
 from eventflow.runs.world import RealWorld
 from eventflow.states import State
 from eventflow.suggestions import did_you_mean
+from eventflow.views.durations import duration
 from eventflow.views.progress import Counts, ended_badly
 
 __all__ = ["rerun", "resume", "run"]

@@ -34,7 +34,6 @@ __all__ = [
     "Unprintable",
     "as_json",
     "data_stream",
-    "duration",
     "escaped",
     "say",
     "terminal",
@@ -228,15 +227,6 @@ def when(at_us: int) -> str:
     """Return a moment (µs UTC) in local time, to the second."""
     shown_us = min(max(at_us, 0), _LAST_US)  # a log may have any number
     return datetime.fromtimestamp(shown_us / 1e6, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
-
-
-def duration(seconds: float | None) -> str:
-    """Return a duration as people read it: `3.04s` or, below a second, `41.2ms`; empty for None."""
-    if seconds is None:
-        return ""
-    if seconds >= 0.9995:
-        return f"{seconds:.2f}s"
-    return f"{seconds * 1000:.3g}ms"
 
 
 def _shown(cell: Cell, stream: IO[Any], *, lines: bool = False) -> Colored:

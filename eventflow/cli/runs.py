@@ -14,7 +14,7 @@ import msgspec
 
 from eventflow.cli.errors import command_line
 from eventflow.cli.options import json_option, log_option, read_log
-from eventflow.cli.output import Cell, Colored, duration, when, write_json, write_line, write_table
+from eventflow.cli.output import Cell, Colored, when, write_json, write_line, write_table
 from eventflow.events import Failure
 from eventflow.history.cache_explain import TaskNotFound
 from eventflow.ports import EventLog
@@ -23,6 +23,7 @@ from eventflow.runs.find import find_run, list_runs, status_of
 from eventflow.runs.report import read_events, read_report
 from eventflow.runs.states import read_states
 from eventflow.states import Failed, State
+from eventflow.views.durations import duration
 from eventflow.views.run_list import RunRow
 from eventflow.views.run_report import TaskReport
 
@@ -51,7 +52,7 @@ def runs(log: str | None, as_json: bool) -> None:
             Colored(row["state"], row["state"]),
             f"{row['done']}/{max(row['tasks'], row['done'])}",
             when(row["started_us"]),
-            duration(row["took_s"]),
+            "" if row["took_s"] is None else duration(row["took_s"]),
         )
         for row in rows
     ]
@@ -184,6 +185,10 @@ def _seconds(task: TaskReport) -> float | None:
     return None if task.elapsed_us is None else task.elapsed_us / 1e6
 
 
+def _took(task: TaskReport) -> str:
+    return "" if task.elapsed_us is None else duration(task.elapsed_us / 1e6)
+
+
 def _remark(task: TaskReport) -> str:
     """The first line of a task's message; of a map how many children are in which state."""
     if task.children is None:
@@ -196,7 +201,7 @@ _TASK_COLUMNS: Final = (
     _Column("TASK", lambda task: task.name, "task", lambda task: task.name),
     _Column("STATE", _state_cell, "state", lambda task: task.state),
     _Column("ATTEMPT", lambda task: str(task.attempt or ""), "attempt", lambda task: task.attempt),
-    _Column("TOOK", lambda task: duration(_seconds(task)), "seconds", _seconds),
+    _Column("TOOK", _took, "seconds", _seconds),
     _Column("REMARK", _remark, "message", lambda task: task.message),
 )
 
@@ -277,6 +282,10 @@ def _detail(field: str, value: Any) -> str:
 
 
 def _one_line(value: Any) -> str:
-    if not isinstance(value, str):
-        value = json.dumps(value)
-    return " ".join(value.split())
+    match value:
+        case dict():
+            return f"({', '.join(f'{name} {_one_line(part)}' for name, part in value.items())})"
+        case list():
+            return f"({', '.join(map(_one_line, value))})"
+        case _:
+            return " ".join(str(value).split())

@@ -26,6 +26,7 @@ from eventflow.events import (
     Unknown,
 )
 from eventflow.graph import Graph
+from eventflow.views.durations import duration
 from eventflow.views.run import cut
 
 __all__ = ["Counts", "Progress", "ended_badly"]
@@ -154,7 +155,7 @@ class Progress:
         message = cut(failure.message.partition("\n")[0])
         line = f"{name}: attempt {event.attempt} failed: {error}: {message}"
         if event.retry_at is not None:
-            line += f"; again in {max(0, event.retry_at - record.at) / 1e6:.1f} s"
+            line += f"; again in {duration(max(0, event.retry_at - record.at) / 1e6)}"
         state.news.append(line)
         if event.retry_at is None:
             self._end(state, state.failed, event.task)

@@ -26,6 +26,7 @@ from eventflow.cli.output import (
     write_table,
 )
 from eventflow.cli.progress import _table
+from eventflow.views.durations import duration
 from eventflow.views.progress import Counts
 
 HOSTILE = "\x1b]0;title\x07\x1b[31m\x9b2J\x7f\u202etxt\u2066\u2028\U000e0041\ufeff\r\n\t\x00"
@@ -129,3 +130,9 @@ def test_a_pipe_that_was_closed_is_no_error() -> None:
         say("a", file=stream)
         say("b", file=stream)
         assert os.fstat(wrote).st_rdev == Path(os.devnull).stat().st_rdev
+
+
+def test_a_duration_has_three_digits_below_a_second_and_hundredths_above() -> None:
+    """No short time is shown as zero, and none in the form of an exponent."""
+    shown = [duration(seconds) for seconds in (0, 0.000005, 0.0412, 0.9994, 0.9996, 3.04, 86_400, -2)]
+    assert shown == ["0ms", "0.005ms", "41.2ms", "999ms", "1.00s", "3.04s", "86400.00s", "-2.00s"]

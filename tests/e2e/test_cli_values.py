@@ -165,7 +165,7 @@ def test_a_run_that_had_finished_says_that_nothing_was_run(folder: Path) -> None
         again = command(*words, cwd=folder, code=1)
         assert "run p had finished before, so nothing was run" in again.stderr
         assert "attempt 1 failed" not in again.stderr
-        assert "run the rest once it is mended: eventflow rerun p" in again.stderr
+        assert "after fixing it: eventflow rerun p" in again.stderr
 
 
 def test_advice_is_what_one_can_type_here(folder: Path) -> None:

@@ -18,7 +18,7 @@ from typing import Final
 
 import anyio
 
-from eventflow.events import RunFinished, RunReleased, RunStarted, missing_features
+from eventflow.events import RunFinished, RunReleased, RunStarted
 from eventflow.graph import Graph
 from eventflow.machine import Phase
 from eventflow.ports import EventLog
@@ -80,8 +80,8 @@ def check_not_awaited(run_id: str) -> None:
 async def read_run(log: EventLog, view: RunView) -> RunFacts:
     """Read a run from the log and fold it.
 
-    Raises `FlowChanged` when it is of another flow or shape than the view's plan, `UnknownEvents` when that is so
-    because a newer version wrote its graph.
+    Raises `FlowChanged` when it is of another flow or shape than the view's plan, and `UnknownEvents` when it is of
+    another shape and a newer version wrote it.
     """
     snapshot = await latest_fold(log, view)
     facts, graph = snapshot.state, view.plan.graph
@@ -103,7 +103,7 @@ def _check_graph(recorded: Graph, facts: RunFacts, view: RunView) -> None:
     try:
         check_shape(recorded, graph, view.run_id)
     except FlowChanged as error:
-        if missing_features(recorded.requires) and recorded.name == graph.name:
+        if facts.is_newer and recorded.name == graph.name:  # neither the old code nor a rerun would help
             raise unknown_events(facts, view.run_id) from error
         raise
 

@@ -12,6 +12,7 @@ import asyncio
 import math
 import random
 import selectors
+import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import wraps
@@ -68,6 +69,29 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         # asyncio calls timers that are due before time + resolution; after half a year of virtual time the fixed
         # resolution is lost in rounding, and a timer that is due right now would never be called.
         self._clock_resolution = max(1e-9, 2 * math.ulp(self._virtual_now))
+
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - asyncio's own
+        """Wait for the threads of `asyncio.to_thread`, with the clock held.
+
+        Since Python 3.12 asyncio waits for them for some seconds of the loop, which the clock would jump over.
+
+        ```python
+        import asyncio
+
+        from eventflow.testing import VirtualLoop
+
+        with asyncio.Runner(loop_factory=VirtualLoop) as runner:  # its end shuts the threads down
+            print(runner.run(asyncio.to_thread(sum, [1, 2])))
+        ```
+        ```text
+        3
+        ```
+        """
+        with self.hold_clock():
+            if sys.version_info < (3, 12):
+                await super().shutdown_default_executor()
+            else:
+                await super().shutdown_default_executor(timeout)
 
     @contextmanager
     def hold_clock(self) -> Iterator[None]:

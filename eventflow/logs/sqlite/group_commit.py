@@ -65,9 +65,13 @@ class Submitted:
 
     async def wait(self) -> Sequence[Record]:
         """Wait for the commit, or raise its error. If cancelled, return at once; the append continues."""
+        with hold_clock():
+            return await self.result()
+
+    async def result(self) -> Sequence[Record]:
+        """Wait as `wait` does, for a caller that holds the clock already."""
         if not self.settled:
-            with hold_clock():
-                await self.outcome()
+            await self.outcome()
         if self.append.error is not None:
             raise self.append.error
         return self.append.records
@@ -122,7 +126,7 @@ class GroupCommit:
         with hold_clock():
             submitted = await self.submit(append)
             try:
-                return await submitted.wait()
+                return await submitted.result()
             except asyncio.CancelledError:
                 is_known = submitted.settled or self._withdraw(submitted)
                 if not is_known and not await wait_shielded(submitted.outcome()):

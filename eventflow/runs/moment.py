@@ -25,6 +25,8 @@ class RunMoment(NamedTuple):
     facts: RunFacts
     head: int
     """The version of the run's last event when it was read."""
+    is_stopped: bool
+    """Whether its owner has ended without releasing it; False for a moment that is not now."""
 
 
 async def read_moment(
@@ -50,7 +52,8 @@ async def read_moment(
         if record.position > run_fold.position:
             run_fold.push(record)
         if record.version == last:
-            return RunMoment(view, run_fold.state, head)
+            stopped = await is_stopped(log, run_id, run_fold.state)
+            return RunMoment(view, run_fold.state, head, stopped)
     raise RunNotFound(f"there is no run {run_id!r} in this log")
 
 

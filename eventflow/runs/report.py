@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from eventflow.events import run_stream
 from eventflow.ports import EventLog
 from eventflow.projections import Fold, RunNotFound, RunReport, Timeline, run_report, view_of
-from eventflow.runs.moment import is_stopped, read_moment
+from eventflow.runs.moment import read_moment
 from eventflow.views.event_report import EventReport, event_report
 from eventflow.views.run import RunView
 
@@ -49,8 +49,7 @@ async def read_report(log: EventLog, run_id: str, *, version: int | None = None)
     """
     timeline = Fold.start(Timeline())
     moment = await read_moment(log, run_id, version=version, timeline=timeline)
-    stopped = await is_stopped(log, run_id, moment.facts)
-    report = run_report(moment.view, moment.facts, timeline.state, is_stopped=stopped)
+    report = run_report(moment.view, moment.facts, timeline.state, is_stopped=moment.is_stopped)
     return replace(report, head=moment.head)
 
 

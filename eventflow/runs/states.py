@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from eventflow.ports import EventLog
 from eventflow.projections import RunStates
-from eventflow.runs.moment import is_stopped, read_moment
+from eventflow.runs.moment import read_moment
 
 __all__ = ["read_states"]
 
@@ -42,5 +42,4 @@ async def read_states(log: EventLog, run_id: str, *, version: int | None = None)
     ```
     """
     moment = await read_moment(log, run_id, version=version)
-    stopped = await is_stopped(log, run_id, moment.facts)
-    return RunStates(moment.view, moment.facts, peek=log.peek, is_stopped=stopped)
+    return RunStates(moment.view, moment.facts, peek=log.peek, is_stopped=moment.is_stopped)

@@ -114,7 +114,7 @@ def run_report(
     """
     run_states, run = RunStates(view, facts, is_stopped=is_stopped), facts.run
     tasks = [
-        _task_report(run_states, node, task.name, timeline.line(node), is_stopped=is_stopped)
+        _task_report(run_states, node, task.name, timeline.line(node))
         for node, task in view.plan.tasks.items()
     ]
     return RunReport(
@@ -128,11 +128,9 @@ def run_report(
     )
 
 
-def _task_report(
-    run_states: RunStates, node: int, name: str, line: TaskLine | None, *, is_stopped: bool
-) -> TaskReport:
+def _task_report(run_states: RunStates, node: int, name: str, line: TaskLine | None) -> TaskReport:
     kind, message = "Mapped", ""
-    children = _map_report(run_states, node, name, is_stopped=is_stopped)
+    children = _map_report(run_states, node, name)
     if children is None:  # the state of a map would build the states of all its children
         state = run_states.at(node)  # by slot, since a log from elsewhere may contain any names
         kind = type(state).__name__
@@ -144,12 +142,12 @@ def _task_report(
         attempt = last.attempt
         if last.ended_us is not None:
             elapsed_us = last.ended_us - last.started_us
-        elif is_stopped and kind == "Pending":
+        elif run_states.is_stopped and kind == "Pending":
             message = f"attempt {attempt} was interrupted"
     return TaskReport(name, kind, message, attempt, elapsed_us, children)
 
 
-def _map_report(run_states: RunStates, node: int, name: str, *, is_stopped: bool) -> MapReport | None:
+def _map_report(run_states: RunStates, node: int, name: str) -> MapReport | None:
     statuses = run_states.statuses_below(node)
     if statuses is None:
         return None
@@ -159,7 +157,7 @@ def _map_report(run_states: RunStates, node: int, name: str, *, is_stopped: bool
         failed = [nth for nth, status in enumerate(statuses) if status in FAILED]
     outcome: MapOutcome = "Success"
     if not FINISHED.issuperset(counts):
-        outcome = "Pending" if is_stopped else "Running"
+        outcome = "Pending" if run_states.is_stopped else "Running"
     elif failed:
         outcome = "Failed"
     return MapReport(

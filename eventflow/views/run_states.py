@@ -123,7 +123,8 @@ class RunStates(Mapping[Any, State]):
         self._reader = ResultReader(view.run_id, serializers or RunSerializers(view.plan), peek)
         self._locate = locate
         self._errors = errors or {}
-        self._is_stopped = is_stopped
+        self.is_stopped = is_stopped
+        """Whether the run's owner has ended without releasing the run."""
         self._built: dict[int, State] = {}
 
     def __iter__(self) -> Iterator[str]:
@@ -161,7 +162,7 @@ class RunStates(Mapping[Any, State]):
         match facts.run.phase:
             case Phase.FINISHED:
                 return self._finished(result)
-            case Phase.CLAIMED if self._is_stopped:
+            case Phase.CLAIMED if self.is_stopped:
                 message = "its owner has ended without releasing it"
                 return states.Pending(message=message, _result=result)
             case Phase.CLAIMED:
@@ -237,7 +238,7 @@ class RunStates(Mapping[Any, State]):
         if children is None:
             return None
         statuses = bytes(self._facts.run.status[children.base : children.base + children.width])
-        if self._is_stopped:
+        if self.is_stopped:
             return statuses.replace(bytes([Status.RUNNING]), bytes([Status.PENDING]))
         return statuses
 
@@ -288,7 +289,7 @@ class RunStates(Mapping[Any, State]):
         match status:
             case Status.PENDING:
                 return states.Pending(message=self._why_pending(slot), cached_inputs=self.inputs(slot))
-            case Status.RUNNING if self._is_stopped:
+            case Status.RUNNING if self.is_stopped:
                 message = f"attempt {run.attempt[slot]} was interrupted"
                 return states.Pending(message=message, cached_inputs=self.inputs(slot))
             case Status.RUNNING:
